@@ -1,0 +1,176 @@
+"""Arithmetic data: variables of a and b, token sequences, counterfactual pairs, CSV files.
+
+Tokens 0..mod-1 are numbers, mod is `=`; with two tasks mod+1 and mod+2 name the task.
+"""
+
+import operator
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from interp.config import BadInput, require_file, shown, suggestion
+from interp.runs import write_text
+
+Function = tuple[str, int, int]  # a variable's name and the positions of its two arguments
+Rule = tuple[str, str, str]      # (x, y, op): the counterfactual label (x op y) mod p
+
+VARIABLES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "a_identity": lambda a, b: a,
+    "a2": lambda a, b: a**2,
+    "a4": lambda a, b: a**4,
+    "b_identity": lambda a, b: b,
+    "b2": lambda a, b: b**2,
+    "minus_b2": lambda a, b: -(b**2),
+    "b4": lambda a, b: b**4,
+    "ab": lambda a, b: a * b,
+    "a_plus_b": lambda a, b: a + b,
+    "a_minus_b": lambda a, b: a - b,
+}
+OPERATIONS = {"+": operator.add, "*": operator.mul}
+
+# Where each word of a sequence stands: a and b are the operands, r the distractor.
+SINGLE_TASK = ("a", "b", "=")
+TASK_1 = ("task_1", "a", "r", "b", "=")
+TASK_2 = ("task_2", "a", "b", "r", "=")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a data set holds: its sequence layout, variables and counterfactual labels."""
+
+    layout: tuple[str, ...]
+    intermediate: list[Function]
+    auxiliary: list[Function]
+    counterfactual_labels: list[Rule]
+
+
+def variable_values(name: str, a: Tensor, b: Tensor, mod: int) -> Tensor:
+    """A variable for each pair (a, b), reduced mod `mod` unless its name says otherwise.
+
+    Raises:
+        ValueError: no variable has that name.
+    """
+    if residue := re.fullmatch(r"([ab])_mod_([1-9]\d*)", name):
+        return (a if residue[1] == "a" else b) % int(residue[2])
+    if name in ("a_plus_b_no_prime", "a_minus_b_no_prime"):
+        return VARIABLES[name.removesuffix("_no_prime")](a, b)
+    if name not in VARIABLES:
+        known = [*VARIABLES, "a_plus_b_no_prime", "a_minus_b_no_prime", "a_mod_N", "b_mod_N"]
+        raise ValueError(f"there is no variable '{name}'{suggestion(name, known)}")
+    return VARIABLES[name](a, b) % mod
+
+
+def check_task(task: Task, mod: int) -> None:
+    """Refuse a task whose functions or rules name what it does not have.
+
+    Raises:
+        ValueError: in a sentence that names the function or rule.
+    """
+    zero = torch.zeros(1, dtype=torch.long)
+    for name, i, j in [*task.intermediate, *task.auxiliary]:
+        variable_values(name, zero, zero, mod)
+        for position in (i, j):
+            if not 0 <= position < len(task.layout) or task.layout[position] not in "abr":
+                raise ValueError(f"the function [{name}, {i}, {j}] reads position {position}, "
+                                 f"which holds no number in '{' '.join(task.layout)}'")
+    names = [prefix + name for name in column_names(task) for prefix in ("", "counter_")]
+    for x, y, op in task.counterfactual_labels:
+        for word in (x, y):
+            if word not in names:
+                raise ValueError(f"the rule [{x}, {y}, {op}] names {word}, which is not "
+                                 f"one of {', '.join(names)}")
+        if op not in OPERATIONS:
+            raise ValueError(f"the rule [{x}, {y}, {op}] has an operation other than + and *")
+
+
+def column_names(task: Task) -> list[str]:
+    return ([f"var_{i}" for i in range(len(task.intermediate))]
+            + [f"aux_{i}" for i in range(len(task.auxiliary))])
+
+
+def make_data(task: Task, mod: int, train_frac: float,
+              generator: torch.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All mod² sequences of a task with their counterfactual partners, split into train and test.
+
+    The order of draws is that of the published files, which come out identical to the byte;
+    a second task goes on with the same generator.
+    """
+    a = torch.arange(mod).repeat_interleave(mod)  # (mod²,)
+    b = torch.arange(mod).repeat(mod)             # (mod²,)
+    words = {"a": a, "b": b, "=": torch.full_like(a, mod),
+             "task_1": torch.full_like(a, mod + 1), "task_2": torch.full_like(a, mod + 2)}
+    if "r" in task.layout:
+        words["r"] = torch.randperm(mod, generator=generator)[b]
+    sequences = torch.stack([words[word] for word in task.layout], dim=1)  # (mod², positions)
+    partner = draw_partners(len(sequences), generator)
+    order = torch.randperm(len(sequences), generator=generator)
+
+    functions = dict(zip(column_names(task), [*task.intermediate, *task.auxiliary]))
+    values = {column: variable_values(name, sequences[:, i], sequences[:, j], mod)
+              for column, (name, i, j) in functions.items()}
+    text = [" ".join(map(str, row)) for row in sequences.tolist()]
+    columns = {
+        "data": text,
+        "labels": sum(values[f"var_{i}"] for i in range(len(task.intermediate))) % mod,
+        "counterfactual_data": [text[i] for i in partner.tolist()],
+    }
+    for name, value in values.items():
+        columns |= {name: value, f"counter_{name}": value[partner]}
+    for i, (x, y, op) in enumerate(task.counterfactual_labels):
+        columns |= {f"CF_Label_{i}": OPERATIONS[op](columns[x], columns[y]) % mod,
+                    f"CF_FN_{i}": f"{x} {y} {op}"}
+
+    table = pd.DataFrame({name: column.numpy() if isinstance(column, Tensor) else column
+                          for name, column in columns.items()})
+    cut = int(len(table) * train_frac)
+    return tuple(table.iloc[rows.numpy()].reset_index(drop=True) for rows in (order[:cut], order[cut:]))
+
+
+def draw_partners(count: int, generator: torch.Generator) -> Tensor:
+    """A permutation that pairs no row with itself: each row's counterfactual."""
+    while True:
+        partner = torch.randperm(count, generator=generator)
+        if not (partner == torch.arange(count)).any():
+            return partner
+
+
+def write_data(table: pd.DataFrame, path: Path) -> None:
+    write_text(path, csv_text(table))
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    return table.to_csv(lineterminator="\n")
+
+
+def read_data(key: str, path: str, columns: list[str]) -> pd.DataFrame:
+    """A data CSV, with `data` and the columns asked for.
+
+    Raises:
+        BadInput: the file is missing, or a column is.
+    """
+    file = require_file(key, path)
+    try:
+        table = pd.read_csv(file, index_col=0)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{key}: {shown(file)} cannot be read as CSV: {str(error).strip()}.") from None
+    for column in ["data", *columns]:
+        if column not in table:
+            raise BadInput(f"{shown(file)} has no column '{column}'{suggestion(column, table)}.")
+    if table.empty:
+        raise BadInput(f"{key}: {shown(file)} has no rows.")
+    return table
+
+
+def token_ids(table: pd.DataFrame, column: str = "data") -> Tensor:
+    """The sequences of a data table as token ids, (rows, positions)."""
+    return torch.tensor([[int(word) for word in text.split()] for text in table[column]])
+
+
+def labels_of(table: pd.DataFrame, column: str) -> Tensor:
+    """A column of integer labels, (rows,)."""
+    return torch.tensor(table[column].to_numpy(dtype="int64"))

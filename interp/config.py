@@ -1,0 +1,176 @@
+"""Typed configs: YAML with `base:` inheritance, `--set key=value`, errors that name the key.
+
+Every mistake a user can make in a config ends as a `BadInput`: one sentence, exit status 2,
+before anything is computed or written.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+TRAINING_CONFIGS = PROJECT_ROOT / "configs" / "Train_Algorithmic_Models"
+
+T = TypeVar("T")
+NonEmpty = Annotated[list[T], Field(min_length=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class BadInput(Exception):
+    """A mistake in what the user gave, told in one sentence that names the key, file or setting."""
+
+
+class RunFailed(Exception):
+    """A run that cannot go on (a loss that is not a number), told in one sentence."""
+
+
+class ScriptConfig(BaseModel):
+    """What every script's config has. Frozen: a script never changes its config."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True,
+        protected_namespaces=(),  # keys such as model_path are ours, not pydantic's
+    )
+
+    results_dir: Text
+    device: Text = "auto"
+
+
+C = TypeVar("C", bound=ScriptConfig)
+
+
+def project_path(path: str | Path) -> Path:
+    """A path of a config, relative to the project root wherever the script is started."""
+    return PROJECT_ROOT / Path(path).expanduser()
+
+
+def shown(path: str | Path) -> str:
+    """A path as messages show it: relative to the project root where it lies inside."""
+    path = Path(path)
+    return str(path.relative_to(PROJECT_ROOT)) if path.is_relative_to(PROJECT_ROOT) else str(path)
+
+
+def load_config(file: str | Path, schema: type[C], overrides: list[str] = ()) -> C:
+    """Read a YAML config, follow its `base:`, apply `key=value` overrides, validate.
+
+    Raises:
+        BadInput: a missing or unreadable file, an unknown key, a wrong value.
+    """
+    path = find_config(file)
+    values = read_yaml(path)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise BadInput(f"--set takes key=value, not '{override}'.")
+        values[key] = parse_yaml(text, f"--set {override}")
+    try:
+        return schema(**values)
+    except ValidationError as error:
+        raise BadInput(explain(error.errors()[0], shown(path), schema)) from None
+
+
+def find_config(file: str | Path) -> Path:
+    """A config named on the command line: as seen from here, else from the project root."""
+    for path in (Path(file).expanduser().absolute(), project_path(file)):
+        if path.is_file():
+            return path
+    raise BadInput(f"--config {file}: there is no such file.")
+
+
+def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A config file's keys, laid over those of the file its `base:` names."""
+    path = path.resolve()
+    if path in seen:
+        raise BadInput(f"{shown(seen[0])}: its 'base' leads back to {shown(path)}.")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{shown(path)} cannot be read: {error}.") from None
+    values = parse_yaml(text, shown(path))
+    if not isinstance(values, dict):
+        raise BadInput(f"{shown(path)} is not a config: it should hold lines of 'key: value'.")
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    base_path = path.parent / str(base)
+    if not base_path.is_file():
+        raise BadInput(f"{shown(path)}: 'base' names {base}, and there is no such file beside it.")
+    return read_yaml(base_path, (*seen, path)) | values
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML silently keeps the last of two equal keys; an edited config should not."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
+        if twice is not None:
+            raise yaml.MarkedYAMLError(problem=f"the key '{twice}' stands twice",
+                                       problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, _UniqueKeys)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" near line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "it cannot be parsed"
+        raise BadInput(f"{source} is not valid YAML{where}: {problem}.") from None
+
+
+def explain(error: dict[str, Any], source: str, schema: type[BaseModel]) -> str:
+    """One sentence for pydantic's first complaint."""
+    key = ".".join(str(part) for part in error["loc"])
+    match error["type"]:
+        case "extra_forbidden":
+            return f"{source}: unknown key '{key}'{suggestion(key, schema.model_fields)}."
+        case "missing":
+            return f"{source}: the key '{key}' is missing."
+        case "too_short":
+            return f"{source}: the key '{key}' is empty and needs at least one value."
+        case "value_error":
+            at_key = f"the key '{key}': " if key else ""
+            return f"{source}: {at_key}{error['ctx']['error']}."
+    message = error["msg"][0].lower() + error["msg"][1:]
+    return f"{source}: the key '{key}' is wrong: {message}."
+
+
+def suggestion(word: str, known) -> str:
+    """', did you mean X?' in the words of an error, or nothing."""
+    close = difflib.get_close_matches(str(word), [str(name) for name in known], n=1)
+    return f"; did you mean '{close[0]}'" if close else ""
+
+
+def require_file(key: str, path: str) -> Path:
+    """The existing file or folder that a config key names.
+
+    Raises:
+        BadInput: it is missing; the sentence names the command that makes it, where one does.
+    """
+    full = project_path(path)
+    if full.exists():
+        return full
+    command = command_that_makes(full)
+    hint = f"; '{command}' makes it" if command else ""
+    raise BadInput(f"{key}: there is no {shown(full)}{hint}.")
+
+
+def command_that_makes(path: Path) -> str | None:
+    """The training command whose data_dir or model_dir a missing path lies in."""
+    configs = sorted(TRAINING_CONFIGS.parent.rglob("*.yaml"))
+    for config in configs:
+        values = read_yaml(config)
+        folders = [project_path(values[key]) for key in ("data_dir", "model_dir")
+                   if "intermediate_functions" in values or values.get("multitask")
+                   if isinstance(values.get(key), str)]
+        if any(path.is_relative_to(folder) for folder in folders):
+            return f"python train_algorithmic_models.py --config {shown(config)}"
+    return None

@@ -1,0 +1,149 @@
+"""Models: build, load, re-initialise, save; the device; where each architecture keeps its sublayers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
+
+from interp.config import BadInput, require_file, shown
+from interp.runs import place, temporary_beside
+
+OPERATIONS = ("attn", "mlp")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Where a model family keeps its layers and sublayers, and which linear maps carry masks.
+
+    maps: for each operation the names of the sublayer's linear maps, first to last.
+    """
+
+    layers: str
+    sublayers: dict[str, str]
+    maps: dict[str, tuple[str, ...]]
+
+
+ARCHITECTURES = {
+    "gpt2": Architecture(
+        layers="transformer.h",
+        sublayers={"attn": "attn", "mlp": "mlp"},
+        maps={"attn": ("c_attn", "c_proj"), "mlp": ("c_fc", "c_proj")},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """One linear map of a sublayer, x -> x @ weight + bias."""
+
+    weight: Tensor  # (fan_in, neurons)
+    bias: Tensor    # (neurons,)
+
+
+@dataclass(frozen=True)
+class Sublayer:
+    """The attention or MLP of one layer."""
+
+    operation: str
+    layer: int
+    module: nn.Module
+    maps: dict[str, LinearMap]
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is cuda where present, else cpu; mps is taken only when asked for.
+
+    Raises:
+        BadInput: no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise BadInput(f"device: '{name}' is not to be had on this machine.") from None
+    return device
+
+
+def build_gpt2(*, vocab_size: int, n_positions: int, n_layer: int, n_head: int, n_embd: int,
+               n_inner: int, seed: int) -> GPT2LMHeadModel:
+    """A freshly initialised ReLU GPT-2 without dropout, its embeddings tied."""
+    seed_everything(seed)
+    return GPT2LMHeadModel(GPT2Config(
+        vocab_size=vocab_size, n_positions=n_positions, n_layer=n_layer, n_head=n_head,
+        n_embd=n_embd, n_inner=n_inner, activation_function="relu",
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None, eos_token_id=None))
+
+
+def seed_everything(seed: int) -> None:
+    import numpy
+    torch.manual_seed(seed)
+    numpy.random.seed(seed)
+
+
+def read_model_config(key: str, path: str):
+    """A model folder's configuration, without its weights.
+
+    Raises:
+        BadInput: no such folder, or not a model of a known architecture.
+    """
+    folder = require_file(key, path)
+    if not (folder / "config.json").is_file():
+        raise BadInput(f"{key}: {shown(folder)} is not a model folder: it holds no config.json.")
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(f"{key}: {shown(folder)} cannot be read as a model: {first_line(error)}") from None
+    if config.model_type not in ARCHITECTURES:
+        raise BadInput(f"{key}: {shown(folder)} is a '{config.model_type}' model; "
+                       f"known are {', '.join(ARCHITECTURES)}.")
+    return config
+
+
+def load_model(key: str, path: str, device: torch.device) -> PreTrainedModel:
+    """A saved model, frozen, in eval mode and float32, on the device.
+
+    Raises:
+        BadInput: as read_model_config, or the weights cannot be read.
+    """
+    read_model_config(key, path)
+    folder = require_file(key, path)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    except Exception as error:  # whatever a broken weight file raises, the user sees its folder named
+        raise BadInput(f"{key}: the weights in {shown(folder)} cannot be read: {first_line(error)}") from None
+    return model.to(device).eval().requires_grad_(False)
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def save_model(model: PreTrainedModel, folder: Path) -> None:
+    """Save in Hugging Face layout, in one step; a different model standing there is set aside."""
+    temporary = temporary_beside(folder)
+    model.save_pretrained(temporary)
+    place(temporary, folder)
+
+
+def architecture_of(config) -> Architecture:
+    return ARCHITECTURES[config.model_type]
+
+
+def find_sublayer(model: PreTrainedModel, layer: int, operation: str) -> Sublayer:
+    """The attention ('attn') or MLP ('mlp') of a layer, with the linear maps that carry masks."""
+    architecture = architecture_of(model.config)
+    block = model.get_submodule(architecture.layers)[layer]
+    module = block.get_submodule(architecture.sublayers[operation])
+    maps = {name: linear_map(module.get_submodule(name)) for name in architecture.maps[operation]}
+    return Sublayer(operation, layer, module, maps)
+
+
+def linear_map(module: nn.Module) -> LinearMap:
+    """GPT-2's Conv1D keeps (fan_in, neurons), nn.Linear its transpose."""
+    weight = module.weight.T if isinstance(module, nn.Linear) else module.weight
+    bias = module.bias if module.bias is not None else weight.new_zeros(weight.shape[1])
+    return LinearMap(weight, bias)

@@ -1,0 +1,265 @@
+"""Generate arithmetic data and train one-layer GPT-2s on it (METHOD: docs in README.md).
+
+    python train_algorithmic_models.py \
+        --config configs/Train_Algorithmic_Models/Disambiguation/a2_minus_b2.yaml
+
+Full-batch training: an epoch is one step of AdamW on the cross-entropy at the last position.
+Writes train.csv and test.csv, the saved checkpoints, curves.csv, results.csv and a figure.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Callable
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import GPT2LMHeadModel
+
+from interp.arithmetic import (SINGLE_TASK, TASK_1, TASK_2, Function, Rule, Task, check_task, csv_text,
+                               labels_of, make_data, token_ids, write_data)
+from interp.config import (BadInput, Count, NonEmpty, NonNegative, Positive, RunFailed, ScriptConfig,
+                           Text, project_path, shown)
+from interp.experiment import Outcome, Script, Setting, main, setting_name
+from interp.last_position import LastPositionLogits
+from interp.models import build_gpt2, save_model
+from interp.plotting import plt, save_figure, sns
+from interp.runs import RunDirectory, temporary_beside
+
+
+class Config(ScriptConfig):
+    intermediate_functions: list[Function] = []
+    auxiliary_functions: list[Function] = []
+    counterfactual_label_functions: list[Rule] = []
+    multitask: bool = False
+    intermediate_functions_1: list[Function] = []
+    intermediate_functions_2: list[Function] = []
+    task_1_auxiliary_functions: list[Function] = []
+    task_2_auxiliary_functions: list[Function] = []
+    task_1_counterfactual_label_functions: list[Rule] = []
+    task_2_counterfactual_label_functions: list[Rule] = []
+    mod: Annotated[int, Field(ge=2)] = 113
+    train_frac: Annotated[float, Field(gt=0, lt=1)]
+    data_seed: NonNegative = 0
+    data_dir: Text
+
+    n_layer: Count = 1
+    n_head: Count = 4
+    n_embd: Count = 128
+    n_inner: Count = 512
+    n_positions: Count
+
+    model_seed_list: NonEmpty[NonNegative] = [0]
+    lr_list: NonEmpty[Positive]
+    wd: Annotated[float, Field(ge=0)] = 1.0
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.98)
+    num_epochs: Count
+    checkpoint_every: Count
+    save_checkpoints: list[Count] = []
+    save_models: bool = True
+    model_dir: Text
+    figtitle: str = ""
+
+    @model_validator(mode="after")
+    def consistent(self):
+        tasks = self.tasks()
+        for task in tasks.values():
+            if not task.intermediate:
+                key = "intermediate_functions_1 and _2" if self.multitask else "intermediate_functions"
+                raise ValueError(f"{key} must name at least one variable")
+            check_task(task, self.mod)
+            if len(task.layout) > self.n_positions:
+                raise ValueError(f"n_positions is {self.n_positions}, but a sequence has "
+                                 f"{len(task.layout)} tokens")
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd ({self.n_embd}) is not a multiple of n_head ({self.n_head})")
+        late = [epoch for epoch in self.save_checkpoints if epoch > self.num_epochs]
+        if late:
+            raise ValueError(f"save_checkpoints asks for epoch {late[0]}, but num_epochs is "
+                             f"{self.num_epochs}")
+        if not 0 < int(self.mod**2 * self.train_frac) < self.mod**2:
+            raise ValueError(f"train_frac {self.train_frac} leaves train or test empty")
+        return self
+
+    def tasks(self) -> dict[str, Task]:
+        """The data sets to make, by their folder in data_dir."""
+        if not self.multitask:
+            return {"": Task(SINGLE_TASK, self.intermediate_functions, self.auxiliary_functions,
+                             self.counterfactual_label_functions)}
+        return {
+            "Task_1": Task(TASK_1, self.intermediate_functions_1, self.task_1_auxiliary_functions,
+                           self.task_1_counterfactual_label_functions),
+            "Task_2": Task(TASK_2, self.intermediate_functions_2, self.task_2_auxiliary_functions,
+                           self.task_2_counterfactual_label_functions),
+        }
+
+
+@dataclass(frozen=True)
+class Split:
+    """The sequences of a split, of all tasks."""
+
+    tokens: Tensor  # (rows, positions)
+    labels: Tensor  # (rows,)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    files: dict[Path, pd.DataFrame]
+    splits: dict[str, Split]
+    device: torch.device
+
+
+def prepare(config: Config, settings: list[Setting], device: torch.device) -> Prepared:
+    """Make the data in memory; refuse to replace a file that holds other data."""
+    generator = torch.Generator().manual_seed(config.data_seed)
+    files = {}
+    for folder, task in config.tasks().items():
+        for name, table in zip(("train", "test"),
+                               make_data(task, config.mod, config.train_frac, generator)):
+            files[project_path(config.data_dir) / folder / f"{name}.csv"] = table
+    for file, table in files.items():
+        if file.exists() and file.read_text() != csv_text(table):
+            raise BadInput(f"data_dir: {shown(file)} holds other data than this config makes; "
+                           "give another data_dir or move the file away.")
+    return Prepared(files, {name: gather(files, name, device) for name in ("train", "test")}, device)
+
+
+def gather(files: dict[Path, pd.DataFrame], name: str, device: torch.device) -> Split:
+    tables = [table for file, table in files.items() if file.stem == name]
+    return Split(torch.cat([token_ids(table) for table in tables]).to(device),
+                 torch.cat([labels_of(table, "labels") for table in tables]).to(device))
+
+
+def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome:
+    """Train one model, going on from the last state that an earlier start left."""
+    for file, table in prepared.files.items():
+        if not file.exists():
+            write_data(table, file)
+    model = build_model(config, setting).to(prepared.device)
+    logits = {name: last_position_logits(model, split.tokens) for name, split in prepared.splits.items()}
+    curve = train(config, setting, model, logits, prepared.splits)
+    sizes = {f"{name}_length": len(split.labels) for name, split in prepared.splits.items()}
+    return Outcome(curve[-1] | sizes, {"curves": curve})
+
+
+def build_model(config: Config, setting: Setting) -> GPT2LMHeadModel:
+    return build_gpt2(
+        vocab_size=config.mod + (3 if config.multitask else 1), n_positions=config.n_positions,
+        n_layer=config.n_layer, n_head=config.n_head, n_embd=config.n_embd, n_inner=config.n_inner,
+        seed=setting.model_seed)
+
+
+def last_position_logits(model: GPT2LMHeadModel, tokens: Tensor) -> Callable[[], Tensor]:
+    """A function that gives (rows, vocabulary): the fast exact forward where there is one."""
+    if model.config.n_layer == 1:
+        return LastPositionLogits(model, tokens)
+    return lambda: model(tokens, use_cache=False, logits_to_keep=1).logits[:, -1]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean loss, its log-softmax in float64: late in training most losses are below 1e-7."""
+    wide = logits.float() if logits.device.type == "mps" else logits.double()
+    return F.nll_loss(F.log_softmax(wide, dim=-1), labels)
+
+
+def train(config: Config, setting: Setting, model: GPT2LMHeadModel,
+          logits: dict[str, Callable[[], Tensor]], splits: dict[str, Split]) -> list[dict[str, Any]]:
+    """Train to the last epoch; returns the curve, a row for each recorded epoch."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=setting.lr, weight_decay=config.wd,
+                                  betas=config.betas)
+    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1 / 3, total_iters=10)
+    state_file = project_path(config.results_dir) / f"state_{setting_name(setting)}.pt"
+    start, curve = load_state(state_file, model, optimizer, warmup)
+
+    bar = tqdm(range(start, config.num_epochs + 1), desc=setting_name(setting), initial=start,
+               total=config.num_epochs, unit="epoch", mininterval=1, leave=False, disable=None)
+    for epoch in bar:  # at the top of the loop the model has taken `epoch` steps
+        last = epoch == config.num_epochs
+        if (epoch % config.checkpoint_every == 0 or last) and epoch not in (row["epoch"] for row in curve):
+            curve.append({"epoch": epoch} | evaluate(logits, splits))
+            report(bar, curve[-1])
+            save_checkpoint(config, setting, model, epoch)
+            save_state(state_file, epoch, curve, model, optimizer, warmup)
+        elif epoch in config.save_checkpoints:
+            save_checkpoint(config, setting, model, epoch)
+        if last:
+            break
+        optimizer.zero_grad()
+        loss = cross_entropy(logits["train"](), splits["train"].labels)
+        if not torch.isfinite(loss):
+            raise RunFailed(f"the training loss became {loss.item()} at epoch {epoch} of setting "
+                            f"{setting_name(setting)}; try a smaller value in lr_list.")
+        loss.backward()
+        optimizer.step()
+        warmup.step()
+    return curve
+
+
+@torch.no_grad()
+def evaluate(logits: dict[str, Callable[[], Tensor]], splits: dict[str, Split]) -> dict[str, float]:
+    figures = {}
+    for name, split in splits.items():
+        values = logits[name]()
+        figures[f"{name}_loss"] = cross_entropy(values, split.labels).item()
+        figures[f"{name}_acc"] = (values.argmax(-1) == split.labels).double().mean().item()
+    return figures
+
+
+def report(bar: tqdm, row: dict[str, Any]) -> None:
+    bar.set_postfix_str(f"train acc {row['train_acc']:.3f}, test acc {row['test_acc']:.3f}")
+    tqdm.write(f"epoch {row['epoch']:>6}: train loss {row['train_loss']:.3g}, acc {row['train_acc']:.4f}; "
+               f"test loss {row['test_loss']:.3g}, acc {row['test_acc']:.4f}", file=sys.stdout)
+
+
+def save_checkpoint(config: Config, setting: Setting, model: GPT2LMHeadModel, epoch: int) -> None:
+    """Save the model where this epoch is asked for, and as `final` after the last."""
+    names = [str(epoch)] if epoch in config.save_checkpoints else []
+    names += ["final"] if epoch == config.num_epochs else []
+    for name in names if config.save_models else []:
+        save_model(model, project_path(config.model_dir)
+                   / f"model_LR_{setting.lr}_Seed_{setting.model_seed}_{name}")
+
+
+def save_state(file: Path, epoch: int, curve: list, model, optimizer, warmup) -> None:
+    """Everything that training needs to go on to the same bits; nothing random is left in it."""
+    temporary = temporary_beside(file)
+    torch.save({"epoch": epoch, "curve": curve, "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(), "warmup": warmup.state_dict()}, temporary)
+    temporary.replace(file)
+
+
+def load_state(file: Path, model, optimizer, warmup) -> tuple[int, list]:
+    """The epoch and curve to go on with: (0, []) where nothing was saved."""
+    if not file.exists():
+        return 0, []
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    warmup.load_state_dict(state["warmup"])
+    print(f"{shown(file)}: going on from epoch {state['epoch']}")
+    return state["epoch"], state["curve"]
+
+
+def draw_curves(config: Config, run: RunDirectory) -> None:
+    """Loss and accuracy on train and test over epochs, a line style for each setting."""
+    table = pd.DataFrame(run.tables["curves"]).astype({"epoch": float})
+    table["setting"] = ["learning rate {lr}, seed {model_seed}".format(**row) for row in run.tables["curves"]]
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for axis, measure in zip(axes, ("loss", "acc")):
+        long = table.melt(["epoch", "setting"], [f"train_{measure}", f"test_{measure}"], "split", "value")
+        long["split"] = long["split"].str.removesuffix(f"_{measure}")
+        sns.lineplot(long.astype({"value": float}), x="epoch", y="value", hue="split",
+                     style="setting" if table["setting"].nunique() > 1 else None, ax=axis)
+        axis.set_xlabel("epoch (one full-batch step each)")
+    axes[0].set(yscale="log", ylabel="cross-entropy (nats)")
+    axes[1].set(ylim=(-0.02, 1.02), ylabel="accuracy")
+    figure.suptitle(config.figtitle)
+    save_figure(figure, run.path / "curves")
+
+
+if __name__ == "__main__":
+    sys.exit(main(Script("train_algorithmic_models", Config, prepare, run_setting, draw_curves)))
