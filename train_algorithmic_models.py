@@ -1,4 +1,4 @@
-"""Generate arithmetic data and train one-layer GPT-2s on it (METHOD: docs in README.md).
+"""Generate arithmetic data and train one-layer GPT-2s on it by variables of their operands.
 
     python train_algorithmic_models.py \
         --config configs/Train_Algorithmic_Models/Disambiguation/a2_minus_b2.yaml
@@ -8,9 +8,10 @@ Writes train.csv and test.csv, the saved checkpoints, curves.csv, results.csv an
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Callable
+from typing import Annotated, Any
 
 import pandas as pd
 import torch
@@ -20,10 +21,32 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import GPT2LMHeadModel
 
-from interp.arithmetic import (SINGLE_TASK, TASK_1, TASK_2, Function, Rule, Task, check_task, csv_text,
-                               labels_of, make_data, token_ids, write_data)
-from interp.config import (BadInput, Count, NonEmpty, NonNegative, Positive, RunFailed, ScriptConfig,
-                           Text, project_path, shown)
+from interp.arithmetic import (
+    SINGLE_TASK,
+    TASK_1,
+    TASK_2,
+    Function,
+    Rule,
+    Task,
+    check_task,
+    csv_text,
+    labels_of,
+    make_data,
+    token_ids,
+    write_data,
+)
+from interp.config import (
+    BadInput,
+    Count,
+    NonEmpty,
+    NonNegative,
+    Positive,
+    RunFailed,
+    ScriptConfig,
+    Text,
+    project_path,
+    shown,
+)
 from interp.experiment import Outcome, Script, Setting, main, setting_name
 from interp.last_position import LastPositionLogits
 from interp.models import build_gpt2, save_model
@@ -245,15 +268,16 @@ def load_state(file: Path, model, optimizer, warmup) -> tuple[int, list]:
 
 
 def draw_curves(config: Config, run: RunDirectory) -> None:
-    """Loss and accuracy on train and test over epochs, a line style for each setting."""
+    """Loss and accuracy over epochs: a colour for each setting, dashes for test, which often hides train."""
     table = pd.DataFrame(run.tables["curves"]).astype({"epoch": float})
     table["setting"] = ["learning rate {lr}, seed {model_seed}".format(**row) for row in run.tables["curves"]]
+    several = table["setting"].nunique() > 1
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for axis, measure in zip(axes, ("loss", "acc")):
         long = table.melt(["epoch", "setting"], [f"train_{measure}", f"test_{measure}"], "split", "value")
         long["split"] = long["split"].str.removesuffix(f"_{measure}")
-        sns.lineplot(long.astype({"value": float}), x="epoch", y="value", hue="split",
-                     style="setting" if table["setting"].nunique() > 1 else None, ax=axis)
+        sns.lineplot(long.astype({"value": float}), x="epoch", y="value", hue="setting" if several else "split",
+                     style="split", legend=axis is axes[1], ax=axis)
         axis.set_xlabel("epoch (one full-batch step each)")
     axes[0].set(yscale="log", ylabel="cross-entropy (nats)")
     axes[1].set(ylim=(-0.02, 1.02), ylabel="accuracy")

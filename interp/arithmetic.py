@@ -5,9 +5,9 @@ Tokens 0..mod-1 are numbers, mod is `=`; with two tasks mod+1 and mod+2 name the
 
 import operator
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
 
 import pandas as pd
 import torch
@@ -61,7 +61,7 @@ def variable_values(name: str, a: Tensor, b: Tensor, mod: int) -> Tensor:
         return VARIABLES[name.removesuffix("_no_prime")](a, b)
     if name not in VARIABLES:
         known = [*VARIABLES, "a_plus_b_no_prime", "a_minus_b_no_prime", "a_mod_N", "b_mod_N"]
-        raise ValueError(f"there is no variable '{name}'{suggestion(name, known)}")
+        raise ValueError(f"there is no variable '{name}'; known are {', '.join(known)}")
     return VARIABLES[name](a, b) % mod
 
 
@@ -73,7 +73,10 @@ def check_task(task: Task, mod: int) -> None:
     """
     zero = torch.zeros(1, dtype=torch.long)
     for name, i, j in [*task.intermediate, *task.auxiliary]:
-        variable_values(name, zero, zero, mod)
+        try:
+            variable_values(name, zero, zero, mod)
+        except ValueError as error:
+            raise ValueError(f"the function [{name}, {i}, {j}]: {error}") from None
         for position in (i, j):
             if not 0 <= position < len(task.layout) or task.layout[position] not in "abr":
                 raise ValueError(f"the function [{name}, {i}, {j}] reads position {position}, "
@@ -148,10 +151,10 @@ def csv_text(table: pd.DataFrame) -> str:
 
 
 def read_data(key: str, path: str, columns: list[str]) -> pd.DataFrame:
-    """A data CSV, with `data` and the columns asked for.
+    """A data CSV, with `data` and the columns asked for; its attrs["source"] names the file.
 
     Raises:
-        BadInput: the file is missing, or a column is.
+        BadInput: the file is missing or no CSV, or a column is missing.
     """
     file = require_file(key, path)
     try:
@@ -160,17 +163,32 @@ def read_data(key: str, path: str, columns: list[str]) -> pd.DataFrame:
         raise BadInput(f"{key}: {shown(file)} cannot be read as CSV: {str(error).strip()}.") from None
     for column in ["data", *columns]:
         if column not in table:
-            raise BadInput(f"{shown(file)} has no column '{column}'{suggestion(column, table)}.")
+            raise BadInput(f"{key}: {shown(file)} has no column '{column}'{suggestion(column, table)}.")
     if table.empty:
         raise BadInput(f"{key}: {shown(file)} has no rows.")
+    table.attrs["source"] = shown(file)
     return table
 
 
 def token_ids(table: pd.DataFrame, column: str = "data") -> Tensor:
-    """The sequences of a data table as token ids, (rows, positions)."""
-    return torch.tensor([[int(word) for word in text.split()] for text in table[column]])
+    """The sequences of a data table as token ids, (rows, positions).
+
+    Raises:
+        BadInput: a sequence holds a word that is no token id, or lengths differ.
+    """
+    try:
+        return torch.tensor([[int(word) for word in str(text).split()] for text in table[column]])
+    except ValueError:
+        raise BadInput(f"{table.attrs.get('source')}: the column '{column}' must hold token ids joined "
+                       "by spaces, as many in every row.") from None
 
 
 def labels_of(table: pd.DataFrame, column: str) -> Tensor:
-    """A column of integer labels, (rows,)."""
+    """A column of integer labels, (rows,).
+
+    Raises:
+        BadInput: a value is missing or not a whole number.
+    """
+    if not pd.api.types.is_integer_dtype(table[column]):
+        raise BadInput(f"{table.attrs.get('source')}: the column '{column}' must hold whole numbers only.")
     return torch.tensor(table[column].to_numpy(dtype="int64"))

@@ -12,7 +12,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
-TRAINING_CONFIGS = PROJECT_ROOT / "configs" / "Train_Algorithmic_Models"
+CONFIGS = PROJECT_ROOT / "configs"
+TRAINING = "Train_Algorithmic_Models"  # the folder of configs that make the data and models of the others
 
 T = TypeVar("T")
 NonEmpty = Annotated[list[T], Field(min_length=1)]
@@ -164,13 +165,14 @@ def require_file(key: str, path: str) -> Path:
 
 
 def command_that_makes(path: Path) -> str | None:
-    """The training command whose data_dir or model_dir a missing path lies in."""
-    configs = sorted(TRAINING_CONFIGS.parent.rglob("*.yaml"))
-    for config in configs:
-        values = read_yaml(config)
+    """The training command in whose data_dir or model_dir a missing path lies."""
+    for file in sorted(CONFIGS.rglob("*.yaml"), key=lambda file: (TRAINING not in file.parts, file)):
+        try:
+            values = read_yaml(file)
+        except BadInput:  # somebody's half-edited config is no reason to hide the real message
+            continue
         folders = [project_path(values[key]) for key in ("data_dir", "model_dir")
-                   if "intermediate_functions" in values or values.get("multitask")
-                   if isinstance(values.get(key), str)]
+                   if "num_epochs" in values and "data_dir" in values and isinstance(values.get(key), str)]
         if any(path.is_relative_to(folder) for folder in folders):
-            return f"python train_algorithmic_models.py --config {shown(config)}"
+            return f"python train_algorithmic_models.py --config {shown(file)}"
     return None

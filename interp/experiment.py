@@ -11,16 +11,16 @@ import itertools
 import sys
 import time
 from collections import namedtuple
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Callable
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
-from interp.config import (BadInput, RunFailed, ScriptConfig, find_config, load_config,
-                           project_path, shown)
+from interp.config import BadInput, RunFailed, ScriptConfig, find_config, load_config, project_path, shown
 from interp.models import choose_device
-from interp.runs import RunDirectory, open_run
+from interp.runs import RunDirectory, open_run, refuse_other_config
 
 Setting = Any  # a namedtuple with one field for each *_list key of the config
 
@@ -68,6 +68,22 @@ def setting_name(setting: Setting) -> str:
     return "_".join(f"{name}_{value}" for name, value in setting._asdict().items())
 
 
+def fill_in(key: str, template: str, setting: Setting) -> str:
+    """A path of the config with {checkpoint} and {model_seed} replaced by the setting's.
+
+    Raises:
+        BadInput: the path asks for something the setting has not.
+    """
+    values = {name: getattr(setting, name) for name in ("model_seed", "checkpoint") if hasattr(setting, name)}
+    if "checkpoint" in values and "{checkpoint}" not in template:
+        raise BadInput(f"{key}: checkpoint_list is given, but '{template}' has no {{checkpoint}}.")
+    try:
+        return template.format(**values)
+    except (KeyError, IndexError, ValueError, AttributeError):
+        known = ", ".join(f"{{{name}}}" for name in values)
+        raise BadInput(f"{key}: '{template}' asks for more than this config sweeps ({known}).") from None
+
+
 def parse_arguments(script: Script, arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"{script.name}.py", allow_abbrev=False)
     parser.add_argument("--config", nargs="+", required=True, metavar="FILE",
@@ -85,9 +101,7 @@ def main(script: Script, arguments: list[str] | None = None) -> int:
     options = parse_arguments(script, arguments)
     try:
         jobs = [check(script, file, options) for file in options.config]
-        for results_dir in (job[0].results_dir for job in jobs):
-            if sum(project_path(job[0].results_dir) == project_path(results_dir) for job in jobs) > 1:
-                raise BadInput(f"results_dir: two of the configs write to {results_dir}.")
+        check_results_dirs([job[0] for job in jobs], options.overwrite)
         for config, settings, prepared, device in jobs:
             run(script, config, settings, prepared, device, options.overwrite)
     except (BadInput, RunFailed) as error:
@@ -105,6 +119,18 @@ def check(script: Script, file: str, options: argparse.Namespace) -> tuple:
         return config, settings, script.prepare(config, settings, device), device
     except BadInput as error:
         raise BadInput(f"{shown(find_config(file))}: {error}") from None
+
+
+def check_results_dirs(configs: list[ScriptConfig], overwrite: bool) -> None:
+    """Refuse configs that would write over each other or over a run of another config."""
+    seen = set()
+    for config in configs:
+        path = project_path(config.results_dir).resolve()
+        if path in seen:
+            raise BadInput(f"results_dir: two of the configs write to {config.results_dir}.")
+        seen.add(path)
+        if not overwrite:
+            refuse_other_config(path / "config.yaml", config)
 
 
 def run(script: Script, config: ScriptConfig, settings: list[Setting], prepared: Any,

@@ -3,14 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers.utils import logging
 
 from interp.config import BadInput, require_file, shown
 from interp.runs import place, temporary_beside
 
-OPERATIONS = ("attn", "mlp")
+logging.disable_progress_bar()  # loading a few tensors needs none, and it would break ours
 
 
 @dataclass(frozen=True)
@@ -79,16 +82,15 @@ def build_gpt2(*, vocab_size: int, n_positions: int, n_layer: int, n_head: int, 
 
 
 def seed_everything(seed: int) -> None:
-    import numpy
     torch.manual_seed(seed)
-    numpy.random.seed(seed)
+    np.random.seed(seed)
 
 
 def read_model_config(key: str, path: str):
-    """A model folder's configuration, without its weights.
+    """A model folder's configuration; of the weights no more than that their files are whole.
 
     Raises:
-        BadInput: no such folder, or not a model of a known architecture.
+        BadInput: no such folder, not a model of a known architecture, or a broken weight file.
     """
     folder = require_file(key, path)
     if not (folder / "config.json").is_file():
@@ -100,22 +102,45 @@ def read_model_config(key: str, path: str):
     if config.model_type not in ARCHITECTURES:
         raise BadInput(f"{key}: {shown(folder)} is a '{config.model_type}' model; "
                        f"known are {', '.join(ARCHITECTURES)}.")
+    files = list(folder.glob("*.safetensors"))
+    if not files and not list(folder.glob("pytorch_model*.bin")):
+        raise BadInput(f"{key}: {shown(folder)} holds no weights (model.safetensors).")
+    for file in files:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise BadInput(f"{key}: {shown(file)} is broken: {first_line(error)}.") from None
     return config
 
 
 def load_model(key: str, path: str, device: torch.device) -> PreTrainedModel:
-    """A saved model, frozen, in eval mode and float32, on the device.
-
-    Raises:
-        BadInput: as read_model_config, or the weights cannot be read.
-    """
+    """A saved model, frozen, in eval mode and float32, on the device; raises as read_model_config."""
     read_model_config(key, path)
-    folder = require_file(key, path)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-    except Exception as error:  # whatever a broken weight file raises, the user sees its folder named
-        raise BadInput(f"{key}: the weights in {shown(folder)} cannot be read: {first_line(error)}") from None
+    model = AutoModelForCausalLM.from_pretrained(require_file(key, path), local_files_only=True,
+                                                 dtype=torch.float32)
     return model.to(device).eval().requires_grad_(False)
+
+
+def reinitialize(model: PreTrainedModel, seed: int, *, everything: bool = False, embeddings: bool = False,
+                 layer: int = -1) -> None:
+    """Give parts of a model the weights of a freshly initialised one: controls for a probe.
+
+    Args:
+        everything: all weights.
+        embeddings: whatever stands outside of the layers' blocks and is an embedding.
+        layer: one layer's block; -1 for none.
+    """
+    if not (everything or embeddings or layer >= 0):
+        return
+    seed_everything(seed)
+    fresh = AutoModelForCausalLM.from_config(model.config).to(model.device).state_dict()
+    block = f"{architecture_of(model.config).layers}.{layer}."
+    tables = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, nn.Embedding))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if everything or (embeddings and name.startswith(tables)) or name.startswith(block):
+                parameter.copy_(fresh[name])
 
 
 def first_line(error: Exception) -> str:

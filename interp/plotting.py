@@ -2,16 +2,18 @@
 
 from pathlib import Path
 
-import matplotlib
+import imageio.v2 as imageio
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.figure import Figure
+from sklearn.decomposition import PCA
+from torch import Tensor
 
-matplotlib.use("Agg")
+from interp.config import shown
+from interp.runs import place, temporary_beside
 
-import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first)
-import seaborn as sns  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-
-from interp.config import shown  # noqa: E402
-
+plt.switch_backend("Agg")  # figures are files; no display is needed
 sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
 
 
@@ -22,3 +24,31 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(path.with_name(path.name + ending), dpi=150, bbox_inches="tight")
     plt.close(figure)
     print(f"{shown(path)}.png and .pdf")
+
+
+class UpdateAnimation:
+    """Frames of a 2-D PCA of updates, a colour for each class, joined into a GIF."""
+
+    def __init__(self, labels: Tensor):
+        self.labels = labels.cpu().numpy()  # (examples,)
+        self.frames: list[np.ndarray] = []
+        self.before: np.ndarray | None = None
+
+    def add_frame(self, updates: Tensor, title: str) -> None:
+        """updates: (examples, d_model)."""
+        points = PCA(2).fit_transform(updates.cpu().numpy())  # (examples, 2)
+        if self.before is not None:  # an axis of a PCA has no sign: keep the one that moves least
+            points *= np.where((points * self.before).sum(0) < 0, -1, 1)
+        self.before = points
+        figure, axis = plt.subplots(figsize=(5, 4.5), layout="constrained")
+        sns.scatterplot(x=points[:, 0], y=points[:, 1], hue=self.labels, palette="tab10", s=45, ax=axis)
+        axis.legend(title="value", fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
+        axis.set(title=title, xlabel="first principal component", ylabel="second principal component")
+        figure.canvas.draw()
+        self.frames.append(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())
+        plt.close(figure)
+
+    def save(self, path: Path, seconds_per_frame: float = 0.5) -> None:
+        temporary = temporary_beside(path)
+        imageio.mimsave(temporary, self.frames, format="GIF", duration=1000 * seconds_per_frame, loop=0)
+        place(temporary, path)

@@ -1,0 +1,274 @@
+"""Circuit probing: does a sublayer compute a variable, in which neurons, and is it used?
+
+    python circuit_probing.py --config configs/Disambiguation/circuit_probing/a2.yaml
+
+1. Learn a binary mask over a frozen sublayer's neurons under which its updates cluster by the
+   variable: the circuit.
+2. Does the circuit hold the variable? Nearest neighbours tell its value from the circuit's
+   updates, and for comparison from the full model's.
+3. Does the model use it? Ablate the circuit and see what becomes of the model's answers; ablate
+   as many random neurons outside of it for comparison.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from interp.arithmetic import labels_of, read_data, token_ids
+from interp.behavior import masked, next_token_accuracy
+from interp.circuits import batches_in_order, find_circuit, mean_loss, shuffled_batches
+from interp.config import BadInput, Count, NonEmpty, NonNegative, Positive, ScriptConfig, Text, project_path
+from interp.experiment import Outcome, Script, Setting, fill_in, main, setting_name
+from interp.masks import Circuit, ImpossibleAblation, Masks, full_masks, save_circuit
+from interp.models import Sublayer, find_sublayer, load_model, read_model_config, reinitialize
+from interp.neighbors import draw_references, majority_accuracy, nearest_neighbor_accuracy
+from interp.plotting import UpdateAnimation
+from interp.sublayer import Replay, all_updates, capture_inputs, replay
+
+NOT_YET = ("agreement", "reflexive", "syntactic_number", "multitask")
+GIF_CLASSES, GIF_EXAMPLES = 10, 5
+
+
+class Config(ScriptConfig):
+    task: Text = "arithmetic"
+    variable: Text
+    train_data_path: Text
+    test_data_path: Text
+    model_path: Text
+    random_init: bool = False
+    reinit_embeddings: bool = False
+    layer_reinit: Annotated[int, Field(ge=-1)] = -1
+
+    model_seed_list: NonEmpty[NonNegative] = [0]
+    checkpoint_list: NonEmpty[int | str] | None = None
+    target_layer_list: NonEmpty[NonNegative]
+    probe_index_list: NonEmpty[int]
+    operation_list: NonEmpty[Literal["attn", "mlp"]]
+    lr_list: NonEmpty[Positive]
+    batch_size_list: NonEmpty[Annotated[int, Field(ge=2)]]
+    mask_init_list: NonEmpty[float]
+    num_epochs: Count
+    max_temp: Annotated[float, Field(ge=1)]
+    l0_lambda: Annotated[float, Field(ge=0)]
+    data_seed: NonNegative = 0
+
+    lm_eval: bool = True
+    num_random_ablations: NonNegative = 0
+    save_models: bool = False
+    model_dir: Text | None = None
+    gif: bool = False
+    gif_interval: Count = 10
+
+    @model_validator(mode="after")
+    def consistent(self):
+        if self.task in NOT_YET:
+            raise ValueError(f"the key 'task': '{self.task}' is a task that this version cannot do yet")
+        if self.save_models and self.model_dir is None:
+            raise ValueError("save_models needs the key 'model_dir', the folder for the circuits")
+        return self
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A split of the data."""
+
+    tokens: Tensor   # (rows, positions)
+    labels: Tensor   # (rows,) the probed variable
+    answers: Tensor  # (rows,) the token that the model should say next
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model, and what the sublayers to be probed read on each split."""
+
+    model: PreTrainedModel
+    inputs: dict[tuple[int, str], dict[str, Tensor]]  # by layer and operation, then by split
+    probed: dict[str, Tensor]                         # by split, (rows,)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    splits: dict[str, Examples]
+    device: torch.device
+    benches: dict[tuple, Bench] = field(default_factory=dict)  # the last one used
+
+
+# ------------------------------------------------------------- before anything is computed
+
+def prepare(config: Config, settings: list[Setting], device: torch.device) -> Prepared:
+    """Read the data and each model's configuration; refuse what does not fit together."""
+    splits = {}
+    for split in ("train", "test"):
+        key = f"{split}_data_path"
+        table = read_data(key, getattr(config, key), [config.variable, "labels"])
+        splits[split] = Examples(*(part.to(device) for part in (
+            token_ids(table), labels_of(table, config.variable), labels_of(table, "labels"))))
+    check_classes(config, splits["train"].labels, splits["test"].labels)
+    for setting in settings:
+        check_setting(config, setting, splits)
+    return Prepared(splits, device)
+
+
+def check_classes(config: Config, train: Tensor, test: Tensor) -> None:
+    classes = set(train.tolist())
+    if len(classes) < 2:
+        raise BadInput(f"variable: '{config.variable}' has a single value in {config.train_data_path}; "
+                       "there is nothing to tell apart.")
+    unknown = sorted(set(test.tolist()) - classes)
+    if unknown:
+        raise BadInput(f"variable: class {unknown[0]} of '{config.variable}' has no example in "
+                       f"{config.train_data_path}, but stands in {config.test_data_path}.")
+
+
+def check_setting(config: Config, setting: Setting, splits: dict[str, Examples]) -> None:
+    model = read_model_config("model_path", fill_in("model_path", config.model_path, setting))
+    for key, layer in (("target_layer_list", setting.target_layer), ("layer_reinit", config.layer_reinit)):
+        if layer >= model.num_hidden_layers:
+            raise BadInput(f"{key}: there is no layer {layer}; the model has {model.num_hidden_layers}, "
+                           "counted from 0.")
+    for split, examples in splits.items():
+        length = examples.tokens.shape[1]
+        if not -length <= setting.probe_index < length:
+            raise BadInput(f"probe_index_list: there is no position {setting.probe_index} in the {length} "
+                           f"tokens of {split}_data_path.")
+        if length > model.max_position_embeddings:
+            raise BadInput(f"{split}_data_path: its sequences have {length} tokens, the model reads at most "
+                           f"{model.max_position_embeddings}.")
+        if not 0 <= examples.tokens.min() <= examples.tokens.max() < model.vocab_size:
+            raise BadInput(f"{split}_data_path: token {examples.tokens.max()} is not in the model's vocabulary "
+                           f"of {model.vocab_size}.")
+    if setting.batch_size > len(splits["train"].labels):
+        raise BadInput(f"batch_size_list: {setting.batch_size} is more than the "
+                       f"{len(splits['train'].labels)} training examples.")
+
+
+# ------------------------------------------------------------------------------ the method
+
+def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome:
+    """Find one sublayer's circuit for the variable; measure what it holds and what it does."""
+    train, test = prepared.splits["train"], prepared.splits["test"]
+    bench = bench_for(config, setting, prepared)
+    sublayer = find_sublayer(bench.model, setting.target_layer, setting.operation)
+    replays = {split: replay(sublayer, inputs, bench.probed[split])
+               for split, inputs in bench.inputs[setting.target_layer, setting.operation].items()}
+    animation = Animation(config, test.labels, replays["test"], full_masks(sublayer)) if config.gif else None
+
+    shuffling = torch.Generator().manual_seed(setting.model_seed)
+    circuit = find_circuit(
+        sublayer, replays["train"], train.labels, lr=setting.lr, batch_size=setting.batch_size,
+        num_epochs=config.num_epochs, mask_init=setting.mask_init, max_temp=config.max_temp,
+        l0_lambda=config.l0_lambda, generator=shuffling, after_epoch=animation)
+
+    masks = circuit.masks()
+    figures = {
+        "train_loss": mean_loss(replays["train"], masks, train.labels,
+                                shuffled_batches(len(train.labels), setting.batch_size, shuffling)),
+        "test_loss": mean_loss(replays["test"], masks, test.labels,
+                               batches_in_order(len(test.labels), setting.batch_size)),
+        "l0_norm": circuit.l0_norm(), "l0_max": circuit.l0_max(),
+        **neighbor_accuracies(config, prepared, replays, masks, prefix=""),
+        **neighbor_accuracies(config, prepared, replays, full_masks(sublayer), prefix="full_model_"),
+        "majority_dev_acc": majority_accuracy(train.labels, train.labels),
+        "majority_test_acc": majority_accuracy(train.labels, test.labels),
+    }
+    tables = {}
+    if config.lm_eval:
+        tables["ablations"], headline = ablate(config, setting, bench.model, sublayer, circuit, test)
+        figures |= headline
+    name = setting_name(setting)
+    if config.save_models:
+        save_circuit(circuit, project_path(config.model_dir) / f"circuit_{name}.safetensors",
+                     {"variable": config.variable, "model_path": fill_in("model_path", config.model_path, setting),
+                      **setting._asdict()})
+    if animation:
+        animation.save(project_path(config.results_dir) / f"updates_{name}.gif")
+    return Outcome(figures, tables)
+
+
+def bench_for(config: Config, setting: Setting, prepared: Prepared) -> Bench:
+    """The setting's model with all cached inputs, computed in one pass and kept for the next setting."""
+    path = fill_in("model_path", config.model_path, setting)
+    key = (path, setting.model_seed, setting.probe_index)
+    if key not in prepared.benches:
+        prepared.benches.clear()
+        model = load_model("model_path", path, prepared.device)
+        reinitialize(model, setting.model_seed, everything=config.random_init,
+                     embeddings=config.reinit_embeddings, layer=config.layer_reinit)
+        places = [(layer, operation) for layer in config.target_layer_list for operation in config.operation_list]
+        inputs: dict[tuple[int, str], dict[str, Tensor]] = {place: {} for place in places}
+        probed = {}
+        for split, examples in prepared.splits.items():
+            rows, length = examples.tokens.shape
+            probed[split] = torch.full((rows,), setting.probe_index % length, device=prepared.device)
+            captured = capture_inputs(model, examples.tokens, [find_sublayer(model, *place) for place in places],
+                                      probed[split])
+            for place, tensor in zip(places, captured):
+                inputs[place][split] = tensor
+        prepared.benches[key] = Bench(model, inputs, probed)
+    return prepared.benches[key]
+
+
+def neighbor_accuracies(config: Config, prepared: Prepared, replays: dict[str, Replay], masks: Masks,
+                        prefix: str) -> dict[str, float]:
+    """Nearest neighbours on the rest of train ("dev") and on test, one reference a class from train."""
+    train, test = prepared.splits["train"].labels, prepared.splits["test"].labels
+    references = draw_references(train, torch.Generator().manual_seed(config.data_seed)).to(train.device)
+    rest = torch.ones_like(train, dtype=torch.bool)
+    rest[references] = False
+    updates = all_updates(replays["train"], masks)  # (rows, d_model)
+    known = updates[references], train[references]
+    return {f"{prefix}knn_dev_acc": nearest_neighbor_accuracy(*known, updates[rest], train[rest]),
+            f"{prefix}knn_test_acc": nearest_neighbor_accuracy(*known, all_updates(replays["test"], masks), test)}
+
+
+def ablate(config: Config, setting: Setting, model: PreTrainedModel, sublayer: Sublayer, circuit: Circuit,
+           test: Examples) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Accuracy on test of the whole model, without the circuit, without random neurons instead."""
+    def accuracy(masks: Masks) -> float:
+        with masked(sublayer, masks):
+            return next_token_accuracy(model, test.tokens, test.answers)
+
+    def row(condition: str, value: float, draw: int | None = None) -> dict[str, Any]:
+        return {"evaluation": "test", "maps": "all", "condition": condition, "draw": draw, "accuracy": value}
+
+    rows = [row("full", accuracy(full_masks(sublayer))), row("circuit", accuracy(circuit.ablation()))]
+    reason, drawing = None, torch.Generator().manual_seed(setting.model_seed)
+    try:
+        for draw in range(config.num_random_ablations):
+            rows.append(row("random", accuracy(circuit.random_ablation(drawing)), draw))
+    except ImpossibleAblation as error:
+        reason = str(error)
+    random = torch.tensor([entry["accuracy"] for entry in rows if entry["condition"] == "random"])
+    headline = {"vanilla_acc_test": rows[0]["accuracy"], "ablated_acc_test": rows[1]["accuracy"]}
+    if config.num_random_ablations:
+        headline |= {"random_ablated_acc_test_mean": random.mean().item() if len(random) else None,
+                     "random_ablated_acc_test_std": random.std().item() if len(random) > 1 else None,
+                     "random_ablation_impossible": reason}
+    return rows, headline
+
+
+class Animation(UpdateAnimation):
+    """The updates of a few test examples, the full model's first, then the masked ones' as it is learned."""
+
+    def __init__(self, config: Config, labels: Tensor, replayed: Replay, everything: Masks):
+        drawing = torch.Generator().manual_seed(config.data_seed)
+        order = torch.randperm(len(labels), generator=drawing).to(labels.device)
+        classes = labels[order].unique()
+        chosen = classes[torch.randperm(len(classes), generator=drawing)[:GIF_CLASSES].to(labels.device)]
+        self.rows = torch.cat([order[labels[order] == value][:GIF_EXAMPLES] for value in chosen])
+        super().__init__(labels[self.rows])
+        self.replayed, self.interval, self.last = replayed, config.gif_interval, config.num_epochs
+        self.add_frame(replayed.update(everything, self.rows), "full model")
+
+    def __call__(self, epoch: int, masks: Masks) -> None:
+        if epoch % self.interval == 0 or epoch == self.last:
+            self.add_frame(self.replayed.update(masks, self.rows), f"masked, epoch {epoch}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(Script("circuit_probing", Config, prepare, run_setting)))

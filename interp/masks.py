@@ -1,0 +1,126 @@
+"""Neuron masks over one sublayer: soft while training, hard as a circuit, inverted to ablate it.
+
+A mask has one entry per output neuron of each linear map; every weight into the neuron shares
+it and the bias is never masked, so masking the weights equals gating the product x @ weight.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from interp.config import BadInput, require_file, shown
+from interp.models import Sublayer
+from interp.runs import place, temporary_beside
+
+Masks = dict[str, Tensor]  # for each linear map of a sublayer: (neurons,), between 0 and 1
+
+
+class ImpossibleAblation(ValueError):
+    """No random ablation of the circuit's size exists outside of it."""
+
+
+def full_masks(sublayer: Sublayer) -> Masks:
+    """Masks that keep everything: the untouched model."""
+    return {name: torch.ones_like(linear.bias) for name, linear in sublayer.maps.items()}
+
+
+class NeuronMasks(nn.Module):
+    """The trainable mask parameters m of a sublayer, all starting at `init`."""
+
+    def __init__(self, sublayer: Sublayer, init: float):
+        super().__init__()
+        self.fan_in = {name: linear.weight.shape[0] for name, linear in sublayer.maps.items()}
+        self.scores = nn.ParameterDict({name: torch.full_like(linear.bias, init)
+                                        for name, linear in sublayer.maps.items()})
+
+    def soft(self, temperature: float) -> Masks:
+        """σ(T·m), which nears the step function as the temperature T grows."""
+        return {name: torch.sigmoid(temperature * score) for name, score in self.scores.items()}
+
+    def circuit(self) -> "Circuit":
+        return Circuit({name: score.detach().clone() for name, score in self.scores.items()},
+                       dict(self.fan_in))
+
+
+def l0(masks: Masks, fan_in: dict[str, int]) -> Tensor:
+    """The number of weights that masks keep, Σ_maps fan_in · Σ_j mask_j; differentiable."""
+    return sum(fan_in[name] * mask.sum() for name, mask in masks.items())
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """The neurons of a sublayer with m > 0.
+
+    scores: the mask parameters m of each linear map, (neurons,).
+    fan_in: the number of weights into each neuron of a map.
+    """
+
+    scores: dict[str, Tensor]
+    fan_in: dict[str, int]
+
+    def masks(self) -> Masks:
+        """1 for the circuit's neurons, 0 for all others."""
+        return {name: (score > 0).to(score.dtype) for name, score in self.scores.items()}
+
+    def ablation(self, maps: tuple[str, ...] | None = None) -> Masks:
+        """0 for the circuit's neurons, 1 for all others; in the named maps only, if any are named."""
+        return {name: (score <= 0).to(score.dtype) if maps is None or name in maps
+                else torch.ones_like(score) for name, score in self.scores.items()}
+
+    def random_ablation(self, generator: torch.Generator) -> Masks:
+        """0 for as many random neurons per map as the circuit has, none of them in it.
+
+        Drawn from the neurons with m < 0 by a CPU generator, so that a seed means the same
+        everywhere.
+
+        Raises:
+            ImpossibleAblation: a map has fewer such neurons than the circuit has there.
+        """
+        masks = {}
+        for name, score in self.scores.items():
+            size = int((score > 0).sum())
+            outside = (score < 0).nonzero().flatten().cpu()  # (candidates,)
+            if size > len(outside):
+                raise ImpossibleAblation(
+                    f"the circuit holds {size} of the {len(score)} neurons of {name}; only "
+                    f"{len(outside)} outside of it can be drawn")
+            drawn = outside[torch.randperm(len(outside), generator=generator)[:size]]
+            masks[name] = torch.ones_like(score)
+            masks[name][drawn.to(score.device)] = 0
+        return masks
+
+    def l0_norm(self) -> int:
+        return round(l0(self.masks(), self.fan_in).item())
+
+    def l0_max(self) -> int:
+        return sum(self.fan_in[name] * len(score) for name, score in self.scores.items())
+
+
+def save_circuit(circuit: Circuit, path: Path, about: dict[str, Any]) -> None:
+    """Save a circuit as safetensors; `about` (its setting, model, variable) goes into the file."""
+    temporary = temporary_beside(path)
+    tensors = {name: score.cpu().contiguous() for name, score in circuit.scores.items()}
+    temporary.write_bytes(save(tensors, {"fan_in": json.dumps(circuit.fan_in), "about": json.dumps(about)}))
+    place(temporary, path)
+
+
+def load_circuit(path: str | Path) -> tuple[Circuit, dict[str, Any]]:
+    """A saved circuit and what it is about.
+
+    Raises:
+        BadInput: no such file, or not a circuit that this project saved.
+    """
+    file = require_file("circuit", str(path))
+    try:
+        with safe_open(file, framework="pt") as stored:
+            about = stored.metadata() or {}
+            scores = {name: stored.get_tensor(name) for name in stored.keys()}
+            return Circuit(scores, json.loads(about["fan_in"])), json.loads(about["about"])
+    except (SafetensorError, KeyError, OSError, json.JSONDecodeError):
+        raise BadInput(f"{shown(file)} is not a saved circuit.") from None

@@ -1,0 +1,63 @@
+"""A tiny trained model and its data, made once by the real command line."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import circuit_probing
+import train_algorithmic_models
+from interp.experiment import Script, main
+
+TRAINING = Script("train_algorithmic_models", train_algorithmic_models.Config, train_algorithmic_models.prepare,
+                  train_algorithmic_models.run_setting, train_algorithmic_models.draw_curves)
+CIRCUITS = Script("circuit_probing", circuit_probing.Config, circuit_probing.prepare, circuit_probing.run_setting)
+
+
+def write_yaml(path: Path, values: dict) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return path
+
+
+def training_values(folder: Path) -> dict:
+    return {
+        "intermediate_functions": [["a2", 0, 1], ["b_identity", 0, 1]],
+        "auxiliary_functions": [["a_plus_b", 0, 1]],
+        "counterfactual_label_functions": [["var_0", "counter_var_1", "+"]],
+        "mod": 11, "train_frac": 0.7, "n_positions": 3, "n_embd": 16, "n_head": 2, "n_inner": 32,
+        "lr_list": [0.01], "wd": 0.1, "num_epochs": 150, "checkpoint_every": 50, "save_checkpoints": [100],
+        "data_dir": str(folder / "data"), "model_dir": str(folder / "models"),
+        "results_dir": str(folder / "training"),
+    }
+
+
+def circuit_values(folder: Path) -> dict:
+    return {
+        "variable": "var_0", "train_data_path": str(folder / "data" / "train.csv"),
+        "test_data_path": str(folder / "data" / "test.csv"),
+        "model_path": str(folder / "models" / "model_LR_0.01_Seed_0_final"),
+        "target_layer_list": [0], "probe_index_list": [2], "operation_list": ["attn", "mlp"],
+        "lr_list": [0.01], "batch_size_list": [20], "mask_init_list": [0.0], "num_epochs": 5,
+        "max_temp": 200, "l0_lambda": 1e-5, "num_random_ablations": 2, "save_models": True,
+        "model_dir": str(folder / "circuits"), "results_dir": str(folder / "probing"),
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> SimpleNamespace:
+    """The folder of a finished training run; tests read it and write elsewhere."""
+    folder = tmp_path_factory.mktemp("tiny")
+    config = write_yaml(folder / "training.yaml", training_values(folder))
+    assert main(TRAINING, ["--config", str(config)]) == 0
+    return SimpleNamespace(folder=folder, training=training_values(folder), circuits=circuit_values(folder))
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
