@@ -16,7 +16,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from interp.config import PROJECT_ROOT, shown
-from interp.plotting import plt, save_figure, sns
+from interp.plotting import plt, save_figure
 from interp.runs import write_text
 
 PAPER = Path(__file__).with_name("paper_experiment_1.csv")
@@ -25,7 +25,7 @@ COMPONENTS = {"attn": "attention", "mlp": "MLP"}
 NEIGHBORS = {"circuit_knn_test_acc": "circuit", "full_model_knn_test_acc": "full model",
              "majority_test_acc": "majority baseline"}
 ABLATION = {"vanilla_acc_test": "full model", "ablated_acc_test": "circuit ablated",
-            "random_ablated_acc_test_mean": "random neurons ablated"}
+            "random_ablated_acc_test_mean": "as many random neurons ablated (sd)"}
 
 
 def read_circuits(results: Path) -> pd.DataFrame:
@@ -46,35 +46,41 @@ def read_circuits(results: Path) -> pd.DataFrame:
 
 def draw_by_variable(table: pd.DataFrame, measures: dict[str, str], ylabel: str, title: str, path: Path) -> None:
     """Grouped bars: a panel for each component, a group for each variable, a bar for each measure."""
-    present = {column: label for column, label in measures.items()
-               if column in table and table[column].notna().any()}
-    long = table.melt(["variable", "component"], list(present), "measure", "accuracy")
+    measures = {column: label for column, label in measures.items()
+                if column in table and table[column].notna().any()}
     variables = [name for name in VARIABLES if name in set(table["variable"])]
-    components = [component for component in COMPONENTS if component in set(table["component"])]
+    components = [name for name in COMPONENTS if name in set(table["component"])]
     figure, axes = plt.subplots(1, len(components), figsize=(5.5 * len(components), 4.2), sharey=True,
                                 squeeze=False, layout="constrained")
     for axis, component in zip(axes[0], components):
-        rows = long[long["component"] == component]
-        sns.barplot(rows.dropna(), x="variable", y="accuracy", hue="measure", hue_order=list(present), order=variables,
-                    errorbar="sd", err_kws={"linewidth": 1.5}, ax=axis, legend=axis is axes[0][-1])
-        write_values(axis, rows.pivot_table("accuracy", "variable", "measure", "mean", dropna=False)
-                     .reindex(index=variables, columns=list(present)))
-        axis.set(title=COMPONENTS[component], xlabel="intermediate variable", ylabel=ylabel, ylim=(0, 1.09))
+        by_variable = table[table["component"] == component].groupby("variable")
+        for number, (column, label) in enumerate(measures.items()):
+            draw_bars(axis, by_variable[column].mean().reindex(variables),
+                      spread(by_variable, column).reindex(variables), label, number, len(measures))
+        axis.set(title=COMPONENTS[component], xlabel="intermediate variable", ylim=(0, 1.12))
         axis.set_xticks(range(len(variables)), [VARIABLES[name] for name in variables])
-    handles, _ = axes[0][-1].get_legend_handles_labels()
-    axes[0][-1].get_legend().remove()
-    figure.legend(handles, list(present.values()), loc="outside lower center", ncols=len(present))
+        axis.grid(axis="x", visible=False)
+    axes[0][0].set_ylabel(ylabel)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(measures))
     figure.suptitle(title)
     save_figure(figure, path)
 
 
-def write_values(axis, values: pd.DataFrame) -> None:
-    """Write each bar's value above it, and n/a where there is none. values: (groups, bars)."""
-    groups, bars = values.shape
-    for (group, bar), value in np.ndenumerate(values.to_numpy(dtype=float)):
-        x = group + (bar - (bars - 1) / 2) * 0.8 / bars
-        axis.text(x, 0.01 if np.isnan(value) else value + 0.015, "n/a" if np.isnan(value) else f"{value:.2f}",
-                  ha="center", va="bottom", fontsize=8)
+def spread(by_variable, column: str) -> pd.Series:
+    """The standard deviation of a measure: its own column's, or over the settings of a run."""
+    own = column.replace("_mean", "_std")
+    return by_variable[own].mean() if own != column else by_variable[column].std()
+
+
+def draw_bars(axis, heights: pd.Series, errors: pd.Series, label: str, number: int, bars: int) -> None:
+    """The number-th bar of every group, its value above it, n/a where there is none."""
+    width = 0.8 / bars
+    for group, (height, error) in enumerate(zip(heights, errors)):
+        x = group + (number - (bars - 1) / 2) * width
+        axis.bar(x, height, width, color=f"C{number}", label=label if group == 0 else None,
+                 yerr=None if np.isnan(error) else error, error_kw={"elinewidth": 1.2, "capsize": 2})
+        top = 0.0 if np.isnan(height) else height + np.nan_to_num(error)
+        axis.text(x, top + 0.01, "n/a" if np.isnan(height) else f"{height:.2f}", ha="center", va="bottom", fontsize=8)
 
 
 def beside_the_paper(table: pd.DataFrame) -> pd.DataFrame:
@@ -100,7 +106,8 @@ def main() -> None:
     draw_by_variable(table, NEIGHBORS, "nearest-neighbor accuracy (test)",
                      "Is the variable there? Nearest neighbors of updates", out / "nearest_neighbors")
     if "vanilla_acc_test" in table:
-        draw_by_variable(table, ABLATION, "model accuracy (test)", "Is the circuit used? Ablation", out / "ablation")
+        draw_by_variable(table, ABLATION, "model accuracy (test)",
+                         "Is the circuit used? Ablation (n/a: it holds more than half of a map)", out / "ablation")
     comparison = beside_the_paper(table)
     print(comparison.to_string(float_format="%.3f"))
     comparison.columns = [f"{measure} {who}".replace(" ", "_") for measure, who in comparison.columns]
