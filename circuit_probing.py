@@ -12,6 +12,7 @@
 
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -19,13 +20,25 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interp.arithmetic import labels_of, read_data, token_ids
 from interp.behavior import masked, next_token_accuracy
 from interp.circuits import batches_in_order, find_circuit, mean_loss, shuffled_batches
-from interp.config import BadInput, Count, NonEmpty, NonNegative, Positive, ScriptConfig, Text, project_path
+from interp.config import (
+    BadInput,
+    Count,
+    ModelSweep,
+    NonEmpty,
+    NonNegative,
+    Positive,
+    Real,
+    Seed,
+    Text,
+    Whole,
+    project_path,
+)
+from interp.examples import Examples, check_batch, check_classes, check_model, read_examples
 from interp.experiment import Outcome, Script, Setting, fill_in, main, setting_name
 from interp.masks import Circuit, ImpossibleAblation, Masks, full_masks, save_circuit
-from interp.models import Sublayer, find_sublayer, load_model, read_model_config, reinitialize
+from interp.models import Sublayer, find_sublayer, load_model, reinitialize
 from interp.neighbors import draw_references, majority_accuracy, nearest_neighbor_accuracy
 from interp.plotting import UpdateAnimation
 from interp.sublayer import Replay, all_updates, capture_inputs, replay
@@ -34,28 +47,25 @@ NOT_YET = ("agreement", "reflexive", "syntactic_number", "multitask")
 GIF_CLASSES, GIF_EXAMPLES = 10, 5
 
 
-class Config(ScriptConfig):
+class Config(ModelSweep):
     task: Text = "arithmetic"
     variable: Text
     train_data_path: Text
     test_data_path: Text
-    model_path: Text
     random_init: bool = False
     reinit_embeddings: bool = False
-    layer_reinit: Annotated[int, Field(ge=-1)] = -1
+    layer_reinit: Annotated[Whole, Field(ge=-1)] = -1
 
-    model_seed_list: NonEmpty[NonNegative] = [0]
-    checkpoint_list: NonEmpty[int | str] | None = None
     target_layer_list: NonEmpty[NonNegative]
-    probe_index_list: NonEmpty[int]
+    probe_index_list: NonEmpty[Whole]
     operation_list: NonEmpty[Literal["attn", "mlp"]]
     lr_list: NonEmpty[Positive]
-    batch_size_list: NonEmpty[Annotated[int, Field(ge=2)]]
-    mask_init_list: NonEmpty[float]
+    batch_size_list: NonEmpty[Annotated[Whole, Field(ge=2)]]
+    mask_init_list: NonEmpty[Real]
     num_epochs: Count
-    max_temp: Annotated[float, Field(ge=1)]
-    l0_lambda: Annotated[float, Field(ge=0)]
-    data_seed: NonNegative = 0
+    max_temp: Annotated[Real, Field(ge=1, le=1e6)]
+    l0_lambda: Annotated[Real, Field(ge=0)]
+    data_seed: Seed = 0
 
     lm_eval: bool = True
     num_random_ablations: NonNegative = 0
@@ -71,15 +81,6 @@ class Config(ScriptConfig):
         if self.save_models and self.model_dir is None:
             raise ValueError("save_models needs the key 'model_dir', the folder for the circuits")
         return self
-
-
-@dataclass(frozen=True)
-class Examples:
-    """A split of the data."""
-
-    tokens: Tensor   # (rows, positions)
-    labels: Tensor   # (rows,) the probed variable
-    answers: Tensor  # (rows,) the token that the model should say next
 
 
 @dataclass(frozen=True)
@@ -102,92 +103,66 @@ class Prepared:
 
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Prepared:
     """Read the data and each model's configuration; refuse what does not fit together."""
-    splits = {}
-    for split in ("train", "test"):
-        key = f"{split}_data_path"
-        table = read_data(key, getattr(config, key), [config.variable, "labels"])
-        splits[split] = Examples(*(part.to(device) for part in (
-            token_ids(table), labels_of(table, config.variable), labels_of(table, "labels"))))
-    check_classes(config, splits["train"].labels, splits["test"].labels)
+    splits = {key: read_examples(key, getattr(config, key), [config.variable, "labels"], device)
+              for key in ("train_data_path", "test_data_path")}
+    train, test = splits.values()
+    check_classes(config.variable, train[config.variable], test[config.variable])
+    if config.gif and len(test) < 2:
+        raise BadInput("gif: an animation needs at least two test examples.")
     for setting in settings:
-        check_setting(config, setting, splits)
-    return Prepared(splits, device)
-
-
-def check_classes(config: Config, train: Tensor, test: Tensor) -> None:
-    classes = set(train.tolist())
-    if len(classes) < 2:
-        raise BadInput(f"variable: '{config.variable}' has a single value in {config.train_data_path}; "
-                       "there is nothing to tell apart.")
-    unknown = sorted(set(test.tolist()) - classes)
-    if unknown:
-        raise BadInput(f"variable: class {unknown[0]} of '{config.variable}' has no example in "
-                       f"{config.train_data_path}, but stands in {config.test_data_path}.")
-
-
-def check_setting(config: Config, setting: Setting, splits: dict[str, Examples]) -> None:
-    model = read_model_config("model_path", fill_in("model_path", config.model_path, setting))
-    for key, layer in (("target_layer_list", setting.target_layer), ("layer_reinit", config.layer_reinit)):
-        if layer >= model.num_hidden_layers:
-            raise BadInput(f"{key}: there is no layer {layer}; the model has {model.num_hidden_layers}, "
-                           "counted from 0.")
-    for split, examples in splits.items():
-        length = examples.tokens.shape[1]
-        if not -length <= setting.probe_index < length:
-            raise BadInput(f"probe_index_list: there is no position {setting.probe_index} in the {length} "
-                           f"tokens of {split}_data_path.")
-        if length > model.max_position_embeddings:
-            raise BadInput(f"{split}_data_path: its sequences have {length} tokens, the model reads at most "
-                           f"{model.max_position_embeddings}.")
-        if not 0 <= examples.tokens.min() <= examples.tokens.max() < model.vocab_size:
-            raise BadInput(f"{split}_data_path: token {examples.tokens.max()} is not in the model's vocabulary "
-                           f"of {model.vocab_size}.")
-    if setting.batch_size > len(splits["train"].labels):
-        raise BadInput(f"batch_size_list: {setting.batch_size} is more than the "
-                       f"{len(splits['train'].labels)} training examples.")
+        check_model(fill_in("model_path", config.model_path, setting),
+                    {"target_layer_list": setting.target_layer, "layer_reinit": config.layer_reinit}, splits,
+                    {"probe_index_list": setting.probe_index})
+        check_batch(setting.batch_size, len(train))
+    return Prepared({"train": train, "test": test}, device)
 
 
 # ------------------------------------------------------------------------------ the method
 
 def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome:
     """Find one sublayer's circuit for the variable; measure what it holds and what it does."""
-    train, test = prepared.splits["train"], prepared.splits["test"]
+    train, test = (prepared.splits[split][config.variable] for split in ("train", "test"))  # (rows,) labels
     bench = bench_for(config, setting, prepared)
     sublayer = find_sublayer(bench.model, setting.target_layer, setting.operation)
     replays = {split: replay(sublayer, inputs, bench.probed[split])
                for split, inputs in bench.inputs[setting.target_layer, setting.operation].items()}
-    animation = Animation(config, test.labels, replays["test"], full_masks(sublayer)) if config.gif else None
+    animation = Animation(config, test, replays["test"], full_masks(sublayer)) if config.gif else None
 
     shuffling = torch.Generator().manual_seed(setting.model_seed)
     circuit = find_circuit(
-        sublayer, replays["train"], train.labels, lr=setting.lr, batch_size=setting.batch_size,
+        sublayer, replays["train"], train, lr=setting.lr, batch_size=setting.batch_size,
         num_epochs=config.num_epochs, mask_init=setting.mask_init, max_temp=config.max_temp,
         l0_lambda=config.l0_lambda, generator=shuffling, after_epoch=animation)
 
     masks = circuit.masks()
     figures = {
-        "train_loss": mean_loss(replays["train"], masks, train.labels,
-                                shuffled_batches(len(train.labels), setting.batch_size, shuffling)),
-        "test_loss": mean_loss(replays["test"], masks, test.labels,
-                               batches_in_order(len(test.labels), setting.batch_size)),
+        "train_loss": mean_loss(replays["train"], masks, train,
+                                shuffled_batches(len(train), setting.batch_size, shuffling)),
+        "test_loss": mean_loss(replays["test"], masks, test,
+                               batches_in_order(len(test), setting.batch_size)),
         "l0_norm": circuit.l0_norm(), "l0_max": circuit.l0_max(),
         **neighbor_accuracies(config, prepared, replays, masks, prefix=""),
         **neighbor_accuracies(config, prepared, replays, full_masks(sublayer), prefix="full_model_"),
-        "majority_dev_acc": majority_accuracy(train.labels, train.labels),
-        "majority_test_acc": majority_accuracy(train.labels, test.labels),
+        "majority_dev_acc": majority_accuracy(train, train),
+        "majority_test_acc": majority_accuracy(train, test),
     }
     tables = {}
     if config.lm_eval:
-        tables["ablations"], headline = ablate(config, setting, bench.model, sublayer, circuit, test)
+        tables["ablations"], headline = ablate(config, setting, bench.model, sublayer, circuit, prepared.splits["test"])
         figures |= headline
-    name = setting_name(setting)
-    if config.save_models:
-        save_circuit(circuit, project_path(config.model_dir) / f"circuit_{name}.safetensors",
+    for file in artifacts(config, setting):
+        save_circuit(circuit, file,
                      {"variable": config.variable, "model_path": fill_in("model_path", config.model_path, setting),
                       **setting._asdict()})
     if animation:
-        animation.save(project_path(config.results_dir) / f"updates_{name}.gif")
+        animation.save(project_path(config.results_dir) / f"updates_{setting_name(setting)}.gif")
     return Outcome(figures, tables)
+
+
+def artifacts(config: Config, setting: Setting) -> list[Path]:
+    """The file of a setting's circuit, where circuits are saved."""
+    return ([project_path(config.model_dir) / f"circuit_{setting_name(setting)}.safetensors"]
+            if config.save_models else [])
 
 
 def bench_for(config: Config, setting: Setting, prepared: Prepared) -> Bench:
@@ -216,7 +191,7 @@ def bench_for(config: Config, setting: Setting, prepared: Prepared) -> Bench:
 def neighbor_accuracies(config: Config, prepared: Prepared, replays: dict[str, Replay], masks: Masks,
                         prefix: str) -> dict[str, float]:
     """Nearest neighbours on the rest of train ("dev") and on test, one reference a class from train."""
-    train, test = prepared.splits["train"].labels, prepared.splits["test"].labels
+    train, test = (prepared.splits[split][config.variable] for split in ("train", "test"))
     references = draw_references(train, torch.Generator().manual_seed(config.data_seed)).to(train.device)
     rest = torch.ones_like(train, dtype=torch.bool)
     rest[references] = False
@@ -231,7 +206,7 @@ def ablate(config: Config, setting: Setting, model: PreTrainedModel, sublayer: S
     """Accuracy on test of the whole model, without the circuit, without random neurons instead."""
     def accuracy(masks: Masks) -> float:
         with masked(sublayer, masks):
-            return next_token_accuracy(model, test.tokens, test.answers)
+            return next_token_accuracy(model, test.tokens, test["labels"])
 
     def row(condition: str, value: float, draw: int | None = None) -> dict[str, Any]:
         return {"evaluation": "test", "maps": "all", "condition": condition, "draw": draw, "accuracy": value}
@@ -270,5 +245,7 @@ class Animation(UpdateAnimation):
             self.add_frame(self.replayed.update(masks, self.rows), f"masked, epoch {epoch}")
 
 
+SCRIPT = Script("circuit_probing", Config, prepare, run_setting, artifacts)
+
 if __name__ == "__main__":
-    sys.exit(main(Script("circuit_probing", Config, prepare, run_setting)))
+    sys.exit(main(SCRIPT))

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import torch
@@ -39,19 +39,21 @@ from interp.config import (
     BadInput,
     Count,
     NonEmpty,
-    NonNegative,
     Positive,
+    Real,
     RunFailed,
     ScriptConfig,
+    Seed,
     Text,
+    Whole,
     project_path,
     shown,
 )
 from interp.experiment import Outcome, Script, Setting, main, setting_name
 from interp.last_position import LastPositionLogits
-from interp.models import build_gpt2, save_model
+from interp.models import build_gpt2, load_model, read_model_config, save_model
 from interp.plotting import plt, save_figure, sns
-from interp.runs import RunDirectory, temporary_beside
+from interp.runs import RunDirectory, check_folder, temporary_beside
 
 
 class Config(ScriptConfig):
@@ -65,9 +67,9 @@ class Config(ScriptConfig):
     task_2_auxiliary_functions: list[Function] = []
     task_1_counterfactual_label_functions: list[Rule] = []
     task_2_counterfactual_label_functions: list[Rule] = []
-    mod: Annotated[int, Field(ge=2)] = 113
-    train_frac: Annotated[float, Field(gt=0, lt=1)]
-    data_seed: NonNegative = 0
+    mod: Annotated[Whole, Field(ge=2, le=2048)] = 113
+    train_frac: Annotated[Real, Field(gt=0, lt=1)]
+    data_seed: Seed = 0
     data_dir: Text
 
     n_layer: Count = 1
@@ -76,9 +78,11 @@ class Config(ScriptConfig):
     n_inner: Count = 512
     n_positions: Count
 
-    model_seed_list: NonEmpty[NonNegative] = [0]
+    transfer: Text | Literal[False] = False
+    start_list: NonEmpty[Literal["fresh", "transfer"]] | None = None
+    model_seed_list: NonEmpty[Seed] = [0]
     lr_list: NonEmpty[Positive]
-    wd: Annotated[float, Field(ge=0)] = 1.0
+    wd: Annotated[Real, Field(ge=0)] = 1.0
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.98)
     num_epochs: Count
     checkpoint_every: Count
@@ -87,8 +91,17 @@ class Config(ScriptConfig):
     model_dir: Text
     figtitle: str = ""
 
+    @model_validator(mode="before")
+    @classmethod
+    def both_starts(cls, values):
+        """Transfer is judged by comparison: train from the old model and from a fresh one."""
+        return values | {"start_list": ["fresh", "transfer"]} if values.get("transfer") and not values.get(
+            "start_list") else values
+
     @model_validator(mode="after")
     def consistent(self):
+        if "transfer" in (self.start_list or []) and not self.transfer:
+            raise ValueError("start_list names transfer, but the key 'transfer' names no model to start from")
         tasks = self.tasks()
         for task in tasks.values():
             if not task.intermediate:
@@ -145,10 +158,27 @@ def prepare(config: Config, settings: list[Setting], device: torch.device) -> Pr
                                make_data(task, config.mod, config.train_frac, generator)):
             files[project_path(config.data_dir) / folder / f"{name}.csv"] = table
     for file, table in files.items():
-        if file.exists() and file.read_text() != csv_text(table):
+        check_folder("data_dir", file.parent)
+        if file.exists() and (not file.is_file() or file.read_bytes() != csv_text(table).encode()):
             raise BadInput(f"data_dir: {shown(file)} holds other data than this config makes; "
                            "give another data_dir or move the file away.")
+    if config.transfer:
+        check_transfer(config)
     return Prepared(files, {name: gather(files, name, device) for name in ("train", "test")}, device)
+
+
+def vocabulary_size(config: Config) -> int:
+    return config.mod + (3 if config.multitask else 1)  # numbers, `=`, and a token for each of two tasks
+
+
+def check_transfer(config: Config) -> None:
+    old = read_model_config("transfer", config.transfer)
+    for key, value in {"vocab_size": vocabulary_size(config), "n_positions": config.n_positions,
+                       "n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.n_embd,
+                       "n_inner": config.n_inner}.items():
+        if getattr(old, key) != value:
+            raise BadInput(f"transfer: the model in {config.transfer} has {key} {getattr(old, key)}, "
+                           f"this config {value}.")
 
 
 def gather(files: dict[Path, pd.DataFrame], name: str, device: torch.device) -> Split:
@@ -159,21 +189,27 @@ def gather(files: dict[Path, pd.DataFrame], name: str, device: torch.device) -> 
 
 def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome:
     """Train one model, going on from the last state that an earlier start left."""
-    for file, table in prepared.files.items():
-        if not file.exists():
-            write_data(table, file)
-    model = build_model(config, setting).to(prepared.device)
+    write_missing_data(prepared)
+    model = build_model(config, setting, prepared.device)
     logits = {name: last_position_logits(model, split.tokens) for name, split in prepared.splits.items()}
     curve = train(config, setting, model, logits, prepared.splits)
     sizes = {f"{name}_length": len(split.labels) for name, split in prepared.splits.items()}
     return Outcome(curve[-1] | sizes, {"curves": curve})
 
 
-def build_model(config: Config, setting: Setting) -> GPT2LMHeadModel:
+def write_missing_data(prepared: Prepared) -> None:
+    for file, table in prepared.files.items():
+        if not file.exists():
+            write_data(table, file)
+
+
+def build_model(config: Config, setting: Setting, device: torch.device) -> GPT2LMHeadModel:
+    """A fresh model, or the one to transfer from."""
+    if getattr(setting, "start", "fresh") == "transfer":
+        return load_model("transfer", config.transfer, device).train().requires_grad_(True)
     return build_gpt2(
-        vocab_size=config.mod + (3 if config.multitask else 1), n_positions=config.n_positions,
-        n_layer=config.n_layer, n_head=config.n_head, n_embd=config.n_embd, n_inner=config.n_inner,
-        seed=setting.model_seed)
+        vocab_size=vocabulary_size(config), n_positions=config.n_positions, n_layer=config.n_layer,
+        n_head=config.n_head, n_embd=config.n_embd, n_inner=config.n_inner, seed=setting.model_seed).to(device)
 
 
 def last_position_logits(model: GPT2LMHeadModel, tokens: Tensor) -> Callable[[], Tensor]:
@@ -196,19 +232,20 @@ def train(config: Config, setting: Setting, model: GPT2LMHeadModel,
                                   betas=config.betas)
     warmup = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1 / 3, total_iters=10)
     state_file = project_path(config.results_dir) / f"state_{setting_name(setting)}.pt"
-    start, curve = load_state(state_file, model, optimizer, warmup)
+    start, curve = load_state(state_file, config, setting, model, optimizer, warmup)
 
     bar = tqdm(range(start, config.num_epochs + 1), desc=setting_name(setting), initial=start,
                total=config.num_epochs, unit="epoch", mininterval=1, leave=False, disable=None)
     for epoch in bar:  # at the top of the loop the model has taken `epoch` steps
         last = epoch == config.num_epochs
+        for path in checkpoint_paths(config, setting, epoch):
+            save_model(model, path)
         if (epoch % config.checkpoint_every == 0 or last) and epoch not in (row["epoch"] for row in curve):
             curve.append({"epoch": epoch} | evaluate(logits, splits))
-            report(bar, curve[-1])
-            save_checkpoint(config, setting, model, epoch)
+            bar.set_postfix_str(f"train acc {curve[-1]['train_acc']:.3f}, test acc {curve[-1]['test_acc']:.3f}")
+            if epoch % max(config.checkpoint_every, config.num_epochs // 20) == 0 or last:
+                report(curve[-1])
             save_state(state_file, epoch, curve, model, optimizer, warmup)
-        elif epoch in config.save_checkpoints:
-            save_checkpoint(config, setting, model, epoch)
         if last:
             break
         optimizer.zero_grad()
@@ -232,19 +269,24 @@ def evaluate(logits: dict[str, Callable[[], Tensor]], splits: dict[str, Split]) 
     return figures
 
 
-def report(bar: tqdm, row: dict[str, Any]) -> None:
-    bar.set_postfix_str(f"train acc {row['train_acc']:.3f}, test acc {row['test_acc']:.3f}")
+def report(row: dict[str, Any]) -> None:
     tqdm.write(f"epoch {row['epoch']:>6}: train loss {row['train_loss']:.3g}, acc {row['train_acc']:.4f}; "
                f"test loss {row['test_loss']:.3g}, acc {row['test_acc']:.4f}", file=sys.stdout)
 
 
-def save_checkpoint(config: Config, setting: Setting, model: GPT2LMHeadModel, epoch: int) -> None:
-    """Save the model where this epoch is asked for, and as `final` after the last."""
+def checkpoint_paths(config: Config, setting: Setting, epoch: int) -> list[Path]:
+    """Where the model of this epoch is saved: under its number where asked for, as `final` after the last."""
     names = [str(epoch)] if epoch in config.save_checkpoints else []
     names += ["final"] if epoch == config.num_epochs else []
-    for name in names if config.save_models else []:
-        save_model(model, project_path(config.model_dir)
-                   / f"model_LR_{setting.lr}_Seed_{setting.model_seed}_{name}")
+    start = f"_{setting.start}" if hasattr(setting, "start") else ""
+    return [project_path(config.model_dir) / f"model_LR_{setting.lr}_Seed_{setting.model_seed}{start}_{name}"
+            for name in names if config.save_models]
+
+
+def artifacts(config: Config, setting: Setting) -> list[Path]:
+    """The model folders that a setting leaves."""
+    return [path for epoch in sorted({*config.save_checkpoints, config.num_epochs})
+            for path in checkpoint_paths(config, setting, epoch)]
 
 
 def save_state(file: Path, epoch: int, curve: list, model, optimizer, warmup) -> None:
@@ -255,35 +297,52 @@ def save_state(file: Path, epoch: int, curve: list, model, optimizer, warmup) ->
     temporary.replace(file)
 
 
-def load_state(file: Path, model, optimizer, warmup) -> tuple[int, list]:
-    """The epoch and curve to go on with: (0, []) where nothing was saved."""
+def load_state(file: Path, config: Config, setting: Setting, model, optimizer, warmup) -> tuple[int, list]:
+    """The epoch and curve to go on with: (0, []) where nothing was saved or an earlier checkpoint is lost."""
     if not file.exists():
         return 0, []
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    warmup.load_state_dict(state["warmup"])
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        lost = [epoch for epoch in config.save_checkpoints if epoch < state["epoch"]
+                and not all(path.exists() for path in checkpoint_paths(config, setting, epoch))]
+        if lost:
+            return 0, []
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        warmup.load_state_dict(state["warmup"])
+    except Exception:  # torch.load raises anything on a damaged file
+        raise BadInput(f"{shown(file)} is damaged; move it away, and the training begins anew.") from None
     print(f"{shown(file)}: going on from epoch {state['epoch']}")
     return state["epoch"], state["curve"]
+
+
+def finish(config: Config, prepared: Prepared, run: RunDirectory) -> None:
+    """Restore data that somebody deleted; draw the curves."""
+    write_missing_data(prepared)
+    if "curves" in run.tables:
+        draw_curves(config, run)
 
 
 def draw_curves(config: Config, run: RunDirectory) -> None:
     """Loss and accuracy over epochs: a colour for each setting, dashes for test, which often hides train."""
     table = pd.DataFrame(run.tables["curves"]).astype({"epoch": float})
-    table["setting"] = ["learning rate {lr}, seed {model_seed}".format(**row) for row in run.tables["curves"]]
-    several = table["setting"].nunique() > 1
+    varying = [name for name in run.setting_names if table[name].nunique() > 1]
+    table["setting"] = [", ".join(f"{name} {row[name]}" for name in varying) for row in run.tables["curves"]]
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for axis, measure in zip(axes, ("loss", "acc")):
         long = table.melt(["epoch", "setting"], [f"train_{measure}", f"test_{measure}"], "split", "value")
         long["split"] = long["split"].str.removesuffix(f"_{measure}")
-        sns.lineplot(long.astype({"value": float}), x="epoch", y="value", hue="setting" if several else "split",
+        sns.lineplot(long.astype({"value": float}), x="epoch", y="value", hue="setting" if varying else "split",
                      style="split", legend=axis is axes[1], ax=axis)
         axis.set_xlabel("epoch (one full-batch step each)")
     axes[0].set(yscale="log", ylabel="cross-entropy (nats)")
     axes[1].set(ylim=(-0.02, 1.02), ylabel="accuracy")
-    figure.suptitle(config.figtitle)
+    axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.suptitle(config.figtitle, parse_math=False)
     save_figure(figure, run.path / "curves")
 
 
+SCRIPT = Script("train_algorithmic_models", Config, prepare, run_setting, artifacts, finish)
+
 if __name__ == "__main__":
-    sys.exit(main(Script("train_algorithmic_models", Config, prepare, run_setting, draw_curves)))
+    sys.exit(main(SCRIPT))

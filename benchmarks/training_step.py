@@ -23,7 +23,7 @@ def training_step(config_name: str, name: str) -> Step:
     config = load_config(CONFIGS / "Train_Algorithmic_Models" / config_name, training.Config)
     [setting] = expand_settings(config)
     data = training.prepare(config, [setting], torch.device("cpu")).splits["train"]
-    model = training.build_model(config, setting)
+    model = training.build_model(config, setting, torch.device("cpu"))
     optimizer = torch.optim.AdamW(model.parameters(), lr=setting.lr, weight_decay=config.wd, betas=config.betas)
     fast = training.last_position_logits(model, data.tokens)
 

@@ -55,7 +55,7 @@ def variable_values(name: str, a: Tensor, b: Tensor, mod: int) -> Tensor:
     Raises:
         ValueError: no variable has that name.
     """
-    if residue := re.fullmatch(r"([ab])_mod_([1-9]\d*)", name):
+    if residue := re.fullmatch(r"([ab])_mod_([1-9]\d{0,8})", name):
         return (a if residue[1] == "a" else b) % int(residue[2])
     if name in ("a_plus_b_no_prime", "a_minus_b_no_prime"):
         return VARIABLES[name.removesuffix("_no_prime")](a, b)
@@ -151,17 +151,17 @@ def csv_text(table: pd.DataFrame) -> str:
 
 
 def read_data(key: str, path: str, columns: list[str]) -> pd.DataFrame:
-    """A data CSV, with `data` and the columns asked for; its attrs["source"] names the file.
+    """A data CSV with the columns asked for; its attrs["source"] names the file.
 
     Raises:
         BadInput: the file is missing or no CSV, or a column is missing.
     """
     file = require_file(key, path)
     try:
-        table = pd.read_csv(file, index_col=0)
+        table = pd.read_csv(file)
     except (OSError, ValueError) as error:
         raise BadInput(f"{key}: {shown(file)} cannot be read as CSV: {str(error).strip()}.") from None
-    for column in ["data", *columns]:
+    for column in columns:
         if column not in table:
             raise BadInput(f"{key}: {shown(file)} has no column '{column}'{suggestion(column, table)}.")
     if table.empty:

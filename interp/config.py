@@ -9,17 +9,29 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = PROJECT_ROOT / "configs"
 TRAINING = "Train_Algorithmic_Models"  # the folder of configs that make the data and models of the others
 
 T = TypeVar("T")
+
+
+def no_truth_value(value: Any) -> Any:
+    """YAML reads yes and on as true, which pydantic would take for the number 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"a number is wanted, not {value}")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(no_truth_value)]
+Real = Annotated[float, BeforeValidator(no_truth_value)]
 NonEmpty = Annotated[list[T], Field(min_length=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[int, Field(ge=0)]
+Positive = Annotated[Real, Field(gt=0)]
+Count = Annotated[Whole, Field(ge=1)]
+NonNegative = Annotated[Whole, Field(ge=0)]
+Seed = Annotated[Whole, Field(ge=0, lt=2**32)]  # what torch and numpy both take
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -43,12 +55,29 @@ class ScriptConfig(BaseModel):
     device: Text = "auto"
 
 
+class ModelSweep(ScriptConfig):
+    """The models that a method looks into: one, or one for each seed and checkpoint in its path."""
+
+    model_path: Text
+    model_seed_list: NonEmpty[Seed] = [0]
+    checkpoint_list: NonEmpty[int | str] | None = None
+
+
 C = TypeVar("C", bound=ScriptConfig)
 
 
 def project_path(path: str | Path) -> Path:
-    """A path of a config, relative to the project root wherever the script is started."""
-    return PROJECT_ROOT / Path(path).expanduser()
+    """A path of a config, relative to the project root wherever the script is started.
+
+    Raises:
+        BadInput: no file can have that name.
+    """
+    try:
+        full = PROJECT_ROOT / Path(path).expanduser()
+        full.exists()  # raises where a name is too long or holds a zero byte
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BadInput(f"the path '{str(path)[:60]}' cannot be used: {error}.") from None
+    return full
 
 
 def shown(path: str | Path) -> str:
@@ -78,6 +107,7 @@ def load_config(file: str | Path, schema: type[C], overrides: list[str] = ()) ->
 
 def find_config(file: str | Path) -> Path:
     """A config named on the command line: as seen from here, else from the project root."""
+    project_path(file)  # refuses what can be no path
     for path in (Path(file).expanduser().absolute(), project_path(file)):
         if path.is_file():
             return path
@@ -99,7 +129,7 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     base = values.pop("base", None)
     if base is None:
         return values
-    base_path = path.parent / str(base)
+    base_path = project_path(path.parent / str(base))
     if not base_path.is_file():
         raise BadInput(f"{shown(path)}: 'base' names {base}, and there is no such file beside it.")
     return read_yaml(base_path, (*seen, path)) | values
@@ -109,10 +139,14 @@ class _UniqueKeys(yaml.SafeLoader):
     """YAML silently keeps the last of two equal keys; an edited config should not."""
 
     def construct_mapping(self, node, deep=False):
+        self.flatten_mapping(node)  # so that merge keys (<<) work
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
         if twice is not None:
             raise yaml.MarkedYAMLError(problem=f"the key '{twice}' stands twice",
+                                       problem_mark=node.start_mark)
+        if not all(isinstance(key, str) for key in keys):
+            raise yaml.MarkedYAMLError(problem="a key is not a word; quote keys such as 1 or yes",
                                        problem_mark=node.start_mark)
         return super().construct_mapping(node, deep)
 
@@ -120,7 +154,7 @@ class _UniqueKeys(yaml.SafeLoader):
 def parse_yaml(text: str, source: str) -> Any:
     try:
         return yaml.load(text, _UniqueKeys)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: dates that are none
         mark = getattr(error, "problem_mark", None)
         where = f" near line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "it cannot be parsed"
@@ -166,13 +200,26 @@ def require_file(key: str, path: str) -> Path:
 
 def command_that_makes(path: Path) -> str | None:
     """The training command in whose data_dir or model_dir a missing path lies."""
-    for file in sorted(CONFIGS.rglob("*.yaml"), key=lambda file: (TRAINING not in file.parts, file)):
-        try:
-            values = read_yaml(file)
-        except BadInput:  # somebody's half-edited config is no reason to hide the real message
-            continue
+    for file, values in shipped_configs():
         folders = [project_path(values[key]) for key in ("data_dir", "model_dir")
                    if "num_epochs" in values and "data_dir" in values and isinstance(values.get(key), str)]
         if any(path.is_relative_to(folder) for folder in folders):
             return f"python train_algorithmic_models.py --config {shown(file)}"
     return None
+
+
+def config_that_writes(results: Path) -> str | None:
+    """The shipped config whose results_dir a folder is."""
+    for file, values in shipped_configs():
+        if isinstance(values.get("results_dir"), str) and project_path(values["results_dir"]) == results:
+            return shown(file)
+    return None
+
+
+def shipped_configs():
+    """All configs of the project with their keys, those that train first; broken ones are passed over."""
+    for file in sorted(CONFIGS.rglob("*.yaml"), key=lambda file: (TRAINING not in file.parts, file)):
+        try:
+            yield file, read_yaml(file)
+        except BadInput:  # somebody's half-edited config is no reason to hide the real message
+            continue

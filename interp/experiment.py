@@ -13,6 +13,7 @@ import time
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from tqdm.auto import tqdm
 
 from interp.config import BadInput, RunFailed, ScriptConfig, find_config, load_config, project_path, shown
 from interp.models import choose_device
-from interp.runs import RunDirectory, open_run, refuse_other_config
+from interp.runs import CONFIG, RunDirectory, check_folder, check_results_dir, open_run, recorded
 
 Setting = Any  # a namedtuple with one field for each *_list key of the config
 
@@ -38,14 +39,17 @@ class Script:
     """One method: its config, a check that loads what can be wrong, and the work itself.
 
     prepare(config, settings, device) returns whatever run_setting needs, computes nothing
-    long and writes nothing; it raises BadInput. finish(config, run) draws what the script draws.
+    long and writes nothing; it raises BadInput. artifacts(config, setting) are the files and
+    folders that a setting leaves in model_dir: another run's are never replaced, and a setting
+    without its own is not done. finish(config, prepared, run) draws what the script draws.
     """
 
     name: str
     schema: type[ScriptConfig]
     prepare: Callable[[ScriptConfig, list[Setting], torch.device], Any]
     run_setting: Callable[[ScriptConfig, Setting, Any], Outcome]
-    finish: Callable[[ScriptConfig, RunDirectory], None] | None = None
+    artifacts: Callable[[ScriptConfig, Setting], list[Path]] = lambda config, setting: []
+    finish: Callable[[ScriptConfig, Any, RunDirectory], None] | None = None
 
 
 def expand_settings(config: ScriptConfig) -> list[Setting]:
@@ -79,7 +83,7 @@ def fill_in(key: str, template: str, setting: Setting) -> str:
         raise BadInput(f"{key}: checkpoint_list is given, but '{template}' has no {{checkpoint}}.")
     try:
         return template.format(**values)
-    except (KeyError, IndexError, ValueError, AttributeError):
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError):
         known = ", ".join(f"{{{name}}}" for name in values)
         raise BadInput(f"{key}: '{template}' asks for more than this config sweeps ({known}).") from None
 
@@ -97,61 +101,92 @@ def parse_arguments(script: Script, arguments: list[str] | None) -> argparse.Nam
 
 
 def main(script: Script, arguments: list[str] | None = None) -> int:
-    """Run a script's command line; returns the exit status: 0, 1 (failed) or 2 (bad input)."""
+    """Run a script's command line; returns the exit status: 0, 1 (failed), 2 (bad input) or 130 (Ctrl-C)."""
     options = parse_arguments(script, arguments)
+    status = 0
     try:
         jobs = [check(script, file, options) for file in options.config]
-        check_results_dirs([job[0] for job in jobs], options.overwrite)
+        refuse_twice([job[0] for job in jobs])
         for config, settings, prepared, device in jobs:
             run(script, config, settings, prepared, device, options.overwrite)
-    except (BadInput, RunFailed) as error:
-        print(f"{script.name}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, BadInput) else 1
-    return 0
+    except BadInput as error:
+        status, message = 2, error
+    except OSError as error:
+        status, message = 2, f"{error.filename or 'a file'}: {error.strerror or error}."
+    except RunFailed as error:
+        status, message = 1, error
+    except (MemoryError, torch.OutOfMemoryError):
+        status, message = 1, "memory ran out; make the batch, the data or the model smaller."
+    except KeyboardInterrupt:
+        status, message = 130, "interrupted; the same command goes on from here."
+    if status:
+        print(f"{script.name}: {message}", file=sys.stderr)
+    return status
 
 
 def check(script: Script, file: str, options: argparse.Namespace) -> tuple:
-    """Read a config and let the script look for mistakes in it."""
-    config = load_config(file, script.schema, options.set)
-    device = choose_device(options.device or config.device)
-    settings = expand_settings(config)
+    """Read a config and look for all mistakes in it that can be found beforehand."""
     try:
-        return config, settings, script.prepare(config, settings, device), device
+        config = load_config(file, script.schema, options.set)
+        device = choose_device(options.device or config.device)
+        settings = expand_settings(config)
+        check_results_dir(config, options.overwrite)
+        prepared = script.prepare(config, settings, device)
+        if not options.overwrite:
+            refuse_foreign_artifacts(script, config, settings)
     except BadInput as error:
-        raise BadInput(f"{shown(find_config(file))}: {error}") from None
+        where = shown(find_config(file))
+        raise BadInput(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
+    return config, settings, prepared, device
 
 
-def check_results_dirs(configs: list[ScriptConfig], overwrite: bool) -> None:
-    """Refuse configs that would write over each other or over a run of another config."""
+def refuse_foreign_artifacts(script: Script, config: ScriptConfig, settings: list[Setting]) -> None:
+    """A run that has not begun must not find what it would write: that belongs to another run.
+
+    Raises:
+        BadInput: it does, or its folder cannot be written.
+    """
+    paths = [path for setting in settings for path in script.artifacts(config, setting)]
+    for folder in {path.parent for path in paths}:
+        check_folder("model_dir", folder)
+    if (project_path(config.results_dir) / CONFIG).exists():
+        return
+    for path in paths:
+        if path.exists():
+            raise BadInput(f"model_dir: {shown(path)} is there already, from another run; give another model_dir, "
+                           "or --overwrite, which sets it aside.")
+
+
+def refuse_twice(configs: list[ScriptConfig]) -> None:
+    """Refuse configs of one command that would write to the same folder."""
     seen = set()
     for config in configs:
         path = project_path(config.results_dir).resolve()
         if path in seen:
             raise BadInput(f"results_dir: two of the configs write to {config.results_dir}.")
         seen.add(path)
-        if not overwrite:
-            refuse_other_config(path / "config.yaml", config)
 
 
 def run(script: Script, config: ScriptConfig, settings: list[Setting], prepared: Any,
         device: torch.device, overwrite: bool) -> None:
     """Compute the settings that the run directory lacks, a row each."""
-    with open_run(config, settings[0]._fields, device, overwrite) as directory:
-        done = [directory.has(setting._asdict()) for setting in settings]
+    with open_run(config, settings[0]._fields, [setting._asdict() for setting in settings], overwrite) as directory:
         where = shown(directory.path)
-        if any(done):
-            print(f"{where}: {sum(done)} of {len(settings)} settings are done already.")
-        bar = tqdm(settings, desc=where, unit="setting", disable=None)
-        for setting, is_done in zip(bar, done):
-            if is_done:
-                continue
-            start = time.perf_counter()
-            outcome = script.run_setting(config, setting, prepared)
-            seconds = round(time.perf_counter() - start, 2)
-            key = setting._asdict()
-            directory.record(
-                key | outcome.figures | {"seconds": seconds},
-                {name: [key | row for row in rows] for name, rows in outcome.tables.items()})
+        todo = [setting for setting in settings if not (
+            directory.has(setting._asdict()) and all(path.exists() for path in script.artifacts(config, setting)))]
+        if len(todo) < len(settings):
+            print(f"{where}: {len(settings) - len(todo)} of {len(settings)} settings are done already.")
+        if todo:
+            with recorded(directory, device):
+                for setting in tqdm(todo, desc=where, unit="setting", disable=None):
+                    compute(script, config, setting, prepared, directory)
         if script.finish:
-            script.finish(config, directory)
+            script.finish(config, prepared, directory)
         print(f"{where}/results.csv: {len(settings)} settings.")
+
+
+def compute(script: Script, config: ScriptConfig, setting: Setting, prepared: Any, directory: RunDirectory) -> None:
+    start = time.perf_counter()
+    outcome = script.run_setting(config, setting, prepared)
+    seconds = round(time.perf_counter() - start, 2)
+    directory.record(setting._asdict(), outcome.figures | {"seconds": seconds}, outcome.tables)

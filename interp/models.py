@@ -65,6 +65,8 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise BadInput(f"device: '{name}' is not to be had on this machine.") from None
@@ -87,7 +89,7 @@ def seed_everything(seed: int) -> None:
 
 
 def read_model_config(key: str, path: str):
-    """A model folder's configuration; of the weights no more than that their files are whole.
+    """A model folder's configuration; of the weights no more than that they are whole and its own.
 
     Raises:
         BadInput: no such folder, not a model of a known architecture, or a broken weight file.
@@ -97,21 +99,45 @@ def read_model_config(key: str, path: str):
         raise BadInput(f"{key}: {shown(folder)} is not a model folder: it holds no config.json.")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever a hand-edited configuration raises, the user sees its folder named
         raise BadInput(f"{key}: {shown(folder)} cannot be read as a model: {first_line(error)}") from None
     if config.model_type not in ARCHITECTURES:
         raise BadInput(f"{key}: {shown(folder)} is a '{config.model_type}' model; "
                        f"known are {', '.join(ARCHITECTURES)}.")
-    files = list(folder.glob("*.safetensors"))
-    if not files and not list(folder.glob("pytorch_model*.bin")):
+    check_weights(key, folder, config)
+    return config
+
+
+def check_weights(key: str, folder: Path, config) -> None:
+    """Refuse weight files that are broken or are not this configuration's: missing weights would be random.
+
+    Raises:
+        BadInput: as said.
+    """
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except Exception as error:  # likewise
+        raise BadInput(f"{key}: the config.json in {shown(folder)} makes no model: {first_line(error)}.") from None
+    files = list(folder.glob("model*.safetensors"))
+    if not files:
         raise BadInput(f"{key}: {shown(folder)} holds no weights (model.safetensors).")
+    stored = {}
     for file in files:
         try:
-            with safe_open(file, framework="pt"):
-                pass
+            with safe_open(file, framework="pt") as weights:
+                stored |= {name: weights.get_slice(name).get_shape() for name in weights.keys()}
         except SafetensorError as error:
             raise BadInput(f"{key}: {shown(file)} is broken: {first_line(error)}.") from None
-    return config
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    prefix = f"{model.base_model_prefix}."
+    for name, parameter in model.named_parameters():
+        shape = stored.get(name, stored.get(name.removeprefix(prefix)))
+        if shape is None and name not in tied:
+            raise BadInput(f"{key}: the weights in {shown(folder)} lack {name}.")
+        if shape is not None and list(shape) != list(parameter.shape):
+            raise BadInput(f"{key}: {name} in {shown(folder)} has shape {list(shape)}, its config.json wants "
+                           f"{list(parameter.shape)}.")
 
 
 def load_model(key: str, path: str, device: torch.device) -> PreTrainedModel:

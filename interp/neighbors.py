@@ -14,8 +14,8 @@ def draw_references(labels: Tensor, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def nearest_neighbor_accuracy(references: Tensor, reference_labels: Tensor, updates: Tensor,
-                              labels: Tensor) -> float:
-    """Accuracy of giving each update the class of its nearest reference by cosine distance.
+                              labels: Tensor) -> float | None:
+    """Accuracy of giving each update the class of its nearest reference by cosine distance; None without updates.
 
     Args:
         references: (classes, d_model) with reference_labels (classes,).
@@ -23,7 +23,7 @@ def nearest_neighbor_accuracy(references: Tensor, reference_labels: Tensor, upda
     """
     similarity = F.normalize(updates, dim=-1) @ F.normalize(references, dim=-1).T  # (examples, classes)
     predicted = reference_labels[similarity.argmax(1)]
-    return (predicted == labels).double().mean().item()
+    return (predicted == labels).double().mean().item() if len(labels) else None
 
 
 def majority_accuracy(train_labels: Tensor, labels: Tensor) -> float:

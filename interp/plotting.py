@@ -1,11 +1,13 @@
 """One style for every figure, saved as PDF and PNG."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import imageio.v2 as imageio
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from torch import Tensor
@@ -52,3 +54,15 @@ class UpdateAnimation:
         temporary = temporary_beside(path)
         imageio.mimsave(temporary, self.frames, format="GIF", duration=1000 * seconds_per_frame, loop=0)
         place(temporary, path)
+
+
+def draw_bars(axis: Axes, heights: Sequence[float], errors: Sequence[float], label: str, number: int,
+              bars: int) -> None:
+    """The number-th of `bars` bars in every group, its value above it, n/a where there is none (nan)."""
+    width = 0.8 / bars
+    for group, (height, error) in enumerate(zip(heights, errors)):
+        x = group + (number - (bars - 1) / 2) * width
+        axis.bar(x, height, width, color=f"C{number}", label=label if group == 0 else None,
+                 yerr=None if np.isnan(error) else error, error_kw={"elinewidth": 1.2, "capsize": 2})
+        top = 0.0 if np.isnan(height) else height + np.nan_to_num(error)
+        axis.text(x, top + 0.01, "n/a" if np.isnan(height) else f"{height:.2f}", ha="center", va="bottom", fontsize=8)

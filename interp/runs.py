@@ -27,68 +27,128 @@ from pydantic import ValidationError
 from interp.config import PROJECT_ROOT, BadInput, ScriptConfig, project_path, shown
 
 PACKAGES = ("torch", "transformers", "numpy", "pandas", "scikit-learn", "safetensors")
-RESULTS = "results"
+RESULTS, CONFIG, RECORD = "results", "config.yaml", "run.json"
 
 Row = dict[str, Any]
 
 
 class RunDirectory:
-    """One config's folder of results. Use `open_run` to get one."""
+    """One config's folder of results. Use `open_run` to get one.
 
-    def __init__(self, path: Path, setting_names: tuple[str, ...]):
+    setting_names: the columns that identify a setting. settings: all of the config's, in order.
+
+    Raises:
+        BadInput: its results table cannot be read.
+    """
+
+    def __init__(self, path: Path, setting_names: tuple[str, ...], settings: list[Row]):
         self.path = path
         self.setting_names = setting_names
-        self.tables = {file.stem: read_table(file) for file in path.glob("*.csv")}
-        self.drop_unfinished()
+        self.order = {self.key(setting): number for number, setting in enumerate(settings)}
+        self.tables = {file.stem: rows for file in sorted(path.glob("*.csv"))
+                       if (rows := self.read(file)) is not None}
+        self.done = {self.key(row) for row in self.tables.get(RESULTS, [])}
+        for name, rows in self.tables.items():  # a setting cut off before its results row came is not done
+            self.tables[name] = [row for row in rows if self.key(row) in self.done]
+
+    def read(self, file: Path) -> list[Row] | None:
+        """A table of this run; None for a CSV that somebody else put here."""
+        try:
+            rows = read_table(file)
+            if all(name in row for row in rows for name in self.setting_names):
+                return rows
+        except (csv.Error, UnicodeDecodeError):
+            pass
+        if file.stem == RESULTS:
+            raise BadInput(f"results_dir: {shown(file)} is damaged (its settings cannot be read); move it away.")
+        return None
 
     def key(self, row: Row) -> tuple[str, ...]:
-        """What identifies a row's setting: its values as a CSV shows them."""
-        return tuple(cell(row[name]) for name in self.setting_names)
+        """What identifies a row's setting, however its numbers are written."""
+        return tuple(plain_number(cell(row[name])) for name in self.setting_names)
 
     def has(self, setting: Row) -> bool:
-        return self.key(setting) in {self.key(row) for row in self.tables.get(RESULTS, [])}
+        return self.key(setting) in self.done
 
-    def drop_unfinished(self) -> None:
-        """Forget rows of side tables whose setting was cut off before its results row came."""
-        for name, rows in self.tables.items():
-            if name != RESULTS:
-                self.tables[name] = [row for row in rows if self.has(row)]
-
-    def record(self, row: Row, tables: dict[str, list[Row]]) -> None:
+    def record(self, setting: Row, row: Row, tables: dict[str, list[Row]]) -> None:
         """Write a finished setting: side tables first, so that its results row means done."""
-        for name, rows in tables.items():
-            self.tables.setdefault(name, []).extend(rows)
-            write_table(self.path / f"{name}.csv", self.tables[name])
-        self.tables.setdefault(RESULTS, []).append(row)
-        write_table(self.path / f"{RESULTS}.csv", self.tables[RESULTS], last="seconds")
+        key = self.key(setting)
+        for name, rows in {**tables, RESULTS: [row]}.items():
+            others = [old for old in self.tables.get(name, []) if self.key(old) != key]
+            table = sorted(others + [setting | new for new in rows],
+                           key=lambda entry: self.order.get(self.key(entry), len(self.order)))
+            self.tables[name] = table
+            write_table(self.path / f"{name}.csv", table, last="seconds" if name == RESULTS else None)
+        self.done.add(key)
+
+
+def plain_number(text: str) -> str:
+    try:
+        return str(float(text))
+    except ValueError:
+        return text
+
+
+def check_results_dir(config: ScriptConfig, overwrite: bool) -> None:
+    """Refuse a results_dir that cannot be written, that is no run's, or that is another config's.
+
+    Raises:
+        BadInput: as said.
+    """
+    path = project_path(config.results_dir)
+    check_folder("results_dir", path)
+    begun = (path / CONFIG).exists()
+    if path.exists() and not begun and any(not file.name.startswith(".") for file in path.iterdir()):
+        raise BadInput(f"results_dir: {shown(path)} is not empty and holds no run; give another results_dir.")
+    if begun and not overwrite:
+        refuse_other_config(path / CONFIG, config)
+
+
+def check_folder(key: str, path: Path) -> None:
+    """Refuse a folder that cannot be made or written.
+
+    Raises:
+        BadInput: as said.
+    """
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not existing.is_dir():
+        raise BadInput(f"{key}: {shown(existing)} is a file, not a folder.")
+    if not os.access(existing, os.W_OK):
+        raise BadInput(f"{key}: {shown(existing)} cannot be written to.")
 
 
 @contextmanager
-def open_run(config: ScriptConfig, setting_names: tuple[str, ...], device: torch.device,
-             overwrite: bool = False):
+def open_run(config: ScriptConfig, setting_names: tuple[str, ...], settings: list[Row], overwrite: bool = False):
     """Open a config's run directory, alone, to begin it or to go on with it.
 
     Raises:
         BadInput: another process works in it, or it holds a run of a different config.
     """
     path = project_path(config.results_dir)
-    if path.exists() and not path.is_dir():
-        raise BadInput(f"results_dir: {shown(path)} is a file, not a folder.")
     if overwrite and path.exists():
         with locked(path):
             set_aside(path)
     path.mkdir(parents=True, exist_ok=True)
     with locked(path):
-        refuse_other_config(path / "config.yaml", config)
-        write_text(path / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-        record = begin_record(path / "run.json", device)
-        try:
-            yield RunDirectory(path, setting_names)
-        except BaseException as error:
-            interrupted = isinstance(error, KeyboardInterrupt)
-            end_record(path / "run.json", record, "interrupted" if interrupted else "failed")
-            raise
-        end_record(path / "run.json", record, "done")
+        check_results_dir(config, overwrite=False)
+        directory = RunDirectory(path, setting_names, settings)
+        if not (path / CONFIG).exists():
+            write_text(path / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False,
+                                                     allow_unicode=True))
+        yield directory
+
+
+@contextmanager
+def recorded(directory: RunDirectory, device: torch.device):
+    """Keep account in run.json of a start: with what, from when to when, and how it ended."""
+    file = directory.path / RECORD
+    record = begin_record(file, device)
+    try:
+        yield
+    except BaseException as error:
+        end_record(file, record, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+        raise
+    end_record(file, record, "done")
 
 
 @contextmanager
@@ -106,16 +166,20 @@ def locked(path: Path):
 
 
 def refuse_other_config(stored: Path, config: ScriptConfig) -> None:
-    """A run goes on only under the config it began with; the device may change."""
-    if not stored.exists():
-        return
-    old = yaml.safe_load(stored.read_text()) or {}
+    """A run goes on only under the config it began with; the device may change, and the folder may move."""
+    try:
+        old = yaml.safe_load(stored.read_text(encoding="utf-8"))
+        if not isinstance(old, dict):
+            raise ValueError
+    except (OSError, ValueError, yaml.YAMLError):
+        raise BadInput(f"results_dir: {shown(stored)} is damaged, so the run cannot go on; give another "
+                       "results_dir, or --overwrite, which moves the old run aside.") from None
     try:
         old = type(config)(**old).model_dump(mode="json")  # fill in keys newer than that run
     except (ValidationError, TypeError):
         pass
     new = config.model_dump(mode="json")
-    changed = [key for key in new if key != "device" and old.get(key) != new[key]]
+    changed = [key for key in new if key not in ("device", "results_dir") and old.get(key) != new[key]]
     if changed:
         raise BadInput(
             f"results_dir: {shown(stored.parent)} holds a run with another "
@@ -191,21 +255,27 @@ def write_table(path: Path, rows: list[Row], last: str | None = None) -> None:
 
 
 def read_table(path: Path) -> list[Row]:
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8-sig") as file:
         return list(csv.DictReader(file))
 
 
 def begin_record(path: Path, device: torch.device) -> Row:
-    earlier = json.loads(path.read_text()) if path.exists() else {}
+    """This start's account; those of earlier starts, whose rows stay, go under `earlier`."""
+    try:
+        last = json.loads(path.read_text()) if path.exists() else {}
+        earlier = [*last.pop("earlier", []), last] if last else []
+    except (ValueError, AttributeError):  # a kill or an editor left something else
+        earlier = []
     record = {
+        "status": "running",
+        "start": now(),
+        "end": None,
         "code_version": code_version(),
         "packages": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "threads": torch.get_num_threads(),
-        "starts": [*earlier.get("starts", []), now()],
-        "end": None,
-        "status": "running",
+        "earlier": earlier,
     }
     write_text(path, json.dumps(record, indent=2) + "\n")
     return record

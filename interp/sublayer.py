@@ -37,6 +37,15 @@ def inputs_of(modules: list[nn.Module]):
 
 
 @torch.no_grad()
+def batches_of_inputs(model: PreTrainedModel, tokens: Tensor, modules: list[nn.Module], batch_size: int = 2048):
+    """What each module reads, batch by batch: yields (rows, [(batch, positions, d_model), ...])."""
+    with inputs_of(modules) as caught:
+        for start in range(0, len(tokens), batch_size):
+            rows = slice(start, start + batch_size)
+            model(tokens[rows], use_cache=False, logits_to_keep=1)
+            yield rows, caught
+
+
 def capture_inputs(model: PreTrainedModel, tokens: Tensor, sublayers: list[Sublayer], probed: Tensor,
                    batch_size: int = 2048) -> list[Tensor]:
     """What each sublayer reads, for all of them in one pass of the model.
@@ -50,15 +59,12 @@ def capture_inputs(model: PreTrainedModel, tokens: Tensor, sublayers: list[Subla
         which reads no other position, (rows, d_model) at the probed one.
     """
     tokens = tokens[:, :int(probed.max()) + 1]
-    caught_batches: list[list[Tensor]] = [[] for _ in sublayers]
-    with inputs_of([sublayer.module for sublayer in sublayers]) as caught:
-        for start in range(0, len(tokens), batch_size):
-            rows = slice(start, start + batch_size)
-            model(tokens[rows], use_cache=False, logits_to_keep=1)
-            for sublayer, inputs, batches in zip(sublayers, caught, caught_batches):
-                batches.append(inputs if sublayer.operation == "attn"
-                               else at_positions(inputs, probed[rows]))
-    return [torch.cat(batches) for batches in caught_batches]
+    batches: list[list[Tensor]] = [[] for _ in sublayers]
+    modules = [sublayer.module for sublayer in sublayers]
+    for rows, caught in batches_of_inputs(model, tokens, modules, batch_size):
+        for sublayer, inputs, kept in zip(sublayers, caught, batches):
+            kept.append(inputs if sublayer.operation == "attn" else at_positions(inputs, probed[rows]))
+    return [torch.cat(kept) for kept in batches]
 
 
 def at_positions(values: Tensor, probed: Tensor) -> Tensor:

@@ -10,13 +10,16 @@ import yaml
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import amnesic_probing
 import circuit_probing
+import DAS
+import probing
 import train_algorithmic_models
-from interp.experiment import Script, main
+from interp.experiment import main
 
-TRAINING = Script("train_algorithmic_models", train_algorithmic_models.Config, train_algorithmic_models.prepare,
-                  train_algorithmic_models.run_setting, train_algorithmic_models.draw_curves)
-CIRCUITS = Script("circuit_probing", circuit_probing.Config, circuit_probing.prepare, circuit_probing.run_setting)
+TRAINING = train_algorithmic_models.SCRIPT
+CIRCUITS = circuit_probing.SCRIPT
+METHODS = {"probing": probing.SCRIPT, "amnesic_probing": amnesic_probing.SCRIPT, "DAS": DAS.SCRIPT}
 
 
 def write_yaml(path: Path, values: dict) -> Path:
@@ -49,13 +52,35 @@ def circuit_values(folder: Path) -> dict:
     }
 
 
+def method_values(folder: Path) -> dict[str, dict]:
+    """Configs of the other methods on the tiny model, by script."""
+    data = {f"{split}_data_path": str(folder / "data" / f"{split}.csv") for split in ("train", "test")}
+    model = {"model_path": str(folder / "models" / "model_LR_0.01_Seed_0_final")}
+    return {
+        "probing": data | model | {
+            "variable": "var_0", "residual_location_list": ["resid_mid", "resid_post"], "lr_list": [0.1],
+            "batch_size_list": [20], "num_epochs": 20, "intermediate_size": -1, "n_classes": 11,
+            "counterfactual_embeddings": True, "counterfactual_variable": "counter_var_1",
+            "counterfactual_label": "CF_Label_0", "cf_num_epochs": 20, "save_examples": True,
+            "results_dir": str(folder / "probing_run")},
+        "amnesic_probing": data | model | {
+            "variable": "var_0", "residual_location_list": ["resid_mid", "resid_post"],
+            "results_dir": str(folder / "amnesic_run")},
+        "DAS": model | {
+            "train_path": data["train_data_path"], "test_path": data["test_data_path"],
+            "counterfactual_label": ["CF_Label_0"], "n_train": 50, "n_val": 20, "location_list": ["attn", "mlp"],
+            "token_range": "2_3", "batch_size_list": [25], "epochs": 10, "results_dir": str(folder / "das_run")},
+    }
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> SimpleNamespace:
     """The folder of a finished training run; tests read it and write elsewhere."""
     folder = tmp_path_factory.mktemp("tiny")
     config = write_yaml(folder / "training.yaml", training_values(folder))
     assert main(TRAINING, ["--config", str(config)]) == 0
-    return SimpleNamespace(folder=folder, training=training_values(folder), circuits=circuit_values(folder))
+    return SimpleNamespace(folder=folder, training=training_values(folder), circuits=circuit_values(folder),
+                           methods=method_values(folder))
 
 
 @pytest.fixture

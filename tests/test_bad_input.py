@@ -1,12 +1,15 @@
 """Every mistake ends in one sentence that names key, file or setting, with status 2 and nothing written."""
 
+import shutil
 import subprocess
 import sys
 
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from conftest import CIRCUITS, TRAINING, write_yaml
+from conftest import CIRCUITS, METHODS, TRAINING, write_yaml
 from interp.config import PROJECT_ROOT
 from interp.experiment import main
 
@@ -15,6 +18,9 @@ TRAINING_MISTAKES = {
     "empty list": ({"lr_list": []}, ["'lr_list'", "empty"]),
     "wrong type": ({"num_epochs": "many"}, ["'num_epochs'", "integer"]),
     "not a number": ({"wd": float("nan")}, ["'wd'", "finite"]),
+    "a truth value for a number": ({"lr_list": [True]}, ["lr_list", "number"]),
+    "seed too large": ({"model_seed_list": [2**32]}, ["model_seed_list", "4294967296"]),
+    "no such user": ({"model_dir": "~nosuchuser/x"}, ["nosuchuser"]),
     "unknown variable": ({"intermediate_functions": [["a3", 0, 1]]}, ["[a3, 0, 1]", "a4, b_identity"]),
     "position of the = token": ({"intermediate_functions": [["a2", 0, 2]]}, ["[a2, 0, 2]", "position 2"]),
     "no variable": ({"intermediate_functions": []}, ["intermediate_functions"]),
@@ -25,6 +31,8 @@ TRAINING_MISTAKES = {
     "checkpoint never reached": ({"save_checkpoints": [999]}, ["save_checkpoints", "999"]),
     "value twice": ({"lr_list": [0.01, 0.01]}, ["lr_list", "twice"]),
     "no such device": ({"device": "abacus"}, ["device", "abacus"]),
+    "transfer without a model": ({"start_list": ["transfer"]}, ["'transfer'"]),
+    "transfer from another shape": ({"transfer": "MODEL", "n_inner": 64}, ["transfer", "n_inner", "32"]),
     "other data in place": ({"data_seed": 1}, ["data_dir", "train.csv"]),
     "results of another config": ({"wd": 0.5, "results_dir": "SAME"}, ["results_dir", "wd", "--overwrite"]),
 }
@@ -49,6 +57,33 @@ CIRCUIT_MISTAKES = {
     "results_dir is a file": ({"results_dir": "FILE"}, ["results_dir", "file"]),
 }
 
+METHOD_MISTAKES = {
+    "probing": {
+        "unknown location": ({"residual_location_list": ["resid_pre"]}, ["residual_location_list", "resid_mid"]),
+        "too few classes": ({"n_classes": 5}, ["n_classes", "var_0", "5"]),
+        "negative hidden layer": ({"intermediate_size": -2}, ["intermediate_size"]),
+        "no counterfactual label": ({"counterfactual_label": None}, ["counterfactual_label"]),
+        "label that never changes": ({"counterfactual_label": "labels"}, ["counterfactual_label", "no row"]),
+        "position beyond the sequence": ({"target_position_list": [7]}, ["target_position_list", "7"]),
+        "batch larger than train": ({"batch_size_list": [500]}, ["batch_size_list", "500"]),
+        "missing column": ({"counterfactual_variable": "counter_var"}, ["'counter_var'", "did you mean"]),
+    },
+    "amnesic_probing": {
+        "second task without data": ({"multitask": True}, ["t2_train_data_path"]),
+        "missing data of the second task": (
+            {"multitask": True, "t2_train_data_path": "no.csv", "t2_test_data_path": "no.csv"}, ["t2_train_data_path"]),
+        "layer the model lacks": ({"target_layer_list": [1]}, ["target_layer_list", "layer 1"]),
+    },
+    "DAS": {
+        "two labels": ({"counterfactual_label": ["CF_Label_0", "CF_Label_1"]}, ["counterfactual_label", "one"]),
+        "a range of two positions": ({"token_range": "1_3"}, ["token_range", "1_3"]),
+        "position beyond the sequence": ({"token_range": "3_4"}, ["token_range", "3"]),
+        "more examples than there are": ({"n_train": 80}, ["n_train", "n_val"]),
+        "alignments without a folder": ({"save_models": True}, ["model_dir"]),
+        "label that is no token": ({"counterfactual_label": "counter_aux_9"}, ["'counter_aux_9'"]),
+    },
+}
+
 
 def snapshot(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -68,6 +103,8 @@ def refuse(script, arguments, folders, words, capsys):
 @pytest.mark.parametrize("mistake", TRAINING_MISTAKES)
 def test_training_refuses(mistake, tiny, tmp_path, capsys):
     changes, words = TRAINING_MISTAKES[mistake]
+    if changes.get("transfer") == "MODEL":
+        changes = changes | {"transfer": tiny.circuits["model_path"]}
     same = changes.get("results_dir") == "SAME"
     results = tiny.training["results_dir"] if same else str(tmp_path / "run")
     config = write_yaml(tmp_path / "c.yaml", tiny.training | changes | {"results_dir": results})
@@ -84,10 +121,19 @@ def test_circuit_probing_refuses(mistake, tiny, tmp_path, capsys):
     refuse(CIRCUITS, ["--config", str(config)], [tmp_path, tiny.folder], words, capsys)
 
 
+@pytest.mark.parametrize("method, mistake", [(method, mistake) for method in METHOD_MISTAKES
+                                             for mistake in METHOD_MISTAKES[method]])
+def test_other_methods_refuse(method, mistake, tiny, tmp_path, capsys):
+    changes, words = METHOD_MISTAKES[method][mistake]
+    config = write_yaml(tmp_path / "c.yaml", tiny.methods[method] | {"results_dir": str(tmp_path / "run")} | changes)
+    refuse(METHODS[method], ["--config", str(config)], [tmp_path, tiny.folder], words, capsys)
+
+
 @pytest.mark.parametrize("mistake, words", [
-    ("class without an example", ["class 3", "var_0", "train.csv"]),
+    ("class without an example", ["class 3", "var_0", "train_data_path"]),
     ("a single class", ["var_0", "single value"]),
     ("token beyond the vocabulary", ["test_data_path", "99"]),
+    ("negative token", ["test_data_path", "-1"]),
     ("rows of different length", ["'data'", "test.csv"]),
     ("no rows", ["test_data_path", "no rows"]),
 ])
@@ -99,6 +145,8 @@ def test_circuit_probing_refuses_data(mistake, words, tiny, tmp_path, capsys):
         tables = {name: table.assign(var_0=1) for name, table in tables.items()}
     elif mistake == "token beyond the vocabulary":
         tables["test"].loc[0, "data"] = "99 2 11"
+    elif mistake == "negative token":
+        tables["test"].loc[0, "data"] = "-1 2 11"
     elif mistake == "rows of different length":
         tables["test"].loc[0, "data"] = "2 11"
     else:
@@ -116,6 +164,9 @@ def test_circuit_probing_refuses_data(mistake, words, tiny, tmp_path, capsys):
     ("half a weight file", ["model_path", "model.safetensors", "broken"]),
     ("no config", ["model_path", "config.json"]),
     ("another architecture", ["model_path", "'t5'"]),
+    ("weights of another model", ["model_path", "lack", "wte"]),
+    ("weights of another shape", ["model_path", "shape", "config.json"]),
+    ("impossible config", ["model_path", "config.json", "makes no model"]),
 ])
 def test_circuit_probing_refuses_models(mistake, words, tiny, tmp_path, capsys):
     model = tmp_path / "model"
@@ -127,12 +178,53 @@ def test_circuit_probing_refuses_models(mistake, words, tiny, tmp_path, capsys):
         (model / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes()[:3000])
     if mistake == "another architecture":
         (model / "config.json").write_text('{"model_type": "t5"}')
+    if mistake == "weights of another model":
+        save_file({"foo": torch.zeros(2)}, model / "model.safetensors")
+    if mistake in ("weights of another shape", "impossible config"):
+        change = ('"n_positions": 3', '"n_positions": 4') if "shape" in mistake else ('"n_head": 2', '"n_head": 3')
+        (model / "config.json").write_text((source / "config.json").read_text().replace(*change))
+        (model / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes())
     config = write_yaml(tmp_path / "c.yaml", tiny.circuits | {
         "model_path": str(model), "results_dir": str(tmp_path / "run")})
     refuse(CIRCUITS, ["--config", str(config)], [tmp_path, tiny.folder], words, capsys)
 
 
+@pytest.mark.parametrize("file, content, words", [
+    ("results.csv", b"\xff\xfe\x00", ["results.csv", "damaged"]),
+    ("results.csv", b"a;b\n1;2\n", ["results.csv", "damaged"]),
+    ("config.yaml", b"just words", ["config.yaml", "damaged"]),
+    ("state_model_seed_0_lr_0.01.pt", b"half", ["state_model_seed_0_lr_0.01.pt", "damaged"]),
+])
+def test_a_damaged_run_is_named_and_left_alone(file, content, words, tiny, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(tiny.training["results_dir"], run)
+    if file.startswith("state"):
+        (run / "results.csv").unlink()
+    (run / file).write_bytes(content)
+    (run / "notes.csv").write_text("mine\n1\n")
+    config = write_yaml(tmp_path / "c.yaml", tiny.training | {"results_dir": str(run)})
+    assert main(TRAINING, ["--config", str(config)]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert all(word in error for word in words), error
+    assert (run / file).read_bytes() == content and (run / "notes.csv").read_text() == "mine\n1\n"
+
+
+def test_what_belongs_to_others_is_not_touched(tiny, tmp_path, capsys):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/thesis.txt").write_text("mine")
+    thesis = str(write_yaml(tmp_path / "a.yaml", tiny.training | {"results_dir": str(tmp_path / "thesis")}))
+    other = str(write_yaml(tmp_path / "b.yaml", tiny.training | {"results_dir": str(tmp_path / "run"), "wd": 0.2}))
+    inside = str(write_yaml(tmp_path / "c.yaml", tiny.training | {"results_dir": str(tmp_path / "a.yaml/run")}))
+    folders = [tmp_path, tiny.folder]
+    refuse(TRAINING, ["--config", thesis], folders, ["results_dir", "thesis", "holds no run"], capsys)
+    refuse(TRAINING, ["--config", thesis, "--overwrite"], folders, ["results_dir", "holds no run"], capsys)
+    refuse(TRAINING, ["--config", other], folders, ["model_dir", "Seed_0_100", "another run"], capsys)
+    refuse(TRAINING, ["--config", inside], folders, ["results_dir", "a.yaml", "is a file"], capsys)
+
+
 @pytest.mark.parametrize("text, words", [
+    ("1: 2", ["c.yaml", "not a word"]),
+    ("figtitle: 2024-13-45", ["c.yaml", "not valid YAML"]),
     ("lr_list: [0.1", ["c.yaml", "not valid YAML"]),
     ("wd: 1\nwd: 2", ["c.yaml", "'wd' stands twice"]),
     ("just words", ["c.yaml", "key: value"]),

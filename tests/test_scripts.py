@@ -11,17 +11,20 @@ import time
 from pathlib import Path
 
 import imageio.v2 as imageio
+import pandas as pd
 import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from conftest import CIRCUITS, TRAINING, write_yaml
+from conftest import CIRCUITS, METHODS, TRAINING, write_yaml
 from interp.arithmetic import labels_of, read_data, token_ids
 from interp.behavior import masked, next_token_accuracy
 from interp.config import PROJECT_ROOT
+from interp.das import load_alignment
 from interp.experiment import main
 from interp.masks import load_circuit
 from interp.models import find_sublayer, load_model
+from interp.residual_stream import ResidualStream
 
 
 def rows_of(file: Path, drop: str = "seconds") -> list[dict]:
@@ -89,9 +92,10 @@ def test_training_killed_and_started_again_ends_bit_identical(tiny, tmp_path):
 
 def test_circuits_same_seed_same_table_and_what_the_rows_say(tiny, tmp_path):
     config = write_yaml(tmp_path / "circuits.yaml", tiny.circuits | {
-        "gif": True, "gif_interval": 2, "model_dir": str(tmp_path / "circuits"), "operation_list": ["mlp", "attn"]})
+        "gif": True, "gif_interval": 2, "operation_list": ["mlp", "attn"]})
     for name in ("one", "two"):
-        assert main(CIRCUITS, ["--config", str(config), "--set", f"results_dir={tmp_path / name}"]) == 0
+        assert main(CIRCUITS, ["--config", str(config), "--set", f"results_dir={tmp_path / name}",
+                               f"model_dir={tmp_path / f'circuits_{name}'}"]) == 0
     assert rows_of(tmp_path / "one/results.csv") == rows_of(tmp_path / "two/results.csv")
     assert (tmp_path / "one/ablations.csv").read_bytes() == (tmp_path / "two/ablations.csv").read_bytes()
 
@@ -105,7 +109,7 @@ def test_circuits_same_seed_same_table_and_what_the_rows_say(tiny, tmp_path):
     # the accuracies of the table are those of the saved circuit, ablated by one documented call
     test = read_data("test", tiny.circuits["test_data_path"], ["labels"])
     model = load_model("model", tiny.circuits["model_path"], torch.device("cpu"))
-    circuit, about = load_circuit(next((tmp_path / "circuits").glob("*mlp*")))
+    circuit, about = load_circuit(next((tmp_path / "circuits_one").glob("*mlp*")))
     assert about["variable"] == "var_0" and about["operation"] == "mlp"
     with masked(find_sublayer(model, 0, "mlp"), circuit.ablation()):
         accuracy = next_token_accuracy(model, token_ids(test), labels_of(test, "labels"))
@@ -129,6 +133,85 @@ def test_circuits_killed_and_started_again_keep_what_was_done(tiny, tmp_path):
     assert table.read_text().splitlines()[1:1 + len(done)] == done  # with their seconds: not recomputed
     assert rows_of(table) == rows_of(tmp_path / "whole/results.csv")
     assert (tmp_path / "killed/ablations.csv").read_bytes() == (tmp_path / "whole/ablations.csv").read_bytes()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_other_methods_same_seed_same_table_also_after_a_kill(method, tiny, tmp_path):
+    seeds = {"model_seed_list": list(range(12))} | ({"epochs": 60} if method == "DAS" else {"num_epochs": 60})
+    for name in ("killed", "whole"):
+        config = write_yaml(tmp_path / f"{name}.yaml", tiny.methods[method] | seeds | {
+            "results_dir": str(tmp_path / name)})
+        if name == "killed":
+            kill_when(start(method, config), (tmp_path / "killed/results.csv").exists)
+            done = (tmp_path / "killed/results.csv").read_text().splitlines()[1:]
+            assert 0 < len(done) < 24
+        assert main(METHODS[method], ["--config", str(config)]) == 0
+    assert (tmp_path / "killed/results.csv").read_text().splitlines()[1:1 + len(done)] == done
+    for table in (tmp_path / "whole").glob("*.csv"):
+        assert rows_of(tmp_path / "killed" / table.name) == rows_of(table)
+    assert len(rows_of(tmp_path / "whole/results.csv")) == 24
+
+
+def test_probing_counts_what_its_examples_say(tiny, tmp_path):
+    config = write_yaml(tmp_path / "c.yaml", tiny.methods["probing"] | {"results_dir": str(tmp_path / "run")})
+    assert main(METHODS["probing"], ["--config", str(config)]) == 0
+    examples = pd.read_csv(tmp_path / "run/counterfactual_examples.csv")
+    for _, row in pd.read_csv(tmp_path / "run/results.csv").iterrows():
+        own = examples[examples["residual_location"] == row["residual_location"]]
+        assert len(own) == row["counterfactual_dataset_size"]
+        assert (own["label"] != own["cf_label"]).all()
+        for name in ("embedding_success", "predicts_cf_label", "predicts_original_label"):
+            assert own[name].mean() == pytest.approx(row[f"counterfactual_{name}"])
+        assert own["logit_diff"].mean() == pytest.approx(row["counterfactual_average_logit_diff"])
+
+
+def test_amnesic_probing_of_two_tasks(tiny, tmp_path):
+    values = tiny.methods["amnesic_probing"]
+    tasks = {f"t2_{split}_data_path": values[f"{split}_data_path"] for split in ("train", "test")}
+    config = write_yaml(tmp_path / "c.yaml", values | tasks | {
+        "multitask": True, "results_dir": str(tmp_path / "run"), "residual_location_list": ["resid_mid"]})
+    assert main(METHODS["amnesic_probing"], ["--config", str(config)]) == 0
+    [row] = rows_of(tmp_path / "run/results.csv")  # the other task is the same data, so its figures are the same
+    for name in ("train_acc", "test_acc", "train_vanilla_acc", "test_vanilla_acc", "heldout_acc"):
+        assert row[f"same_{name}"] == row[f"diff_{name}"]
+    assert float(row["same_train_acc"]) < float(row["same_train_vanilla_acc"])
+    assert float(row["same_train_post_erasure_probe_acc"]) < float(row["same_train_pre_erasure_probe_acc"])
+
+
+def test_das_saves_what_it_reports_at_any_position(tiny, tmp_path):
+    config = write_yaml(tmp_path / "c.yaml", tiny.methods["DAS"] | {
+        "save_models": True, "model_dir": str(tmp_path / "alignments"), "location_list": ["attn"]})
+    model = tiny.methods["DAS"]["model_path"]
+    test = read_data("test", tiny.methods["DAS"]["test_path"], ["CF_Label_0", "counterfactual_data"])
+    tokens, sources, labels = token_ids(test), token_ids(test, "counterfactual_data"), labels_of(test, "CF_Label_0")
+    for token_range in ("2_3", "1_2"):  # at the last position the fast way, elsewhere through the whole model
+        run = tmp_path / token_range
+        assert main(METHODS["DAS"], ["--config", str(config), "--set", f"results_dir={run}",
+                                     f"token_range='{token_range}'", f"model_dir={run}"]) == 0
+        [row] = rows_of(run / "results.csv")
+        assert float(row["rotation_error"]) < 1e-5
+        assert len(rows_of(run / "training_log.csv")) == 10
+        alignment, about = load_alignment(next(run.glob("*.safetensors")))
+        stream = ResidualStream.load("model", model, torch.device("cpu"))
+        site = (about["target_layer"], "resid_mid", about["position"])
+        exchanged = alignment.intervene(stream.capture(tokens, *site), stream.capture(sources, *site))
+        answers = stream.patched_answers(tokens, *site, exchanged).argmax(-1)
+        accuracy = (answers == labels).double().mean().item()
+        assert accuracy == pytest.approx(float(row["interchange_intervention_acc"]), abs=1.5 / len(labels))
+
+
+def test_transfer_trains_from_both_starts(tiny, tmp_path):
+    config = write_yaml(tmp_path / "c.yaml", tiny.training | {
+        "transfer": tiny.circuits["model_path"], "num_epochs": 20, "checkpoint_every": 1, "save_checkpoints": [],
+        "results_dir": str(tmp_path / "run"), "model_dir": str(tmp_path / "models")})
+    assert main(TRAINING, ["--config", str(config)]) == 0
+    curves = {(row["start"], int(row["epoch"])): row for row in rows_of(tmp_path / "run/curves.csv")}
+    assert len(curves) == 2 * 21
+    [old] = rows_of(tiny.folder / "training/results.csv")
+    assert curves["transfer", 0]["test_acc"] == old["test_acc"]  # it starts where the other training ended
+    assert float(curves["fresh", 0]["test_acc"]) < 0.4
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == [
+        "model_LR_0.01_Seed_0_fresh_final", "model_LR_0.01_Seed_0_transfer_final"]
 
 
 def test_rows_cut_off_between_two_tables_are_computed_again(tiny, tmp_path):
@@ -172,6 +255,50 @@ def test_overwrite_moves_the_old_run_aside(tiny, tmp_path):
     assert main(CIRCUITS, ["--config", str(config), "--overwrite", "--set", "num_epochs=2"]) == 0
     assert (tmp_path / "run.old-1/results.csv").read_bytes() == before != (tmp_path / "run/results.csv").read_bytes()
     assert circuit.with_name(f"{circuit.name}.old-1").read_bytes() == old_circuit != circuit.read_bytes()
+
+
+def test_what_was_deleted_is_made_again_and_nothing_else(tiny, tmp_path):
+    config = write_yaml(tmp_path / "c.yaml", tiny.training | {
+        "results_dir": str(tmp_path / "run"), "model_dir": str(tmp_path / "models"),
+        "data_dir": str(tmp_path / "data")})
+    assert main(TRAINING, ["--config", str(config)]) == 0
+    before = rows_of(tmp_path / "run/results.csv")
+    weights = {path: path.read_bytes() for path in (tmp_path / "models").rglob("*.safetensors")}
+    for name in ("models", "data"):
+        shutil.rmtree(tmp_path / name)
+    assert main(TRAINING, ["--config", str(config)]) == 0
+    assert rows_of(tmp_path / "run/results.csv") == before
+    assert {path: path.read_bytes() for path in (tmp_path / "models").rglob("*.safetensors")} == weights
+    assert (tmp_path / "data/train.csv").exists()
+    record = (tmp_path / "run/run.json").read_bytes()
+    assert main(TRAINING, ["--config", str(config)]) == 0
+    assert (tmp_path / "run/run.json").read_bytes() == record  # nothing was left to do
+
+
+def test_ctrl_c_ends_in_one_sentence_and_the_run_goes_on(tiny, tmp_path):
+    config = write_yaml(tmp_path / "c.yaml", tiny.circuits | {
+        "num_epochs": 150, "results_dir": str(tmp_path / "run"), "save_models": False})
+    process = start("circuit_probing", config)
+    while not (tmp_path / "run/run.json").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines() == ["circuit_probing: interrupted; the same command goes on from here."]
+    assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "interrupted"
+    assert main(CIRCUITS, ["--config", str(config)]) == 0
+    assert json.loads((tmp_path / "run/run.json").read_text())["earlier"][0]["status"] == "interrupted"
+
+
+def test_data_without_an_index_column_will_do(tiny, tmp_path):
+    for name in ("train", "test"):
+        table = pd.read_csv(tiny.folder / f"data/{name}.csv")
+        table[["data", "labels", "var_0"]].to_csv(tmp_path / f"{name}.csv", index=False)
+    config = write_yaml(tmp_path / "c.yaml", tiny.circuits | {
+        "train_data_path": str(tmp_path / "train.csv"), "test_data_path": str(tmp_path / "test.csv"),
+        "results_dir": str(tmp_path / "run"), "save_models": False, "num_epochs": 1})
+    assert main(CIRCUITS, ["--config", str(config)]) == 0
 
 
 def test_a_loss_that_is_no_number_fails_in_one_sentence(tiny, tmp_path, capsys):

@@ -1,0 +1,95 @@
+"""Our figures beside the published ones, cell by cell, as a Markdown table.
+
+    python analysis/compare_with_published.py --published results.csv --experiment Disambiguation --out FILE.md
+
+The published file has the columns experiment, task, method, variable, component, metric, value. Ours are read from
+RESULTS/EXPERIMENT[/TASK]/METHOD/VARIABLE/results.csv, as the shipped configs write them; with
+several seeds, their mean. Differences of more than --tolerance are marked.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from interp.config import PROJECT_ROOT, shown
+from interp.runs import write_text
+
+COMPONENT_COLUMNS = ("operation", "residual_location", "location")
+COLUMNS = ["experiment", "task", "method", "variable", "component", "metric", "value"]
+
+
+def our_figures(results: Path, published: pd.DataFrame) -> pd.DataFrame:
+    """The published cells that we have figures for: the columns of `published`, with our value."""
+    found = []
+    for keys, cells in published.groupby(["experiment", "task", "method", "variable"], sort=False):
+        experiment, task, method, variable = keys
+        if method == "training":
+            file = results / "Train_Algorithmic_Models" / experiment / "results.csv"
+        else:
+            file = results / experiment / task / method / variable / "results.csv"
+        if not file.exists():
+            print(f"missing: {shown(file)}", file=sys.stderr)
+            continue
+        table = pd.read_csv(file)
+        column = next((name for name in COMPONENT_COLUMNS if name in table), None)
+        for _, cell in cells.iterrows():
+            rows = table if column is None else table[table[column] == cell["component"]]
+            if cell["metric"] in rows and rows[cell["metric"]].notna().any():
+                found.append(cell.to_dict() | {"value": rows[cell["metric"]].mean()})
+    return pd.DataFrame(found, columns=COLUMNS)
+
+
+def markdown(merged: pd.DataFrame, tolerance: float) -> str:
+    """A section for each method and task, a row for each metric, a pair of columns for each variable and component."""
+    lines = []
+    for (task, method), cells in merged.groupby(["task", "method"], sort=False):
+        lines += ["", f"## {' '.join(filter(None, [task, method]))}", "",
+                  "| variable | component | metric | ours | published | difference |", "|---|---|---|---|---|---|"]
+        for _, cell in cells.iterrows():
+            difference = cell["ours"] - cell["published"]
+            mark = " **" if abs(difference) > tolerance and cell["metric"].endswith(SHARES) else ""
+            lines.append(f"| {cell['variable']} | {cell['component']} | {cell['metric']} | {cell['ours']:.6g} | "
+                         f"{cell['published']:.6g} | {difference:+.4g}{mark} |")
+    return "\n".join(lines) + "\n"
+
+
+SHARES = ("acc", "acc_test", "acc_same", "acc_different", "label", "success", "diff")  # figures between 0 and 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--published", type=Path, required=True, help="the CSV of published values")
+    parser.add_argument("--experiment", required=True)
+    parser.add_argument("--task", help="only this task of the experiment")
+    parser.add_argument("--results", type=Path, default=PROJECT_ROOT / "Results")
+    parser.add_argument("--tolerance", type=float, default=0.05, help="accuracies that differ by more are marked")
+    parser.add_argument("--out", type=Path, required=True, help="the Markdown file to write")
+    options = parser.parse_args()
+    if not options.published.is_file():
+        sys.exit(f"compare_with_published: --published {options.published}: there is no such file.")
+    published = pd.read_csv(options.published, keep_default_na=False)
+    if missing := [name for name in COLUMNS if name not in published]:
+        sys.exit(f"compare_with_published: {options.published} has no column '{missing[0]}'.")
+    published["value"] = published["value"].astype(float)
+    published = published[published["experiment"] == options.experiment]
+    if options.task:
+        published = published[published["task"] == options.task]
+    ours = our_figures(options.results.absolute(), published)
+    if ours.empty:
+        sys.exit(f"compare_with_published: no results of {options.experiment} in {shown(options.results.absolute())}.")
+    keys = COLUMNS[:-1]
+    merged = published.rename(columns={"value": "published"}).merge(ours.rename(columns={"value": "ours"}), on=keys)
+    body = markdown(merged, options.tolerance)
+    title = (f"# {options.experiment}: our figures beside the published ones\n\n"
+             f"Made by `analysis/compare_with_published.py`. Published: arXiv 2311.04354. A difference of more than "
+             f"{options.tolerance} between accuracies or shares is marked with **.\n")
+    write_text(options.out.absolute(), title + body)
+    print(f"{options.out}: {len(merged)} of {len(published)} published figures, {body.count('**')} marked.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Counterfactual embeddings: activations moved until a probe reads another value off them.
+
+If a model used what the probe reads, it should answer as if the variable had the other value.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def counterfactual_embeddings(probe: nn.Module, activations: Tensor, targets: Tensor, *, num_steps: int,
+                              lr: float) -> Tensor:
+    """Move each activation by AdamW until the frozen probe reads its target value.
+
+    Examples are independent and AdamW works element by element, so all of them are one tensor:
+    the sum of the losses gives each row the gradient it would have alone.
+
+    Args:
+        activations: (examples, d_model), where each embedding starts.
+        targets: (examples,) the values the probe should read.
+
+    Returns:
+        (examples, d_model).
+    """
+    embeddings = activations.detach().clone().requires_grad_(True)
+    optimizer = torch.optim.AdamW([embeddings], lr=lr)
+    for _ in range(num_steps):
+        optimizer.zero_grad()
+        F.cross_entropy(probe(embeddings), targets, reduction="sum").backward()
+        optimizer.step()
+    return embeddings.detach()
+
+
+def measure_patches(probe: nn.Module, embeddings: Tensor, targets: Tensor, clean: Tensor, patched: Tensor,
+                    labels: Tensor, counterfactual_labels: Tensor) -> dict[str, Tensor]:
+    """What each counterfactual embedding did, an entry for each example.
+
+    Args:
+        targets: (examples,) the values that the embeddings should carry.
+        clean, patched: (examples, vocabulary) logits without and with the embedding patched in.
+        labels, counterfactual_labels: (examples,) the right answers without and with it.
+    """
+    answers = patched.argmax(-1)
+
+    def difference(logits: Tensor) -> Tensor:
+        at = torch.arange(len(labels), device=labels.device)
+        return logits[at, counterfactual_labels] - logits[at, labels]
+
+    return {
+        "embedding_success": probe(embeddings).argmax(-1) == targets,
+        "predicts_cf_label": answers == counterfactual_labels,
+        "predicts_original_label": answers == labels,
+        "logit_diff": difference(patched) / difference(clean),
+    }

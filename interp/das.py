@@ -1,0 +1,174 @@
+"""Boundless distributed alignment search: a rotated subspace that carries a variable causally.
+
+Exchange, in the basis R, the first β·d coordinates of a base activation for those of a source:
+if they carry the variable, the model answers as if it had the source's value. Symbols as in
+METHODS of the paper, section 6 (boundless DAS: arXiv 2305.08809).
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import orthogonal
+from tqdm.auto import tqdm
+
+from interp.config import BadInput, RunFailed, require_file, shown
+from interp.runs import place, temporary_beside
+
+FIRST_TEMPERATURE, LAST_TEMPERATURE = 50.0, 0.1
+SMALLEST_WIDTH = 1e-3
+
+Head = Callable[[Tensor, Tensor], Tensor]  # intervened (batch, d), row numbers (batch,) -> logits (batch, vocabulary)
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """A learned subspace: the rotation R (d, d), orthogonal, and its width β, a share of d."""
+
+    rotation: Tensor
+    width: float
+
+    def intervene(self, base: Tensor, source: Tensor, temperature: float = LAST_TEMPERATURE) -> Tensor:
+        """Base activations with the subspace's coordinates of the sources: (batch, d)."""
+        gate = boundary(torch.tensor(self.width), len(self.rotation), temperature).to(base)
+        return interchange(self.rotation.to(base), gate, base, source)
+
+    def rotation_error(self) -> float:
+        """The largest entry of |RᵀR - 1|."""
+        product = self.rotation.T @ self.rotation
+        return (product - torch.eye(len(product)).to(product)).abs().max().item()
+
+
+def boundary(width: Tensor, d: int, temperature: float) -> Tensor:
+    """g_i = σ(i/τ) σ((β·d - i)/τ): about 1 inside the subspace, 0 outside; (d,)."""
+    i = torch.arange(d, device=width.device)
+    return torch.sigmoid(i / temperature) * torch.sigmoid((width * d - i) / temperature)
+
+
+def interchange(rotation: Tensor, gate: Tensor, base: Tensor, source: Tensor) -> Tensor:
+    """R[(1 - g) ⊙ Rᵀh + g ⊙ Rᵀh'] for rows h of base and h' of source, (batch, d)."""
+    return base + (gate * ((source - base) @ rotation)) @ rotation.T
+
+
+class AlignmentSearch(nn.Module):
+    """The trainable rotation and boundary."""
+
+    def __init__(self, d: int, orthogonal_map: str, seed: int):
+        super().__init__()
+        torch.manual_seed(seed)
+        weight = nn.init.orthogonal_(torch.empty(d, d))
+        rotation = nn.Module()
+        rotation.weight = nn.Parameter(weight)
+        self.rotation = orthogonal(rotation, orthogonal_map=orthogonal_map)
+        self.boundary = nn.Parameter(torch.tensor([1.0, 0.0]))
+
+    def width(self) -> Tensor:
+        """β, the share of dimensions that is exchanged."""
+        return self.boundary[0].clamp(SMALLEST_WIDTH, 1)
+
+    def forward(self, base: Tensor, source: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """The intervened activations (batch, d), and the penalty of boundary and rotation."""
+        rotation = self.rotation.weight  # computed anew from the parametrization: once a step
+        gate = boundary(self.width(), len(rotation), temperature)
+        rows, columns = (((rotation.sum(axis) - 1).abs().mean()) for axis in (1, 0))
+        penalty = self.boundary.sum() + (rows + columns) / 2 + (rotation * (1 - rotation)).mean()
+        return interchange(rotation, gate, base, source), penalty
+
+    @torch.no_grad()
+    def alignment(self) -> Alignment:
+        return Alignment(self.rotation.weight.detach().clone(), self.width().item())
+
+
+@torch.no_grad()
+def interchange_accuracy(alignment: Alignment, head: Head, base: Tensor, source: Tensor, labels: Tensor,
+                         rows: Tensor) -> float:
+    """Share of base-source pairs after which the model gives the counterfactual label."""
+    answers = head(alignment.intervene(base[rows], source[rows]), rows).argmax(-1)
+    return (answers == labels[rows]).double().mean().item()
+
+
+def search_alignment(head: Head, base: Tensor, source: Tensor, labels: Tensor, train: Tensor, *, lr: float,
+                     boundary_lr: float, batch_size: int, epochs: int, orthogonal_map: str, seed: int,
+                     accuracy: Callable[[Alignment], float]) -> tuple[Alignment, list[dict[str, Any]]]:
+    """Learn a rotation and its boundary; the best by `accuracy` (the later of equals) is returned.
+
+    Args:
+        head: what lies above the site.
+        base, source: (examples, d) activations at the site; labels (examples,) counterfactual.
+        train: row numbers to learn from, in batches of this order.
+        accuracy: called with the alignment after each epoch.
+
+    Returns:
+        The alignment and a log with a row for each epoch.
+
+    Raises:
+        RunFailed: the loss is not a number.
+    """
+    search = AlignmentSearch(base.shape[1], orthogonal_map, seed).to(base.device)
+    optimizer = torch.optim.Adam([{"params": search.rotation.parameters(), "lr": lr},
+                                  {"params": [search.boundary], "lr": boundary_lr}])
+    batches = train.split(batch_size)
+    steps = epochs * len(batches)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_and_decay(step, steps))
+    temperatures = torch.linspace(FIRST_TEMPERATURE, LAST_TEMPERATURE, steps).tolist()
+
+    best, log = (-1.0, None), []
+    bar = tqdm(range(epochs), desc="DAS", unit="epoch", leave=False, disable=None)
+    for epoch in bar:
+        losses = []
+        for number, rows in enumerate(batches, start=epoch * len(batches)):
+            intervened, penalty = search(base[rows], source[rows], temperatures[number])
+            loss = F.cross_entropy(head(intervened, rows), labels[rows]) + penalty
+            if not torch.isfinite(loss):
+                raise RunFailed(f"the loss of DAS became {loss.item()} in epoch {epoch} with lr {lr}; "
+                                "try a smaller value in lr_list.")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.detach())
+        alignment = search.alignment()
+        score = accuracy(alignment)
+        if score >= best[0]:
+            best = score, alignment
+        log.append({"epoch": epoch + 1, "loss": torch.stack(losses).mean().item(), "val_acc": score,
+                    "width": alignment.width, "temperature": temperatures[number]})
+        bar.set_postfix_str(f"validation {score:.3f}, width {alignment.width:.2f}")
+    return best[1], log
+
+
+def warm_up_and_decay(step: int, steps: int, share: float = 0.1) -> float:
+    """Factor of the learning rate: linear from 0 over the first tenth, then linear to 0."""
+    warm_up = share * steps
+    return step / warm_up if step < warm_up else max(0.0, (steps - step) / (steps - warm_up))
+
+
+def save_alignment(alignment: Alignment, path: Path, about: dict[str, Any]) -> None:
+    """Save an alignment as safetensors; `about` (its setting, model, label) goes into the file."""
+    temporary = temporary_beside(path)
+    temporary.write_bytes(save({"rotation": alignment.rotation.cpu().contiguous(),
+                                "width": torch.tensor(alignment.width, dtype=torch.float64)},
+                               {"about": json.dumps(about)}))
+    place(temporary, path)
+
+
+def load_alignment(path: str | Path) -> tuple[Alignment, dict[str, Any]]:
+    """A saved alignment and what it is about.
+
+    Raises:
+        BadInput: no such file, or not an alignment that this project saved.
+    """
+    file = require_file("alignment", str(path))
+    try:
+        with safe_open(file, framework="pt") as stored:
+            alignment = Alignment(stored.get_tensor("rotation"), stored.get_tensor("width").item())
+            return alignment, json.loads(stored.metadata()["about"])
+    except (SafetensorError, KeyError, TypeError, OSError, json.JSONDecodeError):
+        raise BadInput(f"{shown(file)} is not a saved alignment.") from None

@@ -1,0 +1,30 @@
+"""Amnesic probing: erase what is linearly readable about a variable, with LEACE (arXiv 2306.03819)."""
+
+import torch
+import torch.nn.functional as F
+from concept_erasure import LeaceEraser
+from torch import Tensor
+
+from interp.probes import build_probe
+
+
+def fit_eraser(activations: Tensor, labels: Tensor, n_classes: int) -> LeaceEraser:
+    """The smallest affine change after which no linear classifier reads the variable.
+
+    Args:
+        activations: (examples, d_model) with labels (examples,) below n_classes.
+    """
+    return LeaceEraser.fit(activations, F.one_hot(labels, n_classes).to(activations.dtype))
+
+
+def decodability(activations: Tensor, labels: Tensor, n_classes: int, *, lr: float, num_steps: int,
+                 seed: int) -> float:
+    """Accuracy that a linear probe reaches on the examples it is trained on, full-batch, by AdamW."""
+    probe = build_probe(activations.shape[1], n_classes, -1, seed).to(activations.device)
+    optimizer = torch.optim.AdamW(probe.parameters(), lr=lr)
+    for _ in range(num_steps):
+        optimizer.zero_grad()
+        F.cross_entropy(probe(activations), labels).backward()
+        optimizer.step()
+    with torch.no_grad():
+        return (probe(activations).argmax(-1) == labels).double().mean().item()

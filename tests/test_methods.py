@@ -1,0 +1,164 @@
+"""The mathematics of probes, counterfactual embeddings, LEACE and DAS: properties and plain versions."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+
+from interp.counterfactual import counterfactual_embeddings, measure_patches
+from interp.das import (
+    Alignment,
+    AlignmentSearch,
+    boundary,
+    interchange,
+    interchange_accuracy,
+    load_alignment,
+    save_alignment,
+    search_alignment,
+    warm_up_and_decay,
+)
+from interp.erasure import decodability, fit_eraser
+from interp.models import build_gpt2, load_model, save_model
+from interp.probes import build_probe, evaluate_probe, train_probe
+from interp.residual_stream import LastPositionTail, ResidualStream
+
+SEARCH = dict(lr=0.01, boundary_lr=0.005, batch_size=64, orthogonal_map="cayley", seed=0)
+
+
+def clusters(generator, classes=4, count=800, d=12):
+    """Points around a centre for each class: (count, d) and their classes (count,)."""
+    labels = torch.randint(classes, (count,), generator=generator)
+    centres = 3 * torch.randn(classes, d, generator=generator)
+    return centres[labels] + torch.randn(count, d, generator=generator), labels
+
+
+@pytest.mark.parametrize("intermediate_size, accuracy", [(-1, 0.6), (16, 1.0)])
+def test_only_a_probe_with_a_hidden_layer_reads_what_is_not_linear(intermediate_size, accuracy, generator):
+    points = torch.randn(1000, 2, generator=generator)
+    labels = (points.prod(dim=1) > 0).long()
+    probe = build_probe(2, 2, intermediate_size, seed=0)
+    train_probe(probe, points, labels, lr=0.1, batch_size=100, num_epochs=30, generator=generator)
+    assert evaluate_probe(probe, points, labels)[1] == pytest.approx(accuracy, abs=0.1)
+    assert not any(parameter.requires_grad for parameter in probe.parameters())
+
+
+@pytest.mark.parametrize("intermediate_size", [-1, 16])
+def test_embeddings_of_all_examples_at_once_are_those_of_one_at_a_time(intermediate_size, generator):
+    points, labels = clusters(generator, count=30)
+    targets = (labels + 1) % 4
+    probe = build_probe(12, 4, intermediate_size, seed=0)
+    train_probe(probe, points, labels, lr=0.1, batch_size=10, num_epochs=20, generator=generator)
+    together = counterfactual_embeddings(probe, points, targets, num_steps=50, lr=0.1)
+    alone = []
+    for point, target in zip(points, targets):  # as written in METHODS: the example alone, its own optimizer
+        embedding = point.clone().requires_grad_(True)
+        optimizer = torch.optim.AdamW([embedding], lr=0.1)
+        for _ in range(50):
+            optimizer.zero_grad()
+            F.cross_entropy(probe(embedding), target).backward()
+            optimizer.step()
+        alone.append(embedding.detach())
+    torch.testing.assert_close(together, torch.stack(alone), rtol=1e-4, atol=1e-4)
+    assert (probe(together).argmax(-1) == targets).all()
+
+
+def test_what_a_patch_did_is_counted_for_each_example():
+    probe = torch.nn.Identity()
+    measured = measure_patches(
+        probe, embeddings=torch.eye(3)[[0, 1]], targets=torch.tensor([0, 2]),
+        clean=torch.tensor([[4.0, 0.0, 0.0], [0.0, 5.0, 1.0]]),
+        patched=torch.tensor([[0.0, 2.0, 0.0], [0.0, 3.0, 1.0]]),
+        labels=torch.tensor([0, 1]), counterfactual_labels=torch.tensor([1, 2]))
+    assert {name: values.tolist() for name, values in measured.items()} == {
+        "embedding_success": [True, False], "predicts_cf_label": [True, False],
+        "predicts_original_label": [False, True], "logit_diff": [-0.5, 0.5]}
+
+
+def test_after_leace_no_linear_classifier_beats_the_majority(generator):
+    points, labels = clusters(generator)
+    erased = fit_eraser(points, labels, 4)(points)
+    majority = labels.bincount().max().item() / len(labels)
+    before, after = (LogisticRegression(C=1e6, max_iter=2000).fit(x.numpy(), labels.numpy()).score(
+        x.numpy(), labels.numpy()) for x in (points, erased))
+    assert before > 0.95
+    assert after <= majority + 0.01
+    assert decodability(points, labels, 4, lr=0.1, num_steps=100, seed=0) > 0.95
+    assert decodability(erased, labels, 4, lr=0.1, num_steps=100, seed=0) <= majority + 0.03
+    assert (erased - points).norm() < points.norm()  # erased, not destroyed
+
+
+def test_interchange_is_the_formula_and_its_ends_are_base_and_source(generator):
+    d, base, source = 6, *torch.randn(2, 5, 6, generator=generator)
+    rotation = torch.linalg.qr(torch.randn(d, d, generator=generator)).Q
+    gate = torch.rand(d, generator=generator)
+    rows = [rotation @ ((1 - gate) * (rotation.T @ h) + gate * (rotation.T @ k)) for h, k in zip(base, source)]
+    torch.testing.assert_close(interchange(rotation, gate, base, source), torch.stack(rows), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(interchange(rotation, torch.zeros(d), base, source), base)
+    torch.testing.assert_close(interchange(rotation, torch.ones(d), base, source), source, rtol=1e-4, atol=1e-5)
+
+
+def test_boundary_and_schedule_follow_their_formulas():
+    expected = [torch.sigmoid(torch.tensor(i / 2.0)) * torch.sigmoid(torch.tensor((0.5 * 4 - i) / 2.0))
+                for i in range(4)]
+    torch.testing.assert_close(boundary(torch.tensor(0.5), 4, 2.0), torch.stack(expected))
+    assert boundary(torch.tensor(0.5), 100, 0.1)[[1, 49, 51, 99]].round().tolist() == [1, 1, 0, 0]
+    assert [warm_up_and_decay(step, 100) for step in (0, 5, 10, 55, 100)] == [0, 0.5, 1, 0.5, 0]
+
+
+@pytest.mark.parametrize("orthogonal_map", ["cayley", "matrix_exp"])
+def test_search_finds_a_planted_subspace_and_stays_orthogonal(orthogonal_map, generator):
+    """Two of eight dimensions, rotated, carry one of four values; the head reads just them."""
+    d, count = 8, 600
+    basis = torch.linalg.qr(torch.randn(d, d, generator=generator)).Q
+    values = torch.randint(4, (2, count), generator=generator)  # of base and of source
+    corners = 2.0 * torch.tensor([[1, 0], [0, 1], [-1, 0], [0, -1]])
+    base, source = (torch.cat([corners[value], torch.randn(count, d - 2, generator=generator)], dim=1) @ basis.T
+                    for value in values)
+
+    def head(activations, rows):
+        return 3 * (activations @ basis)[:, :2] @ corners.T
+
+    def accuracy(alignment):
+        return interchange_accuracy(alignment, head, base, source, values[1], torch.arange(400, 600))
+
+    assert accuracy(Alignment(torch.eye(d), 1e-3)) < 0.5
+    alignment, log = search_alignment(head, base, source, values[1], torch.arange(400), epochs=60, accuracy=accuracy,
+                                      **SEARCH | {"orthogonal_map": orthogonal_map, "boundary_lr": 0.02})
+    assert accuracy(alignment) == max(row["val_acc"] for row in log) > 0.9
+    assert alignment.rotation_error() < 1e-5 and log[-1]["width"] < 0.7  # as narrow as it can be
+    assert [row["epoch"] for row in log] == list(range(1, 61)) and log[-1]["temperature"] == pytest.approx(0.1)
+
+
+def test_a_saved_alignment_gives_the_same_accuracy(tmp_path, generator):
+    alignment = AlignmentSearch(10, "cayley", seed=3).alignment()
+    base, source = torch.randn(2, 50, 10, generator=generator)
+    save_alignment(alignment, tmp_path / "a.safetensors", {"location": "attn"})
+    loaded, about = load_alignment(tmp_path / "a.safetensors")
+    assert about == {"location": "attn"}
+    torch.testing.assert_close(loaded.intervene(base, source), alignment.intervene(base, source), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("location", ["resid_mid", "resid_post"])
+def test_das_on_cached_activations_has_the_losses_of_the_whole_model(location, tmp_path, generator):
+    """Twenty steps from the same start: base and source through the whole model each time, or cached."""
+    model = build_gpt2(vocab_size=12, n_positions=3, n_layer=2, n_head=2, n_embd=16, n_inner=32, seed=0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    save_model(model, tmp_path / "model")
+    path, site = str(tmp_path / "model"), (0, location, 2)
+    tokens, other = torch.randint(12, (2, 64, 3), generator=generator)
+    labels = torch.randint(12, (64,), generator=generator)
+    stream = ResidualStream.load("model", path, torch.device("cpu"))
+    base, source = (stream.capture(sequences, *site) for sequences in (tokens, other))
+    tail = LastPositionTail(load_model("model", path, torch.device("cpu")), tokens, 0, location)
+
+    def whole_model(activations, rows):
+        again, fresh = (stream.capture(sequences[rows], *site) for sequences in (tokens, other))
+        torch.testing.assert_close((again, fresh), (base[rows], source[rows]), rtol=1e-5, atol=1e-5)
+        return stream.patched_logits(tokens[rows], *site, activations)
+
+    losses = [[row["loss"] for row in search_alignment(
+        head, base, source, labels, torch.arange(64), epochs=20, accuracy=lambda alignment: 0.0, **SEARCH)[1]]
+        for head in (tail.logits, whole_model)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0][0] - losses[0][-1] > 0.01
