@@ -52,8 +52,8 @@ from interp.config import (
 from interp.experiment import Outcome, Script, Setting, main, setting_name
 from interp.last_position import LastPositionLogits
 from interp.models import build_gpt2, load_model, read_model_config, save_model
-from interp.plotting import plt, save_figure, sns
-from interp.runs import RunDirectory, check_folder, temporary_beside
+from interp.plotting import draw_curves
+from interp.runs import RunDirectory, check_folder, load_state, save_state
 
 
 class Config(ScriptConfig):
@@ -232,7 +232,8 @@ def train(config: Config, setting: Setting, model: GPT2LMHeadModel,
                                   betas=config.betas)
     warmup = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1 / 3, total_iters=10)
     state_file = project_path(config.results_dir) / f"state_{setting_name(setting)}.pt"
-    start, curve = load_state(state_file, config, setting, model, optimizer, warmup)
+    parts = {"model": model, "optimizer": optimizer, "warmup": warmup}  # all there is: nothing random is left
+    start, curve = go_on(state_file, config, setting, parts)
 
     bar = tqdm(range(start, config.num_epochs + 1), desc=setting_name(setting), initial=start,
                total=config.num_epochs, unit="epoch", mininterval=1, leave=False, disable=None)
@@ -245,7 +246,8 @@ def train(config: Config, setting: Setting, model: GPT2LMHeadModel,
             bar.set_postfix_str(f"train acc {curve[-1]['train_acc']:.3f}, test acc {curve[-1]['test_acc']:.3f}")
             if epoch % max(config.checkpoint_every, config.num_epochs // 20) == 0 or last:
                 report(curve[-1])
-            save_state(state_file, epoch, curve, model, optimizer, warmup)
+            save_state(state_file, epoch=epoch, curve=curve,
+                       **{name: part.state_dict() for name, part in parts.items()})
         if last:
             break
         optimizer.zero_grad()
@@ -289,29 +291,14 @@ def artifacts(config: Config, setting: Setting) -> list[Path]:
             for path in checkpoint_paths(config, setting, epoch)]
 
 
-def save_state(file: Path, epoch: int, curve: list, model, optimizer, warmup) -> None:
-    """Everything that training needs to go on to the same bits; nothing random is left in it."""
-    temporary = temporary_beside(file)
-    torch.save({"epoch": epoch, "curve": curve, "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(), "warmup": warmup.state_dict()}, temporary)
-    temporary.replace(file)
-
-
-def load_state(file: Path, config: Config, setting: Setting, model, optimizer, warmup) -> tuple[int, list]:
-    """The epoch and curve to go on with: (0, []) where nothing was saved or an earlier checkpoint is lost."""
-    if not file.exists():
+def go_on(file: Path, config: Config, setting: Setting, parts: dict[str, Any]) -> tuple[int, list]:
+    """Restore the last state; its epoch and curve: (0, []) where there is none or an earlier checkpoint is lost."""
+    state = load_state(file)
+    if state is None or any(not path.exists() for epoch in config.save_checkpoints if epoch < state["epoch"]
+                            for path in checkpoint_paths(config, setting, epoch)):
         return 0, []
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        lost = [epoch for epoch in config.save_checkpoints if epoch < state["epoch"]
-                and not all(path.exists() for path in checkpoint_paths(config, setting, epoch))]
-        if lost:
-            return 0, []
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        warmup.load_state_dict(state["warmup"])
-    except Exception:  # torch.load raises anything on a damaged file
-        raise BadInput(f"{shown(file)} is damaged; move it away, and the training begins anew.") from None
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
     print(f"{shown(file)}: going on from epoch {state['epoch']}")
     return state["epoch"], state["curve"]
 
@@ -320,26 +307,7 @@ def finish(config: Config, prepared: Prepared, run: RunDirectory) -> None:
     """Restore data that somebody deleted; draw the curves."""
     write_missing_data(prepared)
     if "curves" in run.tables:
-        draw_curves(config, run)
-
-
-def draw_curves(config: Config, run: RunDirectory) -> None:
-    """Loss and accuracy over epochs: a colour for each setting, dashes for test, which often hides train."""
-    table = pd.DataFrame(run.tables["curves"]).astype({"epoch": float})
-    varying = [name for name in run.setting_names if table[name].nunique() > 1]
-    table["setting"] = [", ".join(f"{name} {row[name]}" for name in varying) for row in run.tables["curves"]]
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for axis, measure in zip(axes, ("loss", "acc")):
-        long = table.melt(["epoch", "setting"], [f"train_{measure}", f"test_{measure}"], "split", "value")
-        long["split"] = long["split"].str.removesuffix(f"_{measure}")
-        sns.lineplot(long.astype({"value": float}), x="epoch", y="value", hue="setting" if varying else "split",
-                     style="split", legend=axis is axes[1], ax=axis)
-        axis.set_xlabel("epoch (one full-batch step each)")
-    axes[0].set(yscale="log", ylabel="cross-entropy (nats)")
-    axes[1].set(ylim=(-0.02, 1.02), ylabel="accuracy")
-    axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.suptitle(config.figtitle, parse_math=False)
-    save_figure(figure, run.path / "curves")
+        draw_curves(pd.DataFrame(run.tables["curves"]), run.setting_names, config.figtitle, run.path / "curves")
 
 
 SCRIPT = Script("train_algorithmic_models", Config, prepare, run_setting, artifacts, finish)

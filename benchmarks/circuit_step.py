@@ -67,4 +67,5 @@ def plain_updates(model, sublayer, tokens, probed):
 
 if __name__ == "__main__":
     for operation in ("attn", "mlp"):
-        compare(f"circuit step, {operation}, batch {BATCH}", partial(circuit_step, operation), FAST, PLAIN, rounds=30)
+        compare(f"circuit step, {operation}, batch {BATCH}", partial(circuit_step, operation), FAST, PLAIN,
+                rounds=15, in_a_row=20)

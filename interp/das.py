@@ -5,7 +5,6 @@ if they carry the variable, the model answers as if it had the source's value. S
 METHODS of the paper, section 6 (boundless DAS: arXiv 2305.08809).
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +12,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 from tqdm.auto import tqdm
 
-from interp.config import BadInput, RunFailed, require_file, shown
-from interp.runs import place, temporary_beside
+from interp.config import BadInput, RunFailed, shown
+from interp.runs import load_tensors, save_tensors
 
 FIRST_TEMPERATURE, LAST_TEMPERATURE = 50.0, 0.1
 SMALLEST_WIDTH = 1e-3
@@ -37,7 +34,7 @@ class Alignment:
 
     def intervene(self, base: Tensor, source: Tensor, temperature: float = LAST_TEMPERATURE) -> Tensor:
         """Base activations with the subspace's coordinates of the sources: (batch, d)."""
-        gate = boundary(torch.tensor(self.width), len(self.rotation), temperature).to(base)
+        gate = boundary(torch.tensor(self.width), torch.arange(float(len(self.rotation))), temperature).to(base)
         return interchange(self.rotation.to(base), gate, base, source)
 
     def rotation_error(self) -> float:
@@ -46,10 +43,10 @@ class Alignment:
         return (product - torch.eye(len(product)).to(product)).abs().max().item()
 
 
-def boundary(width: Tensor, d: int, temperature: float) -> Tensor:
-    """g_i = σ(i/τ) σ((β·d - i)/τ): about 1 inside the subspace, 0 outside; (d,)."""
-    i = torch.arange(d, device=width.device)
-    return torch.sigmoid(i / temperature) * torch.sigmoid((width * d - i) / temperature)
+def boundary(width: Tensor, dimensions: Tensor, temperature: float) -> Tensor:
+    """g_i = σ(i/τ) σ((β·d - i)/τ) for the dimensions i = 0 .. d-1: about 1 inside the subspace, 0 outside; (d,)."""
+    return (torch.sigmoid(dimensions / temperature)
+            * torch.sigmoid((width * len(dimensions) - dimensions) / temperature))
 
 
 def interchange(rotation: Tensor, gate: Tensor, base: Tensor, source: Tensor) -> Tensor:
@@ -68,6 +65,7 @@ class AlignmentSearch(nn.Module):
         rotation.weight = nn.Parameter(weight)
         self.rotation = orthogonal(rotation, orthogonal_map=orthogonal_map)
         self.boundary = nn.Parameter(torch.tensor([1.0, 0.0]))
+        self.register_buffer("dimensions", torch.arange(float(d)))
 
     def width(self) -> Tensor:
         """β, the share of dimensions that is exchanged."""
@@ -76,9 +74,9 @@ class AlignmentSearch(nn.Module):
     def forward(self, base: Tensor, source: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """The intervened activations (batch, d), and the penalty of boundary and rotation."""
         rotation = self.rotation.weight  # computed anew from the parametrization: once a step
-        gate = boundary(self.width(), len(rotation), temperature)
-        rows, columns = (((rotation.sum(axis) - 1).abs().mean()) for axis in (1, 0))
-        penalty = self.boundary.sum() + (rows + columns) / 2 + (rotation * (1 - rotation)).mean()
+        gate = boundary(self.width(), self.dimensions, temperature)
+        sums = torch.cat([rotation.sum(1), rotation.sum(0)])  # (2d,) of rows and of columns
+        penalty = self.boundary.sum() + (sums - 1).abs().mean() + rotation.mean() - rotation.square().mean()
         return interchange(rotation, gate, base, source), penalty
 
     @torch.no_grad()
@@ -113,8 +111,10 @@ def search_alignment(head: Head, base: Tensor, source: Tensor, labels: Tensor, t
     """
     search = AlignmentSearch(base.shape[1], orthogonal_map, seed).to(base.device)
     optimizer = torch.optim.Adam([{"params": search.rotation.parameters(), "lr": lr},
-                                  {"params": [search.boundary], "lr": boundary_lr}])
-    batches = train.split(batch_size)
+                                  {"params": [search.boundary], "lr": boundary_lr}],
+                                 fused=base.device.type != "mps")  # a step is short enough for this to show
+    # not shuffled, so every epoch has the same batches
+    batches = [(rows, base[rows], source[rows], labels[rows]) for rows in train.split(batch_size)]
     steps = epochs * len(batches)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_and_decay(step, steps))
     temperatures = torch.linspace(FIRST_TEMPERATURE, LAST_TEMPERATURE, steps).tolist()
@@ -123,9 +123,9 @@ def search_alignment(head: Head, base: Tensor, source: Tensor, labels: Tensor, t
     bar = tqdm(range(epochs), desc="DAS", unit="epoch", leave=False, disable=None)
     for epoch in bar:
         losses = []
-        for number, rows in enumerate(batches, start=epoch * len(batches)):
-            intervened, penalty = search(base[rows], source[rows], temperatures[number])
-            loss = F.cross_entropy(head(intervened, rows), labels[rows]) + penalty
+        for number, (rows, bases, sources, wanted) in enumerate(batches, start=epoch * len(batches)):
+            intervened, penalty = search(bases, sources, temperatures[number])
+            loss = F.cross_entropy(head(intervened, rows), wanted) + penalty
             if not torch.isfinite(loss):
                 raise RunFailed(f"the loss of DAS became {loss.item()} in epoch {epoch} with lr {lr}; "
                                 "try a smaller value in lr_list.")
@@ -151,24 +151,14 @@ def warm_up_and_decay(step: int, steps: int, share: float = 0.1) -> float:
 
 
 def save_alignment(alignment: Alignment, path: Path, about: dict[str, Any]) -> None:
-    """Save an alignment as safetensors; `about` (its setting, model, label) goes into the file."""
-    temporary = temporary_beside(path)
-    temporary.write_bytes(save({"rotation": alignment.rotation.cpu().contiguous(),
-                                "width": torch.tensor(alignment.width, dtype=torch.float64)},
-                               {"about": json.dumps(about)}))
-    place(temporary, path)
+    """Save an alignment; `about` (its setting, model, label) goes into the file."""
+    save_tensors(path, {"rotation": alignment.rotation,
+                        "width": torch.tensor(alignment.width, dtype=torch.float64)}, about)
 
 
 def load_alignment(path: str | Path) -> tuple[Alignment, dict[str, Any]]:
-    """A saved alignment and what it is about.
-
-    Raises:
-        BadInput: no such file, or not an alignment that this project saved.
-    """
-    file = require_file("alignment", str(path))
-    try:
-        with safe_open(file, framework="pt") as stored:
-            alignment = Alignment(stored.get_tensor("rotation"), stored.get_tensor("width").item())
-            return alignment, json.loads(stored.metadata()["about"])
-    except (SafetensorError, KeyError, TypeError, OSError, json.JSONDecodeError):
-        raise BadInput(f"{shown(file)} is not a saved alignment.") from None
+    """A saved alignment and what it is about; raises BadInput where there is none."""
+    tensors, about = load_tensors("alignment", path)
+    if set(tensors) != {"rotation", "width"}:
+        raise BadInput(f"{shown(path)} is not a saved alignment.")
+    return Alignment(tensors["rotation"], tensors["width"].item()), about

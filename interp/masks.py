@@ -4,19 +4,16 @@ A mask has one entry per output neuron of each linear map; every weight into the
 it and the bias is never masked, so masking the weights equals gating the product x @ weight.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from interp.config import BadInput, require_file, shown
+from interp.config import BadInput, shown
 from interp.models import Sublayer
-from interp.runs import place, temporary_beside
+from interp.runs import load_tensors, save_tensors
 
 Masks = dict[str, Tensor]  # for each linear map of a sublayer: (neurons,), between 0 and 1
 
@@ -103,24 +100,13 @@ class Circuit:
 
 
 def save_circuit(circuit: Circuit, path: Path, about: dict[str, Any]) -> None:
-    """Save a circuit as safetensors; `about` (its setting, model, variable) goes into the file."""
-    temporary = temporary_beside(path)
-    tensors = {name: score.cpu().contiguous() for name, score in circuit.scores.items()}
-    temporary.write_bytes(save(tensors, {"fan_in": json.dumps(circuit.fan_in), "about": json.dumps(about)}))
-    place(temporary, path)
+    """Save a circuit; `about` (its setting, model, variable) goes into the file."""
+    save_tensors(path, circuit.scores, {**about, "fan_in": circuit.fan_in})
 
 
 def load_circuit(path: str | Path) -> tuple[Circuit, dict[str, Any]]:
-    """A saved circuit and what it is about.
-
-    Raises:
-        BadInput: no such file, or not a circuit that this project saved.
-    """
-    file = require_file("circuit", str(path))
-    try:
-        with safe_open(file, framework="pt") as stored:
-            about = stored.metadata() or {}
-            scores = {name: stored.get_tensor(name) for name in stored.keys()}
-            return Circuit(scores, json.loads(about["fan_in"])), json.loads(about["about"])
-    except (SafetensorError, KeyError, OSError, json.JSONDecodeError):
-        raise BadInput(f"{shown(file)} is not a saved circuit.") from None
+    """A saved circuit and what it is about; raises BadInput where there is none."""
+    scores, about = load_tensors("circuit", path)
+    if "fan_in" not in about:
+        raise BadInput(f"{shown(path)} is not a saved circuit.")
+    return Circuit(scores, about.pop("fan_in")), about

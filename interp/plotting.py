@@ -6,6 +6,7 @@ from pathlib import Path
 import imageio.v2 as imageio
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,6 +27,28 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(path.with_name(path.name + ending), dpi=150, bbox_inches="tight")
     plt.close(figure)
     print(f"{shown(path)}.png and .pdf")
+
+
+def draw_curves(table: pd.DataFrame, setting_names: Sequence[str], title: str, path: Path) -> None:
+    """Loss and accuracy over epochs: a colour for each setting, dashes for test, which often hides train.
+
+    table: a row for each setting and epoch, with train_loss, test_loss, train_acc, test_acc.
+    """
+    varying = [name for name in setting_names if table[name].nunique() > 1]
+    names = table[varying].astype(str).apply(lambda row: ", ".join(f"{name} {row[name]}" for name in varying), axis=1)
+    table = table.assign(setting=names if varying else "", epoch=table["epoch"].astype(float))
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for axis, measure in zip(axes, ("loss", "acc")):
+        long = table.melt(["epoch", "setting"], [f"train_{measure}", f"test_{measure}"], "split", "value")
+        long["split"] = long["split"].str.removesuffix(f"_{measure}")
+        sns.lineplot(long.astype({"value": float}), x="epoch", y="value", hue="setting" if varying else "split",
+                     style="split", legend=axis is axes[1], ax=axis)
+        axis.set_xlabel("epoch (one full-batch step each)")
+    axes[0].set(yscale="log", ylabel="cross-entropy (nats)")
+    axes[1].set(ylim=(-0.02, 1.02), ylabel="accuracy")
+    axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.suptitle(title, parse_math=False)
+    save_figure(figure, path)
 
 
 class UpdateAnimation:

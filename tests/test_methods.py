@@ -97,11 +97,20 @@ def test_interchange_is_the_formula_and_its_ends_are_base_and_source(generator):
     torch.testing.assert_close(interchange(rotation, torch.ones(d), base, source), source, rtol=1e-4, atol=1e-5)
 
 
+def test_penalty_is_the_formula():
+    search = AlignmentSearch(5, "cayley", seed=1)
+    search.boundary.data = torch.tensor([0.7, -0.2])
+    rotation = search.rotation.weight
+    expected = (0.7 - 0.2 + sum(abs(rotation[i].sum() - 1) + abs(rotation[:, i].sum() - 1) for i in range(5)) / 10
+                + sum(r * (1 - r) for r in rotation.flatten()) / 25)
+    torch.testing.assert_close(search(torch.ones(2, 5), torch.ones(2, 5), 1.0)[1], expected)
+
+
 def test_boundary_and_schedule_follow_their_formulas():
     expected = [torch.sigmoid(torch.tensor(i / 2.0)) * torch.sigmoid(torch.tensor((0.5 * 4 - i) / 2.0))
                 for i in range(4)]
-    torch.testing.assert_close(boundary(torch.tensor(0.5), 4, 2.0), torch.stack(expected))
-    assert boundary(torch.tensor(0.5), 100, 0.1)[[1, 49, 51, 99]].round().tolist() == [1, 1, 0, 0]
+    torch.testing.assert_close(boundary(torch.tensor(0.5), torch.arange(4.0), 2.0), torch.stack(expected))
+    assert boundary(torch.tensor(0.5), torch.arange(100.0), 0.1)[[1, 49, 51, 99]].round().tolist() == [1, 1, 0, 0]
     assert [warm_up_and_decay(step, 100) for step in (0, 5, 10, 55, 100)] == [0, 0.5, 1, 0.5, 0]
 
 
