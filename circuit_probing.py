@@ -43,7 +43,7 @@ from interp.neighbors import draw_references, majority_accuracy, nearest_neighbo
 from interp.plotting import UpdateAnimation
 from interp.sublayer import Replay, all_updates, capture_inputs, replay
 
-NOT_YET = ("agreement", "reflexive", "syntactic_number", "multitask")
+NOT_YET = ("agreement", "reflexive", "syntactic_number")
 GIF_CLASSES, GIF_EXAMPLES = 10, 5
 
 
@@ -68,6 +68,8 @@ class Config(ModelSweep):
     data_seed: Seed = 0
 
     lm_eval: bool = True
+    lm_same_task_path: Text | None = None
+    lm_different_task_path: Text | None = None
     num_random_ablations: NonNegative = 0
     save_models: bool = False
     model_dir: Text | None = None
@@ -78,6 +80,9 @@ class Config(ModelSweep):
     def consistent(self):
         if self.task in NOT_YET:
             raise ValueError(f"the key 'task': '{self.task}' is a task that this version cannot do yet")
+        if self.task == "multitask" and self.lm_eval and not (self.lm_same_task_path and self.lm_different_task_path):
+            raise ValueError("the task 'multitask' needs the keys lm_same_task_path and lm_different_task_path, "
+                             "the data to evaluate on (or lm_eval: false)")
         if self.save_models and self.model_dir is None:
             raise ValueError("save_models needs the key 'model_dir', the folder for the circuits")
         return self
@@ -95,6 +100,7 @@ class Bench:
 @dataclass(frozen=True)
 class Prepared:
     splits: dict[str, Examples]
+    evaluations: dict[str, Examples]  # what ablation is judged on: test, or the same and a different task
     device: torch.device
     benches: dict[tuple, Bench] = field(default_factory=dict)  # the last one used
 
@@ -109,12 +115,17 @@ def prepare(config: Config, settings: list[Setting], device: torch.device) -> Pr
     check_classes(config.variable, train[config.variable], test[config.variable])
     if config.gif and len(test) < 2:
         raise BadInput("gif: an animation needs at least two test examples.")
+    evaluations = {"test": test}
+    if config.task == "multitask" and config.lm_eval:
+        evaluations = {name: read_examples(f"lm_{name}_task_path", getattr(config, f"lm_{name}_task_path"),
+                                           ["labels"], device) for name in ("same", "different")}
+        splits |= {f"lm_{name}_task_path": examples for name, examples in evaluations.items()}
     for setting in settings:
         check_model(fill_in("model_path", config.model_path, setting),
                     {"target_layer_list": setting.target_layer, "layer_reinit": config.layer_reinit}, splits,
                     {"probe_index_list": setting.probe_index})
         check_batch(setting.batch_size, len(train))
-    return Prepared({"train": train, "test": test}, device)
+    return Prepared({"train": train, "test": test}, evaluations, device)
 
 
 # ------------------------------------------------------------------------------ the method
@@ -148,8 +159,8 @@ def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome
     }
     tables = {}
     if config.lm_eval:
-        tables["ablations"], headline = ablate(config, setting, bench.model, sublayer, circuit, prepared.splits["test"])
-        figures |= headline
+        tables["ablations"], reason = ablate(config, setting, bench.model, sublayer, circuit, prepared.evaluations)
+        figures |= headline(config, tables["ablations"], reason)
     for file in artifacts(config, setting):
         save_circuit(circuit, file,
                      {"variable": config.variable, "model_path": fill_in("model_path", config.model_path, setting),
@@ -202,29 +213,46 @@ def neighbor_accuracies(config: Config, prepared: Prepared, replays: dict[str, R
 
 
 def ablate(config: Config, setting: Setting, model: PreTrainedModel, sublayer: Sublayer, circuit: Circuit,
-           test: Examples) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Accuracy on test of the whole model, without the circuit, without random neurons instead."""
-    def accuracy(masks: Masks) -> float:
-        with masked(sublayer, masks):
-            return next_token_accuracy(model, test.tokens, test["labels"])
+           evaluations: dict[str, Examples]) -> tuple[list[dict[str, Any]], str | None]:
+    """Accuracy of the whole model, without the circuit, without random neurons instead.
 
-    def row(condition: str, value: float, draw: int | None = None) -> dict[str, Any]:
-        return {"evaluation": "test", "maps": "all", "condition": condition, "draw": draw, "accuracy": value}
-
-    rows = [row("full", accuracy(full_masks(sublayer))), row("circuit", accuracy(circuit.ablation()))]
-    reason, drawing = None, torch.Generator().manual_seed(setting.model_seed)
+    With two tasks also without the circuit's neurons in one linear map alone. Returns a row for each
+    evaluation set and condition, and why there are no random draws where there are none.
+    """
+    everything, drawing, reason = full_masks(sublayer), torch.Generator().manual_seed(setting.model_seed), None
+    cases = [("full", "all", None, everything), ("circuit", "all", None, circuit.ablation())]
+    if config.task == "multitask":
+        cases += [("circuit", name, None, circuit.ablation((name,))) for name in everything]
     try:
-        for draw in range(config.num_random_ablations):
-            rows.append(row("random", accuracy(circuit.random_ablation(drawing)), draw))
+        cases += [("random", "all", draw, circuit.random_ablation(drawing))
+                  for draw in range(config.num_random_ablations)]
     except ImpossibleAblation as error:
         reason = str(error)
-    random = torch.tensor([entry["accuracy"] for entry in rows if entry["condition"] == "random"])
-    headline = {"vanilla_acc_test": rows[0]["accuracy"], "ablated_acc_test": rows[1]["accuracy"]}
-    if config.num_random_ablations:
-        headline |= {"random_ablated_acc_test_mean": random.mean().item() if len(random) else None,
-                     "random_ablated_acc_test_std": random.std().item() if len(random) > 1 else None,
-                     "random_ablation_impossible": reason}
-    return rows, headline
+    rows = []
+    for condition, maps, draw, masks in cases:
+        with masked(sublayer, masks):
+            rows += [{"evaluation": name, "maps": maps, "condition": condition, "draw": draw,
+                      "accuracy": next_token_accuracy(model, examples.tokens, examples["labels"])}
+                     for name, examples in evaluations.items()]
+    return rows, reason
+
+
+def headline(config: Config, rows: list[dict[str, Any]], reason: str | None) -> dict[str, Any]:
+    """The figures of an ablation table that go into results.csv, under the names of the published ones."""
+    figures: dict[str, Any] = {}
+    for evaluation in dict.fromkeys(row["evaluation"] for row in rows):
+        own = [row for row in rows if row["evaluation"] == evaluation]
+        vanilla = next(row["accuracy"] for row in own if row["condition"] == "full")
+        for row in own:
+            if row["condition"] == "circuit":
+                prefix = "" if row["maps"] == "all" else f"{row['maps']}_"
+                figures[f"{prefix}vanilla_acc_{evaluation}"] = vanilla
+                figures[f"{prefix}ablated_acc_{evaluation}"] = row["accuracy"]
+        if config.num_random_ablations:
+            random = torch.tensor([row["accuracy"] for row in own if row["condition"] == "random"])
+            figures[f"random_ablated_acc_{evaluation}_mean"] = random.mean().item() if len(random) else None
+            figures[f"random_ablated_acc_{evaluation}_std"] = random.std().item() if len(random) > 1 else None
+    return figures | ({"random_ablation_impossible": reason} if config.num_random_ablations else {})
 
 
 class Animation(UpdateAnimation):

@@ -53,6 +53,8 @@ CIRCUIT_MISTAKES = {
     "sweep that is not in the path": ({"checkpoint_list": [1]}, ["checkpoint_list", "{checkpoint}"]),
     "placeholder without a sweep": ({"model_path": "m_{checkpoint}"}, ["model_path", "{checkpoint}"]),
     "unknown placeholder": ({"model_path": "m_{seed}"}, ["model_path", "{seed}"]),
+    "two tasks without their data": ({"task": "multitask"}, ["lm_same_task_path", "lm_different_task_path"]),
+    "a task still to come": ({"task": "agreement"}, ["'task'", "'agreement'"]),
     "infinite weight": ({"l0_lambda": float("inf")}, ["l0_lambda"]),
     "results_dir is a file": ({"results_dir": "FILE"}, ["results_dir", "file"]),
 }

@@ -119,6 +119,35 @@ def test_circuits_same_seed_same_table_and_what_the_rows_say(tiny, tmp_path):
         mlp["vanilla_acc_test"], mlp["ablated_acc_test"]]
 
 
+def test_circuits_of_two_tasks_are_ablated_whole_and_map_by_map(tiny, tmp_path):
+    training = {key: value for key, value in tiny.training.items() if "functions" not in key} | {
+        "multitask": True, "n_positions": 5, "num_epochs": 100, "save_checkpoints": [],
+        "intermediate_functions_1": [["a_mod_3", 1, 3], ["b_mod_4", 1, 3]],
+        "intermediate_functions_2": [["a_mod_3", 1, 2], ["b_mod_5", 1, 2]],
+        "data_dir": str(tmp_path / "data"), "model_dir": str(tmp_path / "models"), "results_dir": str(tmp_path / "run")}
+    assert main(TRAINING, ["--config", str(write_yaml(tmp_path / "t.yaml", training))]) == 0
+    tasks = {task: str(tmp_path / f"data/{task}") for task in ("Task_1", "Task_2")}
+    config = write_yaml(tmp_path / "c.yaml", tiny.circuits | {
+        "task": "multitask", "train_data_path": f"{tasks['Task_1']}/train.csv", "probe_index_list": [4],
+        "test_data_path": f"{tasks['Task_1']}/test.csv", "lm_same_task_path": f"{tasks['Task_1']}/test.csv",
+        "lm_different_task_path": f"{tasks['Task_2']}/test.csv", "operation_list": ["attn"],
+        "model_path": str(tmp_path / "models/model_LR_0.01_Seed_0_final"), "model_dir": str(tmp_path / "circuits"),
+        "results_dir": str(tmp_path / "probing")})
+    assert main(CIRCUITS, ["--config", str(config)]) == 0
+    [row] = rows_of(tmp_path / "probing/results.csv")
+    [file] = (tmp_path / "circuits").iterdir()
+    model = load_model("model", str(tmp_path / "models/model_LR_0.01_Seed_0_final"), torch.device("cpu"))
+    sublayer, (circuit, _) = find_sublayer(model, 0, "attn"), load_circuit(file)
+    for name, task in (("same", "Task_1"), ("different", "Task_2")):
+        test = read_data("test", f"{tasks[task]}/test.csv", ["data", "labels"])
+        for prefix, maps in (("", None), ("c_attn_", ("c_attn",)), ("c_proj_", ("c_proj",))):
+            with masked(sublayer, circuit.ablation(maps)):
+                accuracy = next_token_accuracy(model, token_ids(test), labels_of(test, "labels"))
+            assert str(accuracy) == row[f"{prefix}ablated_acc_{name}"]
+            assert row[f"{prefix}vanilla_acc_{name}"] == row[f"vanilla_acc_{name}"]
+    assert float(row["c_attn_ablated_acc_same"]) < float(row["vanilla_acc_same"])
+
+
 def test_circuits_killed_and_started_again_keep_what_was_done(tiny, tmp_path):
     values = tiny.circuits | {"num_epochs": 150, "model_seed_list": [0, 1, 2], "save_models": False}
     whole = write_yaml(tmp_path / "whole.yaml", values | {"results_dir": str(tmp_path / "whole")})

@@ -1,0 +1,154 @@
+"""What the scripts of this folder share: reading the methods' results, and the figures that compare methods."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from interp.config import BadInput, config_that_writes, shown
+from interp.plotting import draw_bars, plt, save_figure, sns
+
+COMPONENTS = {"attn": "attention", "mlp": "MLP"}
+PLACES = ("operation", "residual_location", "location")  # the column that says where a method looked
+COMPONENT_OF = {"attn": "attn", "mlp": "mlp", "resid_mid": "attn", "resid_post": "mlp"}
+METHODS = {  # folder of results: script
+    "circuit_probing": "circuit_probing.py", "linear_probing": "probing.py", "nonlinear_probing": "probing.py",
+    "amnesic": "amnesic_probing.py", "DAS": "DAS.py",
+}
+NEIGHBORS = {"circuit_probing:knn_test_acc": "circuit", "circuit_probing:full_model_knn_test_acc": "full model",
+             "circuit_probing:majority_test_acc": "majority baseline"}
+PROBES = {"circuit_probing:knn_test_acc": "circuit (nearest neighbors)", "linear_probing:test_acc": "linear probe",
+          "nonlinear_probing:test_acc": "MLP probe", "circuit_probing:majority_test_acc": "majority baseline"}
+THERE = {"circuit_probing:knn_test_acc": "circuit, nearest neighbors", "linear_probing:test_acc": "linear probe",
+         "nonlinear_probing:test_acc": "MLP probe", "amnesic:test_pre_erasure_probe_acc": "linear probe, before LEACE",
+         "amnesic:same_test_pre_erasure_probe_acc": "linear probe, before LEACE"}
+USED = {"circuit_probing:accuracy_lost": "circuit ablated: accuracy lost",
+        "amnesic:accuracy_lost": "LEACE: accuracy lost",
+        "DAS:interchange_intervention_acc": "DAS: interchange accuracy",
+        "linear_probing:counterfactual_predicts_cf_label": "linear probe's counterfactual embedding",
+        "nonlinear_probing:counterfactual_predicts_cf_label": "MLP probe's counterfactual embedding"}
+
+
+def read_results(results: Path, variables: dict[str, str]) -> pd.DataFrame:
+    """All runs below a folder, a row for each setting: variable, component, a column METHOD:FIGURE for each figure.
+
+    Says which runs are missing: those of circuit probing, and of any method that has some.
+
+    Raises:
+        BadInput: there is no run at all, or a table cannot be read.
+    """
+    tables = []
+    for method, script in METHODS.items():
+        for variable in variables:
+            file = results / method / variable / "results.csv"
+            if file.exists():
+                tables.append(tidy(read_results_table(file), method).assign(variable=variable))
+            elif (results / method).exists() or method == "circuit_probing":
+                config = config_that_writes(file.parent)
+                hint = f", made by 'python {script} --config {config}'" if config else ""
+                print(f"missing: {shown(file)}{hint}", file=sys.stderr)
+    if not tables:
+        raise BadInput(f"nothing to draw in {shown(results)}.")
+    return pd.concat(tables, ignore_index=True)
+
+
+def read_results_table(file: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(file)
+    except ValueError as error:
+        raise BadInput(f"{shown(file)} cannot be read as CSV: {str(error).strip()}.") from None
+    if table.empty or not any(name in table for name in PLACES):
+        raise BadInput(f"{shown(file)} is no results table: it has no rows or none of the columns "
+                       f"{', '.join(PLACES)}.")
+    return table
+
+
+def tidy(table: pd.DataFrame, method: str) -> pd.DataFrame:
+    """A results table with the component it looked at, and the accuracy that an intervention costs on test."""
+    place = next(name for name in PLACES if name in table)
+    for before, after in (("vanilla_acc_test", "ablated_acc_test"), ("vanilla_acc_same", "ablated_acc_same"),
+                          ("test_vanilla_acc", "test_acc"), ("same_test_vanilla_acc", "same_test_acc")):
+        if before in table:
+            table["accuracy_lost"] = table[before] - table[after]
+    return table.add_prefix(f"{method}:").assign(component=table[place].map(COMPONENT_OF))
+
+
+def present(table: pd.DataFrame, measures: dict[str, str]) -> dict[str, str]:
+    return {column: label for column, label in measures.items() if column in table and table[column].notna().any()}
+
+
+def draw_by_variable(table: pd.DataFrame, labels: dict[str, str], measures: dict[str, str], components: list[str],
+                     ylabel: str, title: str, path: Path) -> None:
+    """Grouped bars: a panel for each component, a group for each variable, a bar for each measure.
+
+    labels, measures: how variables and columns are called in the figure, in order.
+    """
+    measures = present(table, measures)
+    variables = [name for name in labels if name in set(table["variable"])]
+    figure, axes = plt.subplots(1, len(components), figsize=(5.5 * max(len(components), 1.3), 4.2), sharey=True,
+                                squeeze=False, layout="constrained")
+    for axis, component in zip(axes[0], components):
+        by_variable = table[table["component"] == component].groupby("variable")
+        for number, (column, label) in enumerate(measures.items()):
+            own_spread = column.replace("_mean", "_std")
+            errors = by_variable[own_spread].mean() if own_spread != column else by_variable[column].std()
+            draw_bars(axis, by_variable[column].mean().reindex(variables), errors.reindex(variables), label, number,
+                      len(measures))
+        axis.set(title=COMPONENTS[component], xlabel="intermediate variable", ylim=(0, 1.12))
+        axis.set_xticks(range(len(variables)), [labels[name] for name in variables])
+        axis.grid(axis="x", visible=False)
+    axes[0][0].set_ylabel(ylabel)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(measures), 3))
+    figure.suptitle(title)
+    save_figure(figure, path)
+
+
+def draw_there_and_used(table: pd.DataFrame, labels: dict[str, str], path: Path) -> None:
+    """A grid: is the variable there (above), is it used (below); a row for each method, a column for each variable.
+
+    Cells without a result are grey.
+    """
+    there, used = present(table, THERE), present(table, USED)
+    columns = [(component, variable) for component in COMPONENTS for variable in labels]
+    figure, axes = plt.subplots(2, 1, figsize=(10, 1.6 + 0.45 * (len(there) + len(used))), layout="constrained",
+                                height_ratios=[len(there), len(used)])
+    for axis, measures, question in zip(axes, (there, used), ("Is it there? accuracy of reading it off",
+                                                              "Is it used? effect of an intervention")):
+        means = table.groupby(["component", "variable"])[list(measures)].mean().reindex(columns)
+        sns.heatmap(means.T, annot=True, fmt=".2f", vmin=0, vmax=1, cmap="Blues", linewidths=1, ax=axis,
+                    cbar=axis is axes[0], cbar_kws={"label": "share"}, annot_kws={"fontsize": 10})
+        axis.set_yticks(np.arange(len(measures)) + 0.5, list(measures.values()), rotation=0)
+        axis.set_xticks(np.arange(len(columns)) + 0.5, [labels[variable] for _, variable in columns], rotation=0)
+        axis.set(title=question, ylabel="",
+                 xlabel="after attention" + " " * 45 + "after the MLP" if axis is axes[1] else "")
+        axis.set_facecolor("0.9")  # a cell without a result
+        axis.grid(visible=False)
+        axis.axvline(len(labels), color="black", linewidth=2)
+    save_figure(figure, path)
+
+
+def draw_probes(table: pd.DataFrame, labels: dict[str, str], out: Path, of: str = "") -> None:
+    """What can be read: nearest neighbors, and beside other probes where there are any.
+
+    of: which model or task the figures are about, for their titles.
+    """
+    components = [name for name in COMPONENTS if name in set(table["component"])]
+    if present(table, NEIGHBORS):
+        draw_by_variable(table, labels, NEIGHBORS, components, "nearest-neighbor accuracy (test)",
+                         f"Is the variable there? Nearest neighbors of updates{of}", out / "nearest_neighbors")
+    if set(present(table, PROBES)) - set(NEIGHBORS):
+        for component in components:
+            draw_by_variable(table, labels, PROBES, [component], "accuracy (test)",
+                             f"Is the variable there? Three probes{of}", out / f"probe_accuracy_{component}")
+        draw_there_and_used(table, labels, out / "there_and_used")
+
+
+def run(script: str, main: Callable[[], None]) -> None:
+    """Run a script's main; bad input ends in one sentence and exit status 2."""
+    try:
+        main()
+    except (BadInput, OSError) as error:
+        print(f"{script}: {error}", file=sys.stderr)
+        sys.exit(2)

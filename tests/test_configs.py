@@ -1,0 +1,54 @@
+"""The shipped configs: each is valid, writes where no other does, and names data and columns that training makes."""
+
+import pytest
+import torch
+
+from conftest import CIRCUITS, METHODS, TRAINING
+from interp.config import CONFIGS, load_config, project_path, read_yaml
+from interp.experiment import expand_settings
+
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+COLUMN_KEYS = ("variable", "counterfactual_variable", "counterfactual_label")
+
+
+def script_of(values: dict):
+    if "data_dir" in values:
+        return TRAINING
+    if "l0_lambda" in values:
+        return CIRCUITS
+    return METHODS["DAS" if "location_list" in values else "probing" if "n_classes" in values else "amnesic_probing"]
+
+
+@pytest.fixture(scope="module")
+def made() -> dict:
+    """The tables that the training configs make, by path."""
+    files = {}
+    for file in FILES:
+        if script_of(read_yaml(file)) is TRAINING and "transfer" not in file.parts:
+            config = load_config(file, TRAINING.schema)
+            files |= TRAINING.prepare(config, expand_settings(config), torch.device("cpu")).files
+    return files
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(CONFIGS)))
+def test_config_is_valid_and_its_data_are_made(file, made):
+    values = read_yaml(file)
+    script = script_of(values)
+    config = load_config(file, script.schema)
+    if script is TRAINING:
+        return
+    paths = {key: value for key, value in config.model_dump().items() if key.endswith("_path") and value}
+    for key, path in paths.items():
+        if key == "model_path":
+            assert path.startswith("Models/")
+        else:
+            assert project_path(path) in made, (key, path)
+    table = made[project_path(paths.get("train_data_path", paths.get("train_path")))]
+    for key in COLUMN_KEYS:
+        assert getattr(config, key, None) is None or getattr(config, key) in table, key
+
+
+def test_no_two_configs_write_to_the_same_folder():
+    for key in ("results_dir", "model_dir"):
+        folders = [folder for file in FILES if (folder := read_yaml(file).get(key))]
+        assert len(folders) == len(set(folders))
