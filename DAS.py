@@ -19,9 +19,9 @@ from torch import Tensor
 
 from interp.config import BadInput, Count, ModelSweep, NonEmpty, NonNegative, Positive, Seed, Text, project_path
 from interp.das import Alignment, Head, interchange_accuracy, save_alignment, search_alignment
-from interp.examples import check_model, check_range, read_examples
+from interp.examples import check_model, read_examples
 from interp.experiment import Outcome, Script, Setting, fill_in, main, setting_name
-from interp.models import load_model, read_model_config
+from interp.models import load_model
 from interp.residual_stream import LastPositionTail, ResidualStream
 
 LOCATIONS = {"attn": "resid_mid", "mlp": "resid_post"}
@@ -55,6 +55,13 @@ class Config(ModelSweep):
             if len(value) != 1:
                 raise ValueError("give one counterfactual label a config")
             return value[0]
+        return value
+
+    @field_validator("token_range", mode="before")
+    @classmethod
+    def quoted(cls, value):
+        if isinstance(value, int):
+            raise ValueError('it wants quotes, as in "2_3": YAML reads 2_3 as a number')
         return value
 
     @model_validator(mode="after")
@@ -113,8 +120,7 @@ def prepare(config: Config, settings: list[Setting], device: torch.device) -> Pr
             model_path = fill_in("model_path", config.model_path, setting)
             for examples in (base, source):
                 check_model(model_path, {"target_layer_list": setting.target_layer}, {key: examples},
-                            {"token_range": config.position()})
-            check_range(key, label, base[label], read_model_config("model_path", model_path).vocab_size)
+                            {"token_range": config.position()}, answers=(label,))
         splits[key] = Pairs(base.tokens, source.tokens, base[label])
     count = len(splits["train_path"].labels)
     if config.n_train + config.n_val > count:

@@ -21,9 +21,9 @@ from concept_erasure import LeaceEraser
 from pydantic import model_validator
 from torch import Tensor
 
-from interp.config import BadInput, Count, ModelSweep, NonEmpty, NonNegative, Positive, Text, Whole
+from interp.config import Count, ModelSweep, NonEmpty, NonNegative, Positive, Text, Whole
 from interp.erasure import decodability, fit_eraser
-from interp.examples import Examples, check_classes, check_model, read_examples
+from interp.examples import Examples, check_classes, check_model, check_range, read_examples
 from interp.experiment import Outcome, Script, Setting, fill_in, main
 from interp.residual_stream import ResidualStream
 
@@ -66,8 +66,8 @@ def prepare(config: Config, settings: list[Setting], device: torch.device) -> Pr
     other = {split: read_examples(f"t2_{split}_data_path", getattr(config, f"t2_{split}_data_path"),
                                   ["labels"], device) for split in SPLITS if config.multitask}
     check_classes(config.variable, *(same[split][config.variable] for split in SPLITS))
-    if min(examples[config.variable].min() for examples in same.values()) < 0:
-        raise BadInput(f"variable: '{config.variable}' has negative values; LEACE takes classes counted from 0.")
+    for examples in same.values():  # one-hot classes, of which there cannot be more than examples
+        check_range("variable", config.variable, examples[config.variable], len(same["train"]))
     sequences = {f"{split}_data_path": examples for split, examples in same.items()}
     sequences |= {f"t2_{split}_data_path": examples for split, examples in other.items()}
     for setting in settings:

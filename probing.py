@@ -81,7 +81,8 @@ def prepare(config: Config, settings: list[Setting], device: torch.device) -> Pr
     for setting in settings:
         check_model(fill_in("model_path", config.model_path, setting), {"target_layer_list": setting.target_layer},
                     {"train_data_path": train, "test_data_path": test},
-                    {"target_position_list": setting.target_position})
+                    {"target_position_list": setting.target_position},
+                    answers=("labels", config.counterfactual_label))
         check_batch(setting.batch_size, len(train))
     return Prepared(train, test, device)
 

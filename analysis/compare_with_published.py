@@ -15,7 +15,8 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from interp.config import PROJECT_ROOT, shown
+from analysis.method_figures import read_csv, run
+from interp.config import PROJECT_ROOT, BadInput, shown
 from interp.runs import write_text
 
 COMPONENT_COLUMNS = ("operation", "residual_location", "location")
@@ -34,7 +35,7 @@ def our_figures(results: Path, published: pd.DataFrame) -> pd.DataFrame:
         if not file.exists():
             print(f"missing: {shown(file)}", file=sys.stderr)
             continue
-        table = pd.read_csv(file)
+        table = read_csv(file)
         column = next((name for name in COMPONENT_COLUMNS if name in table), None)
         for _, cell in cells.iterrows():
             rows = table if column is None else table[table[column] == cell["component"]]
@@ -70,17 +71,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the Markdown file to write")
     options = parser.parse_args()
     if not options.published.is_file():
-        sys.exit(f"compare_with_published: --published {options.published}: there is no such file.")
-    published = pd.read_csv(options.published, keep_default_na=False)
+        raise BadInput(f"--published {options.published}: there is no such file.")
+    published = read_csv(options.published, keep_default_na=False)
     if missing := [name for name in COLUMNS if name not in published]:
-        sys.exit(f"compare_with_published: {options.published} has no column '{missing[0]}'.")
-    published["value"] = published["value"].astype(float)
+        raise BadInput(f"--published {options.published}: it has no column '{missing[0]}'.")
+    published["value"] = pd.to_numeric(published["value"], errors="coerce")
+    if published["value"].isna().any():
+        raise BadInput(f"--published {options.published}: its column 'value' must hold numbers only.")
+    if options.experiment not in set(published["experiment"]):
+        raise BadInput(f"--experiment {options.experiment}: the published experiments are "
+                       f"{', '.join(sorted(set(published['experiment'])))}.")
     published = published[published["experiment"] == options.experiment]
     if options.task:
         published = published[published["task"] == options.task]
     ours = our_figures(options.results.absolute(), published)
     if ours.empty:
-        sys.exit(f"compare_with_published: no results of {options.experiment} in {shown(options.results.absolute())}.")
+        raise BadInput(f"no results of {options.experiment} in {shown(options.results.absolute())}.")
     keys = COLUMNS[:-1]
     merged = published.rename(columns={"value": "published"}).merge(ours.rename(columns={"value": "ours"}), on=keys)
     body = markdown(merged, options.tolerance)
@@ -92,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run("compare_with_published", main)

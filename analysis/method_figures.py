@@ -54,11 +54,16 @@ def read_results(results: Path, variables: dict[str, str]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def read_results_table(file: Path) -> pd.DataFrame:
+def read_csv(file: Path, **options) -> pd.DataFrame:
+    """A CSV file; raises BadInput where it is none."""
     try:
-        table = pd.read_csv(file)
+        return pd.read_csv(file, **options)
     except ValueError as error:
         raise BadInput(f"{shown(file)} cannot be read as CSV: {str(error).strip()}.") from None
+
+
+def read_results_table(file: Path) -> pd.DataFrame:
+    table = read_csv(file)
     if table.empty or not any(name in table for name in PLACES):
         raise BadInput(f"{shown(file)} is no results table: it has no rows or none of the columns "
                        f"{', '.join(PLACES)}.")

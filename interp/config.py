@@ -28,7 +28,7 @@ def no_truth_value(value: Any) -> Any:
 Whole = Annotated[int, BeforeValidator(no_truth_value)]
 Real = Annotated[float, BeforeValidator(no_truth_value)]
 NonEmpty = Annotated[list[T], Field(min_length=1)]
-Positive = Annotated[Real, Field(gt=0)]
+Positive = Annotated[Real, Field(gt=0, le=1e30)]  # beyond that float32 overflows
 Count = Annotated[Whole, Field(ge=1)]
 NonNegative = Annotated[Whole, Field(ge=0)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**32)]  # what torch and numpy both take

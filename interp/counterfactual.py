@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from interp.config import RunFailed
+
 
 def counterfactual_embeddings(probe: nn.Module, activations: Tensor, targets: Tensor, *, num_steps: int,
                               lr: float) -> Tensor:
@@ -21,6 +23,9 @@ def counterfactual_embeddings(probe: nn.Module, activations: Tensor, targets: Te
 
     Returns:
         (examples, d_model).
+
+    Raises:
+        RunFailed: an embedding is not finite.
     """
     embeddings = activations.detach().clone().requires_grad_(True)
     optimizer = torch.optim.AdamW([embeddings], lr=lr)
@@ -28,6 +33,8 @@ def counterfactual_embeddings(probe: nn.Module, activations: Tensor, targets: Te
         optimizer.zero_grad()
         F.cross_entropy(probe(embeddings), targets, reduction="sum").backward()
         optimizer.step()
+    if not torch.isfinite(embeddings).all():
+        raise RunFailed(f"counterfactual embeddings became infinite with cf_lr {lr}; try a smaller cf_lr.")
     return embeddings.detach()
 
 

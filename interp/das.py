@@ -138,9 +138,9 @@ def search_alignment(head: Head, base: Tensor, source: Tensor, labels: Tensor, t
         score = accuracy(alignment)
         if score >= best[0]:
             best = score, alignment
-        log.append({"epoch": epoch + 1, "loss": torch.stack(losses).mean().item(), "val_acc": score,
+        log.append({"epoch": epoch + 1, "loss": torch.stack(losses).mean().item(), "selection_acc": score,
                     "width": alignment.width, "temperature": temperatures[number]})
-        bar.set_postfix_str(f"validation {score:.3f}, width {alignment.width:.2f}")
+        bar.set_postfix_str(f"accuracy {score:.3f}, width {alignment.width:.2f}")
     return best[1], log
 
 

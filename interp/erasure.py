@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from concept_erasure import LeaceEraser
 from torch import Tensor
 
+from interp.config import RunFailed
 from interp.probes import build_probe
 
 
@@ -19,12 +20,19 @@ def fit_eraser(activations: Tensor, labels: Tensor, n_classes: int) -> LeaceEras
 
 def decodability(activations: Tensor, labels: Tensor, n_classes: int, *, lr: float, num_steps: int,
                  seed: int) -> float:
-    """Accuracy that a linear probe reaches on the examples it is trained on, full-batch, by AdamW."""
+    """Accuracy that a linear probe reaches on the examples it is trained on, full-batch, by AdamW.
+
+    Raises:
+        RunFailed: the loss is not a number.
+    """
     probe = build_probe(activations.shape[1], n_classes, -1, seed).to(activations.device)
     optimizer = torch.optim.AdamW(probe.parameters(), lr=lr)
     for _ in range(num_steps):
         optimizer.zero_grad()
-        F.cross_entropy(probe(activations), labels).backward()
+        loss = F.cross_entropy(probe(activations), labels)
+        loss.backward()
         optimizer.step()
+    if not torch.isfinite(loss):
+        raise RunFailed(f"the probe's loss became {loss.item()} with lr {lr}; try a smaller value in lr_list.")
     with torch.no_grad():
         return (probe(activations).argmax(-1) == labels).double().mean().item()

@@ -68,13 +68,14 @@ def check_range(key: str, column: str, values: Tensor, limit: int) -> None:
 
 
 def check_model(path: str, layers: dict[str, int], splits: dict[str, Examples],
-                positions: dict[str, int]) -> None:
+                positions: dict[str, int], answers: tuple[str, ...] = ("labels",)) -> None:
     """Look at a model's configuration only: has it these layers, does it read these sequences?
 
     Args:
         layers: the layers asked for, by config key.
         splits: sequences by the config key that names their file.
         positions: the positions asked for, by config key.
+        answers: columns that hold what the model should say.
 
     Raises:
         BadInput: naming the key that does not fit.
@@ -93,8 +94,9 @@ def check_model(path: str, layers: dict[str, int], splits: dict[str, Examples],
             raise BadInput(f"{key}: its sequences have {length} tokens, the model reads at most "
                            f"{model.max_position_embeddings}.")
         check_tokens(key, "token", examples.tokens, model.vocab_size)
-        if "labels" in examples.columns:
-            check_tokens(key, "label", examples["labels"], model.vocab_size)
+        for column in answers:
+            if column in examples.columns:
+                check_tokens(key, f"'{column}'", examples[column], model.vocab_size)
 
 
 def check_tokens(key: str, word: str, tokens: Tensor, vocab_size: int) -> None:

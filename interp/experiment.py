@@ -115,7 +115,9 @@ def main(script: Script, arguments: list[str] | None = None) -> int:
         status, message = 2, f"{error.filename or 'a file'}: {error.strerror or error}."
     except RunFailed as error:
         status, message = 1, error
-    except (MemoryError, torch.OutOfMemoryError):
+    except (MemoryError, RuntimeError) as error:  # torch on a CPU raises a plain RuntimeError
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
         status, message = 1, "memory ran out; make the batch, the data or the model smaller."
     except KeyboardInterrupt:
         status, message = 130, "interrupted; the same command goes on from here."

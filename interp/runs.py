@@ -49,7 +49,8 @@ class RunDirectory:
         self.order = {self.key(setting): number for number, setting in enumerate(settings)}
         self.tables = {file.stem: rows for file in sorted(path.glob("*.csv"))
                        if (rows := self.read(file)) is not None}
-        self.done = {self.key(row) for row in self.tables.get(RESULTS, [])}
+        # `seconds` is the last cell: a row without it was cut off by whoever edited the table
+        self.done = {self.key(row) for row in self.tables.get(RESULTS, []) if row.get("seconds")}
         for name, rows in self.tables.items():  # a setting cut off before its results row came is not done
             self.tables[name] = [row for row in rows if self.key(row) in self.done]
 

@@ -65,6 +65,8 @@ METHOD_MISTAKES = {
         "too few classes": ({"n_classes": 5}, ["n_classes", "var_0", "5"]),
         "negative hidden layer": ({"intermediate_size": -2}, ["intermediate_size"]),
         "no counterfactual label": ({"counterfactual_label": None}, ["counterfactual_label"]),
+        "label beyond the vocabulary": ({"counterfactual_label": "aux_9"}, ["test_data_path", "aux_9", "vocabulary"]),
+        "learning rate beyond float32": ({"cf_lr": 1e38}, ["cf_lr"]),
         "label that never changes": ({"counterfactual_label": "labels"}, ["counterfactual_label", "no row"]),
         "position beyond the sequence": ({"target_position_list": [7]}, ["target_position_list", "7"]),
         "batch larger than train": ({"batch_size_list": [500]}, ["batch_size_list", "500"]),
@@ -75,9 +77,11 @@ METHOD_MISTAKES = {
         "missing data of the second task": (
             {"multitask": True, "t2_train_data_path": "no.csv", "t2_test_data_path": "no.csv"}, ["t2_train_data_path"]),
         "layer the model lacks": ({"target_layer_list": [1]}, ["target_layer_list", "layer 1"]),
+        "more classes than examples": ({"variable": "aux_9"}, ["variable", "aux_9", "84"]),
     },
     "DAS": {
         "two labels": ({"counterfactual_label": ["CF_Label_0", "CF_Label_1"]}, ["counterfactual_label", "one"]),
+        "a range without quotes": ({"token_range": 23}, ["token_range", "quotes"]),
         "a range of two positions": ({"token_range": "1_3"}, ["token_range", "1_3"]),
         "position beyond the sequence": ({"token_range": "3_4"}, ["token_range", "3"]),
         "more examples than there are": ({"n_train": 80}, ["n_train", "n_val"]),
@@ -127,6 +131,11 @@ def test_circuit_probing_refuses(mistake, tiny, tmp_path, capsys):
                                              for mistake in METHOD_MISTAKES[method]])
 def test_other_methods_refuse(method, mistake, tiny, tmp_path, capsys):
     changes, words = METHOD_MISTAKES[method][mistake]
+    if "aux_9" in changes.values():  # a column of large numbers
+        changes = changes | {f"{split}_data_path": str(tmp_path / f"{split}.csv") for split in ("train", "test")}
+        for split in ("train", "test"):
+            table = pd.read_csv(tiny.folder / f"data/{split}.csv", index_col=0)
+            table.assign(aux_9=500 + table["var_0"]).to_csv(tmp_path / f"{split}.csv")
     config = write_yaml(tmp_path / "c.yaml", tiny.methods[method] | {"results_dir": str(tmp_path / "run")} | changes)
     refuse(METHODS[method], ["--config", str(config)], [tmp_path, tiny.folder], words, capsys)
 

@@ -243,13 +243,15 @@ def test_transfer_trains_from_both_starts(tiny, tmp_path):
         "model_LR_0.01_Seed_0_fresh_final", "model_LR_0.01_Seed_0_transfer_final"]
 
 
-def test_rows_cut_off_between_two_tables_are_computed_again(tiny, tmp_path):
+@pytest.mark.parametrize("ending", ["", "0,0,2,mlp,0.01,20,0.0,3.02"])
+def test_rows_cut_off_are_computed_again(ending, tiny, tmp_path):
     config = write_yaml(tmp_path / "c.yaml", tiny.circuits | {"results_dir": str(tmp_path / "run"),
                                                               "save_models": False})
     assert main(CIRCUITS, ["--config", str(config)]) == 0
     wanted = {name: rows_of(tmp_path / "run" / name) for name in ("results.csv", "ablations.csv")}
     lines = (tmp_path / "run/results.csv").read_text().splitlines(keepends=True)
-    (tmp_path / "run/results.csv").write_text("".join(lines[:2]))  # as if killed before the last row
+    cut = "".join(lines[:2]) + ending  # killed before the last row, or the row damaged by an editor
+    (tmp_path / "run/results.csv").write_text(cut)
     assert main(CIRCUITS, ["--config", str(config)]) == 0
     assert {name: rows_of(tmp_path / "run" / name) for name in wanted} == wanted
 
@@ -356,6 +358,26 @@ def test_reinitialised_models_do_not_know_the_task(tiny, tmp_path):
         assert main(CIRCUITS, arguments) == 0
         [row] = rows_of(tmp_path / control / "results.csv")
         assert float(row["vanilla_acc_test"]) < 0.3
+
+
+def test_comparison_puts_each_published_cell_beside_ours(tiny, tmp_path):
+    config = write_yaml(tmp_path / "c.yaml", tiny.circuits | {
+        "results_dir": str(tmp_path / "Toy/circuit_probing/a2"), "save_models": False, "operation_list": ["mlp"]})
+    assert main(CIRCUITS, ["--config", str(config)]) == 0
+    [row] = rows_of(tmp_path / "Toy/circuit_probing/a2/results.csv")
+    (tmp_path / "published.csv").write_text(
+        "experiment,task,method,variable,component,metric,value\n"
+        f"Toy,,circuit_probing,a2,mlp,vanilla_acc_test,{row['vanilla_acc_test']}\n"
+        "Toy,,circuit_probing,a2,mlp,ablated_acc_test,-1\nToy,,circuit_probing,b2,mlp,ablated_acc_test,0\n")
+    command = [sys.executable, PROJECT_ROOT / "analysis/compare_with_published.py", "--results", str(tmp_path),
+               "--published", str(tmp_path / "published.csv"), "--out", str(tmp_path / "table.md"), "--experiment"]
+    assert subprocess.run([*command, "Toy"], capture_output=True).returncode == 0
+    cells = [line.strip("| ").split(" | ") for line in (tmp_path / "table.md").read_text().splitlines()
+             if line.startswith("| a2")]
+    assert [cell[2] for cell in cells] == ["vanilla_acc_test", "ablated_acc_test"]
+    assert cells[0][5] == "+0" and cells[1][5].endswith("**")
+    failed = subprocess.run([*command, "Toys"], capture_output=True, text=True)
+    assert failed.returncode == 2 and "Toys" in failed.stderr and len(failed.stderr.splitlines()) == 1
 
 
 def test_figures_of_what_exists_from_any_directory(tiny, tmp_path):
