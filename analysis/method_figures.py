@@ -31,10 +31,11 @@ USED = {"circuit_probing:accuracy_lost": "circuit ablated: accuracy lost",
         "nonlinear_probing:counterfactual_predicts_cf_label": "MLP probe's counterfactual embedding"}
 
 
-def read_results(results: Path, variables: dict[str, str]) -> pd.DataFrame:
+def read_results(results: Path, variables: dict[str, str], never: tuple[tuple[str, str], ...] = ()) -> pd.DataFrame:
     """All runs below a folder, a row for each setting: variable, component, a column METHOD:FIGURE for each figure.
 
-    Says which runs are missing: those of circuit probing, and of any method that has some.
+    Says which runs are missing: those of circuit probing, and of any method that has some; but not
+    those that are `never` done, (method, variable).
 
     Raises:
         BadInput: there is no run at all, or a table cannot be read.
@@ -45,7 +46,7 @@ def read_results(results: Path, variables: dict[str, str]) -> pd.DataFrame:
             file = results / method / variable / "results.csv"
             if file.exists():
                 tables.append(tidy(read_results_table(file), method).assign(variable=variable))
-            elif (results / method).exists() or method == "circuit_probing":
+            elif (method, variable) not in never and ((results / method).exists() or method == "circuit_probing"):
                 config = config_that_writes(file.parent)
                 hint = f", made by 'python {script} --config {config}'" if config else ""
                 print(f"missing: {shown(file)}{hint}", file=sys.stderr)
@@ -125,7 +126,8 @@ def draw_there_and_used(table: pd.DataFrame, labels: dict[str, str], path: Path)
         sns.heatmap(means.T, annot=True, fmt=".2f", vmin=0, vmax=1, cmap="Blues", linewidths=1, ax=axis,
                     cbar=axis is axes[0], cbar_kws={"label": "share"}, annot_kws={"fontsize": 10})
         axis.set_yticks(np.arange(len(measures)) + 0.5, list(measures.values()), rotation=0)
-        axis.set_xticks(np.arange(len(columns)) + 0.5, [labels[variable] for _, variable in columns], rotation=0)
+        axis.set_xticks(np.arange(len(columns)) + 0.5,
+                        [labels[variable].replace(" (", "\n(") for _, variable in columns], rotation=0)
         axis.set(title=question, ylabel="",
                  xlabel="after attention" + " " * 45 + "after the MLP" if axis is axes[1] else "")
         axis.set_facecolor("0.9")  # a cell without a result
