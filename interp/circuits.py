@@ -16,7 +16,7 @@ EPSILON = 1e-5
 
 
 def soft_nearest_neighbor_loss(updates: Tensor, labels: Tensor) -> Tensor:
-    """How badly updates of one class lie together, in nats (METHODS of the paper, section 3).
+    """How badly updates of one class lie together, in nats (arXiv 2311.04354, circuit probing).
 
     With s_ij = exp(cos(u_i, u_j) - 1), the mean over i of
     -log (Σ_{j≠i, y_j=y_i} s_ij + ε) / (Σ_{j≠i} s_ij + ε).

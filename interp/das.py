@@ -2,7 +2,7 @@
 
 Exchange, in the basis R, the first β·d coordinates of a base activation for those of a source:
 if they carry the variable, the model answers as if it had the source's value. Symbols as in
-METHODS of the paper, section 6 (boundless DAS: arXiv 2305.08809).
+docs/das.md (boundless DAS: arXiv 2305.08809).
 """
 
 from collections.abc import Callable

@@ -10,7 +10,7 @@ from interp.arithmetic import SINGLE_TASK, Task, csv_text, draw_partners, make_d
 from interp.config import CONFIGS, load_config
 from interp.experiment import expand_settings
 
-PUBLISHED = {  # METHODS, section 1
+PUBLISHED = {  # SHA-256 of the published train.csv and test.csv
     "Disambiguation": ("6756a68b4672af6433b8deab6ce5e3aac400ea9df55bffea1c4c2b37bbe02323",
                        "ddd4091dca33f568b60b1f701d308332519f7bc2cea87398b9762f3d1a6ad0ce"),
     "Disambiguation/Transfer/a2": ("848637846db6a530035c0522fb103725470c04641c9aac5aff869d831e28dc85",

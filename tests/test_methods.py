@@ -50,7 +50,7 @@ def test_embeddings_of_all_examples_at_once_are_those_of_one_at_a_time(intermedi
     train_probe(probe, points, labels, lr=0.1, batch_size=10, num_epochs=20, generator=generator)
     together = counterfactual_embeddings(probe, points, targets, num_steps=50, lr=0.1)
     alone = []
-    for point, target in zip(points, targets):  # as written in METHODS: the example alone, its own optimizer
+    for point, target in zip(points, targets):  # plainly: the example alone, its own optimizer
         embedding = point.clone().requires_grad_(True)
         optimizer = torch.optim.AdamW([embedding], lr=0.1)
         for _ in range(50):
