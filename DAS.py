@@ -111,22 +111,19 @@ class OpenSite:
 
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Prepared:
     """Read the data and each model's configuration; refuse what does not fit together."""
-    splits = {}
-    for key in ("train_path", "test_path"):
-        path, label = getattr(config, key), config.counterfactual_label
-        base = read_examples(key, path, [label], device)
-        source = read_examples(key, path, [], device, sequence="counterfactual_data")
-        for setting in settings:
-            model_path = fill_in("model_path", config.model_path, setting)
-            for examples in (base, source):
-                check_model(model_path, {"target_layer_list": setting.target_layer}, {key: examples},
-                            {"token_range": config.position()}, answers=(label,))
-        splits[key] = Pairs(base.tokens, source.tokens, base[label])
-    count = len(splits["train_path"].labels)
+    label, paths = config.counterfactual_label, {key: getattr(config, key) for key in ("train_path", "test_path")}
+    bases = {key: read_examples(key, path, [label], device) for key, path in paths.items()}
+    sources = {key: read_examples(key, path, [], device, sequence="counterfactual_data")
+               for key, path in paths.items()}
+    for setting in settings:
+        for sequences in (bases, sources):
+            check_model(fill_in("model_path", config.model_path, setting), {"target_layer_list": setting.target_layer},
+                        sequences, {"token_range": config.position()}, answers=(label,))
+    count = len(bases["train_path"])
     if config.n_train + config.n_val > count:
         raise BadInput(f"n_train: {config.n_train} and n_val {config.n_val} are more than the {count} rows of "
                        "train_path.")
-    return Prepared(*splits.values(), device)
+    return Prepared(*(Pairs(bases[key].tokens, sources[key].tokens, bases[key][label]) for key in paths), device)
 
 
 def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome:

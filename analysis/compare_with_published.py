@@ -15,11 +15,10 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from analysis.method_figures import read_csv, run
+from analysis.method_figures import PLACES, read_csv, run
 from interp.config import PROJECT_ROOT, BadInput, shown
 from interp.runs import write_text
 
-COMPONENT_COLUMNS = ("operation", "residual_location", "location")
 COLUMNS = ["experiment", "task", "method", "variable", "component", "metric", "value"]
 
 
@@ -36,7 +35,7 @@ def our_figures(results: Path, published: pd.DataFrame) -> pd.DataFrame:
             print(f"missing: {shown(file)}", file=sys.stderr)
             continue
         table = read_csv(file)
-        column = next((name for name in COMPONENT_COLUMNS if name in table), None)
+        column = next((name for name in PLACES if name in table), None)
         for _, cell in cells.iterrows():
             rows = table if column is None else table[table[column] == cell["component"]]
             if cell["metric"] in rows and rows[cell["metric"]].notna().any():
@@ -45,7 +44,7 @@ def our_figures(results: Path, published: pd.DataFrame) -> pd.DataFrame:
 
 
 def markdown(merged: pd.DataFrame, tolerance: float) -> str:
-    """A section for each method and task, a row for each metric, a pair of columns for each variable and component."""
+    """A section for each method and task, a row for each variable, component and metric."""
     lines = []
     for (task, method), cells in merged.groupby(["task", "method"], sort=False):
         lines += ["", f"## {' '.join(filter(None, [task, method]))}", "",

@@ -1,5 +1,6 @@
 """What the scripts of this folder share: reading the methods' results, and the figures that compare methods."""
 
+import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from interp.config import BadInput, config_that_writes, shown
+from interp.config import PROJECT_ROOT, BadInput, config_that_writes, shown
 from interp.plotting import draw_bars, plt, save_figure, sns
 
 COMPONENTS = {"attn": "attention", "mlp": "MLP"}
@@ -150,6 +151,16 @@ def draw_probes(table: pd.DataFrame, labels: dict[str, str], out: Path, of: str 
             draw_by_variable(table, labels, PROBES, [component], "accuracy (test)",
                              f"Is the variable there? Three probes{of}", out / f"probe_accuracy_{component}")
         draw_there_and_used(table, labels, out / "there_and_used")
+
+
+def parse_folders(description: str, experiment: str) -> tuple[Path, Path]:
+    """The command line of a script that draws an experiment: the results to read, the folder for the figures."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--results", type=Path, default=PROJECT_ROOT / "Results" / experiment)
+    parser.add_argument("--out", type=Path, help="default: RESULTS/figures")
+    options = parser.parse_args()
+    results = options.results.absolute()
+    return results, (options.out or results / "figures").absolute()
 
 
 def run(script: str, main: Callable[[], None]) -> None:

@@ -13,7 +13,6 @@ there_and_used         every method's answer to both questions, for each variabl
 and prints the circuits' figures beside the paper's.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -21,8 +20,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from analysis.method_figures import draw_by_variable, draw_probes, present, read_results, run
-from interp.config import PROJECT_ROOT
+from analysis.method_figures import draw_by_variable, draw_probes, parse_folders, present, read_results, run
 from interp.runs import write_text
 
 PAPER = Path(__file__).with_name("paper_experiment_1.csv")
@@ -45,13 +43,7 @@ def beside_the_paper(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, default=PROJECT_ROOT / "Results" / "Disambiguation")
-    parser.add_argument("--out", type=Path, help="default: RESULTS/figures")
-    options = parser.parse_args()
-    results = options.results.absolute()
-    out = (options.out or results / "figures").absolute()
-
+    results, out = parse_folders(__doc__.splitlines()[0], "Disambiguation")
     table = read_results(results, VARIABLES)
     draw_probes(table, VARIABLES, out)
     if present(table, ABLATION):

@@ -12,14 +12,13 @@ there_and_used         every method's answer to both questions
 ablation_attn, _mlp     which task needs the circuit: all of it, and its first linear map alone
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from analysis.method_figures import draw_by_variable, draw_probes, present, read_results, run
-from interp.config import PROJECT_ROOT, BadInput, shown
+from analysis.method_figures import draw_by_variable, draw_probes, parse_folders, present, read_results, run
+from interp.config import BadInput, shown
 
 TASKS = {
     "Task_1": {"free": "free (b mod 31)", "shared": "shared (a mod 29)", "aux": "other task's (b mod 23)"},
@@ -36,13 +35,7 @@ def ablation_measures(first_map: str) -> dict[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, default=PROJECT_ROOT / "Results" / "Shared_Nodes")
-    parser.add_argument("--out", type=Path, help="default: RESULTS/figures")
-    options = parser.parse_args()
-    results = options.results.absolute()
-    out = (options.out or results / "figures").absolute()
-
+    results, out = parse_folders(__doc__.splitlines()[0], "Shared_Nodes")
     tasks = [task for task in TASKS if (results / task).is_dir()]
     if not tasks:
         raise BadInput(f"nothing to draw in {shown(results)}.")

@@ -32,9 +32,10 @@ class Alignment:
     rotation: Tensor
     width: float
 
-    def intervene(self, base: Tensor, source: Tensor, temperature: float = LAST_TEMPERATURE) -> Tensor:
+    def intervene(self, base: Tensor, source: Tensor) -> Tensor:
         """Base activations with the subspace's coordinates of the sources: (batch, d)."""
-        gate = boundary(torch.tensor(self.width), torch.arange(float(len(self.rotation))), temperature).to(base)
+        dimensions = torch.arange(float(len(self.rotation)))
+        gate = boundary(torch.tensor(self.width), dimensions, LAST_TEMPERATURE).to(base)
         return interchange(self.rotation.to(base), gate, base, source)
 
     def rotation_error(self) -> float:
