@@ -1,5 +1,7 @@
 """The shipped configs: each is valid, writes where no other does, and names data and columns that training makes."""
 
+import runpy
+
 import pytest
 import torch
 
@@ -52,3 +54,10 @@ def test_no_two_configs_write_to_the_same_folder():
     for key in ("results_dir", "model_dir"):
         folders = [folder for file in FILES if (folder := read_yaml(file).get(key))]
         assert len(folders) == len(set(folders))
+
+
+def test_configs_of_single_checkpoints_are_what_their_generator_writes():
+    written = runpy.run_path(str(CONFIGS / "Grokking" / "create_configs.py"))["single_configs"]()
+    found = list((CONFIGS / "Grokking").glob("*/*/**/*.yaml"))
+    assert {file: file.read_text() for file in found} == written
+    assert len(found) == 5 * 2 * 23
