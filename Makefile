@@ -1,18 +1,27 @@
 # make quickstart   set up, train, find the circuits, draw them     (minutes)
 # make test         set up and run the tests
+# make experiment1  set up, then everything of Experiment 1; also experiment2, experiment3, paper (all three)
 PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
 VARIABLES := a2 minus_b2 a_plus_b a_minus_b
 
-.PHONY: quickstart test lint
+# After a kill Snakemake wants to be told that nobody is at work any more, and to redo what was being written. Only who
+# holds this lock may say so; a second make waits for the first, or for a script that outlived a killed one.
+SNAKEMAKE := .venv/bin/snakemake --cores all --rerun-triggers mtime --quiet rules
+ALONE := $(if $(shell command -v flock),flock .venv/.at_work)
+
+.PHONY: quickstart test lint paper experiment1 experiment2 experiment3
 
 quickstart: $(READY)
 	$(PY) train_algorithmic_models.py --config configs/Quickstart/train.yaml
 	$(PY) circuit_probing.py --config $(VARIABLES:%=configs/Quickstart/circuit_probing/%.yaml)
 	$(PY) analysis/summarize_disambiguation.py --results Results/Quickstart
 
-test: $(READY)
+paper experiment1 experiment2 experiment3: .venv/.snakemake
+	@$(ALONE) sh -c '$(SNAKEMAKE) --unlock 2>/dev/null; $(SNAKEMAKE) --rerun-incomplete $@'
+
+test: .venv/.snakemake
 	HF_HUB_OFFLINE=1 $(PY) -m pytest
 
 lint: $(READY)
@@ -22,4 +31,8 @@ $(READY): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/.snakemake: requirements-workflow.txt $(READY)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-workflow.txt -c requirements.txt
 	@touch $@

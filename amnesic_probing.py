@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from concept_erasure import LeaceEraser
 from pydantic import model_validator
 from torch import Tensor
 
@@ -85,15 +84,13 @@ def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome
     activations = {split: stream.capture(examples.tokens, *site) for split, examples in prepared.same.items()}
     erasers = {split: fit_eraser(activations[split], labels[split], n_classes) for split in SPLITS}
 
-    def readable(stream_at_site: Tensor, split: str) -> float:
-        return decodability(stream_at_site, labels[split], n_classes, lr=setting.lr, num_steps=config.num_epochs,
+    def readable(activations_there: Tensor, split: str) -> float:
+        return decodability(activations_there, labels[split], n_classes, lr=setting.lr, num_steps=config.num_epochs,
                             seed=setting.model_seed)
 
-    def accuracy(examples: Examples, eraser: LeaceEraser | None = None) -> float:
-        logits = stream.answers(examples.tokens)
-        if eraser is not None:
-            erased = eraser(stream.capture(examples.tokens, *site))
-            logits = stream.patched_answers(examples.tokens, *site, erased)
+    def accuracy(examples: Examples, activations_there: Tensor | None = None) -> float:
+        logits = (stream.answers(examples.tokens) if activations_there is None
+                  else stream.patched_answers(examples.tokens, *site, activations_there))
         return (logits.argmax(-1) == examples["labels"]).double().mean().item()
 
     prefix = "same_" if config.multitask else ""
@@ -103,15 +100,16 @@ def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome
             f"{prefix}{split}_pre_erasure_probe_acc": readable(activations[split], split),
             f"{prefix}{split}_post_erasure_probe_acc": readable(erasers[split](activations[split]), split),
             f"{prefix}{split}_vanilla_acc": accuracy(prepared.same[split]),
-            f"{prefix}{split}_acc": accuracy(prepared.same[split], erasers[split])}
+            f"{prefix}{split}_acc": accuracy(prepared.same[split], erasers[split](activations[split]))}
     figures |= {
         f"{prefix}heldout_post_erasure_probe_acc": readable(erasers["train"](activations["test"]), "test"),
-        f"{prefix}heldout_acc": accuracy(prepared.same["test"], erasers["train"])}
+        f"{prefix}heldout_acc": accuracy(prepared.same["test"], erasers["train"](activations["test"]))}
     for split, examples in prepared.other.items():
+        others = stream.capture(examples.tokens, *site)
         figures |= {f"diff_{split}_vanilla_acc": accuracy(examples),
-                    f"diff_{split}_acc": accuracy(examples, erasers[split])}
-    if prepared.other:
-        figures["diff_heldout_acc"] = accuracy(prepared.other["test"], erasers["train"])
+                    f"diff_{split}_acc": accuracy(examples, erasers[split](others))}
+        if split == "test":
+            figures["diff_heldout_acc"] = accuracy(examples, erasers["train"](others))
     return Outcome(figures)
 
 

@@ -4,7 +4,8 @@
 
 The published file has the columns experiment, task, method, variable, component, metric, value. Ours are read from
 RESULTS/EXPERIMENT[/TASK]/METHOD/VARIABLE/results.csv, as the shipped configs write them; with
-several seeds, their mean. Differences of more than --tolerance are marked.
+several seeds, their mean. Differences of more than --tolerance are marked. For an experiment or task of which
+nothing is published, the same figures of each method stand alone. --where checkpoint=20000 takes only those rows.
 """
 
 import argparse
@@ -22,7 +23,20 @@ from interp.runs import write_text
 COLUMNS = ["experiment", "task", "method", "variable", "component", "metric", "value"]
 
 
-def our_figures(results: Path, published: pd.DataFrame) -> pd.DataFrame:
+def unpublished_cells(results: Path, experiment: str, task: str, published: pd.DataFrame) -> pd.DataFrame:
+    """Cells for the results of an experiment of which nothing is published, with the metrics that its methods have."""
+    cells = []
+    for method, metrics in published.groupby("method", sort=False)["metric"].unique().items():
+        for file in sorted((results / experiment / task / method).glob("*/results.csv")):
+            table = read_csv(file)
+            column = next((name for name in PLACES if name in table), None)
+            cells += [[experiment, task, method, file.parent.name, component, metric, float("nan")]
+                      for component in (table[column].unique() if column else [""])
+                      for metric in metrics if metric in table]
+    return pd.DataFrame(cells, columns=COLUMNS)
+
+
+def our_figures(results: Path, published: pd.DataFrame, where: dict[str, str]) -> pd.DataFrame:
     """The published cells that we have figures for: the columns of `published`, with our value."""
     found = []
     for keys, cells in published.groupby(["experiment", "task", "method", "variable"], sort=False):
@@ -35,6 +49,8 @@ def our_figures(results: Path, published: pd.DataFrame) -> pd.DataFrame:
             print(f"missing: {shown(file)}", file=sys.stderr)
             continue
         table = read_csv(file)
+        for key, value in where.items():
+            table = table[table[key].astype(str) == value] if key in table else table
         column = next((name for name in PLACES if name in table), None)
         for _, cell in cells.iterrows():
             rows = table if column is None else table[table[column] == cell["component"]]
@@ -52,8 +68,9 @@ def markdown(merged: pd.DataFrame, tolerance: float) -> str:
         for _, cell in cells.iterrows():
             difference = cell["ours"] - cell["published"]
             mark = " **" if abs(difference) > tolerance and cell["metric"].endswith(SHARES) else ""
+            beside = "" if pd.isna(difference) else f"{cell['published']:.6g} | {difference:+.4g}{mark}"
             lines.append(f"| {cell['variable']} | {cell['component']} | {cell['metric']} | {cell['ours']:.6g} | "
-                         f"{cell['published']:.6g} | {difference:+.4g}{mark} |")
+                         f"{beside or ' | '} |")
     return "\n".join(lines) + "\n"
 
 
@@ -64,7 +81,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--published", type=Path, required=True, help="the CSV of published values")
     parser.add_argument("--experiment", required=True)
-    parser.add_argument("--task", help="only this task of the experiment")
+    parser.add_argument("--task", default="", help="only this task of the experiment")
+    parser.add_argument("--where", nargs="+", default=[], metavar="KEY=VALUE", help="only rows with these settings")
     parser.add_argument("--results", type=Path, default=PROJECT_ROOT / "Results")
     parser.add_argument("--tolerance", type=float, default=0.05, help="accuracies that differ by more are marked")
     parser.add_argument("--out", type=Path, required=True, help="the Markdown file to write")
@@ -77,23 +95,26 @@ def main() -> None:
     published["value"] = pd.to_numeric(published["value"], errors="coerce")
     if published["value"].isna().any():
         raise BadInput(f"--published {options.published}: its column 'value' must hold numbers only.")
-    if options.experiment not in set(published["experiment"]):
-        raise BadInput(f"--experiment {options.experiment}: the published experiments are "
-                       f"{', '.join(sorted(set(published['experiment'])))}.")
+    results, everything = options.results.absolute(), published
     published = published[published["experiment"] == options.experiment]
     if options.task:
         published = published[published["task"] == options.task]
-    ours = our_figures(options.results.absolute(), published)
+    if published.empty:
+        published = unpublished_cells(results, options.experiment, options.task, everything)
+    ours = our_figures(results, published, dict(pair.partition("=")[::2] for pair in options.where))
     if ours.empty:
-        raise BadInput(f"no results of {options.experiment} in {shown(options.results.absolute())}.")
+        raise BadInput(f"no results of {options.experiment} {options.task} in {shown(results)}; published experiments "
+                       f"are {', '.join(sorted(set(everything['experiment'])))}.")
     keys = COLUMNS[:-1]
     merged = published.rename(columns={"value": "published"}).merge(ours.rename(columns={"value": "ours"}), on=keys)
     body = markdown(merged, options.tolerance)
-    title = (f"# {options.experiment}: our figures beside the published ones\n\n"
-             f"Made by `analysis/compare_with_published.py`. Published: arXiv 2311.04354. A difference of more than "
-             f"{options.tolerance} between accuracies or shares is marked with **.\n")
+    name = " ".join(filter(None, [options.experiment, options.task, *options.where]))
+    about = (f"Published: arXiv 2311.04354. A difference of more than {options.tolerance} between accuracies or shares "
+             "is marked with **." if merged["published"].notna().any() else "The paper publishes no figures of these.")
+    title = (f"# {name}: our figures beside the published ones\n\n"
+             f"Made by `analysis/compare_with_published.py`. {about}\n")
     write_text(options.out.absolute(), title + body)
-    print(f"{options.out}: {len(merged)} of {len(published)} published figures, {body.count('**')} marked.")
+    print(f"{options.out}: {len(merged)} of {len(published)} figures, {body.count('**')} marked.")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pandas as pd
 from interp.config import PROJECT_ROOT, BadInput, config_that_writes, shown
 from interp.plotting import draw_bars, plt, save_figure, sns
 
+RESULTS = PROJECT_ROOT / "Results"
 COMPONENTS = {"attn": "attention", "mlp": "MLP"}
 PLACES = ("operation", "residual_location", "location")  # the column that says where a method looked
 COMPONENT_OF = {"attn": "attn", "mlp": "mlp", "resid_mid": "attn", "resid_post": "mlp"}
@@ -79,7 +80,8 @@ def tidy(table: pd.DataFrame, method: str) -> pd.DataFrame:
                           ("test_vanilla_acc", "test_acc"), ("same_test_vanilla_acc", "same_test_acc")):
         if before in table:
             table["accuracy_lost"] = table[before] - table[after]
-    return table.add_prefix(f"{method}:").assign(component=table[place].map(COMPONENT_OF))
+    swept = {"checkpoint": table["checkpoint"]} if "checkpoint" in table else {}
+    return table.add_prefix(f"{method}:").assign(component=table[place].map(COMPONENT_OF), **swept)
 
 
 def present(table: pd.DataFrame, measures: dict[str, str]) -> dict[str, str]:
@@ -156,11 +158,15 @@ def draw_probes(table: pd.DataFrame, labels: dict[str, str], out: Path, of: str 
 def parse_folders(description: str, experiment: str) -> tuple[Path, Path]:
     """The command line of a script that draws an experiment: the results to read, the folder for the figures."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--results", type=Path, default=PROJECT_ROOT / "Results" / experiment)
-    parser.add_argument("--out", type=Path, help="default: RESULTS/figures")
+    add_folders(parser, experiment)
     options = parser.parse_args()
     results = options.results.absolute()
     return results, (options.out or results / "figures").absolute()
+
+
+def add_folders(parser: argparse.ArgumentParser, experiment: str) -> None:
+    parser.add_argument("--results", type=Path, default=RESULTS / experiment)
+    parser.add_argument("--out", type=Path, help="default: RESULTS/figures")
 
 
 def run(script: str, main: Callable[[], None]) -> None:

@@ -1,5 +1,6 @@
 """A tiny trained model and its data, made once by the real command line."""
 
+import csv
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,11 @@ def write_yaml(path: Path, values: dict) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     return path
+
+
+def rows_of(file: Path, drop: str = "seconds") -> list[dict]:
+    with open(file, newline="") as table:
+        return [{key: value for key, value in row.items() if key != drop} for row in csv.DictReader(table)]
 
 
 def training_values(folder: Path) -> dict:

@@ -1,8 +1,6 @@
 """Every mistake ends in one sentence that names key, file or setting, with status 2 and nothing written."""
 
 import shutil
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
@@ -10,7 +8,6 @@ import torch
 from safetensors.torch import save_file
 
 from conftest import CIRCUITS, METHODS, TRAINING, write_yaml
-from interp.config import PROJECT_ROOT
 from interp.experiment import main
 
 TRAINING_MISTAKES = {
@@ -256,11 +253,3 @@ def test_command_line_mistakes(tiny, tmp_path, capsys):
     refuse(CIRCUITS, ["--config", config, "--set", "lrs=[1]"], folders, ["'lrs'"], capsys)
     refuse(CIRCUITS, ["--config", config, config], folders, ["results_dir", "two of the configs"], capsys)
     refuse(CIRCUITS, ["--config", config, "--device", "abacus"], folders, ["abacus"], capsys)
-
-
-def test_an_analysis_with_nothing_to_draw_says_so(tmp_path):
-    finished = subprocess.run([sys.executable, PROJECT_ROOT / "analysis" / "summarize_disambiguation.py",
-                               "--results", str(tmp_path)], capture_output=True, text=True)
-    assert finished.returncode != 0
-    assert "nothing to draw" in finished.stderr.splitlines()[-1]
-    assert not list(tmp_path.iterdir())

@@ -1,6 +1,5 @@
 """The command lines end to end on a tiny model: tables, kill and resume, one run at a time, figures."""
 
-import csv
 import json
 import os
 import shutil
@@ -16,7 +15,7 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from conftest import CIRCUITS, METHODS, TRAINING, write_yaml
+from conftest import CIRCUITS, METHODS, TRAINING, rows_of, write_yaml
 from interp.arithmetic import labels_of, read_data, token_ids
 from interp.behavior import masked, next_token_accuracy
 from interp.config import PROJECT_ROOT
@@ -25,11 +24,6 @@ from interp.experiment import main
 from interp.masks import load_circuit
 from interp.models import find_sublayer, load_model
 from interp.residual_stream import ResidualStream
-
-
-def rows_of(file: Path, drop: str = "seconds") -> list[dict]:
-    with open(file, newline="") as table:
-        return [{key: value for key, value in row.items() if key != drop} for row in csv.DictReader(table)]
 
 
 def start(script: str, config: Path) -> subprocess.Popen:
@@ -358,43 +352,3 @@ def test_reinitialised_models_do_not_know_the_task(tiny, tmp_path):
         assert main(CIRCUITS, arguments) == 0
         [row] = rows_of(tmp_path / control / "results.csv")
         assert float(row["vanilla_acc_test"]) < 0.3
-
-
-def test_comparison_puts_each_published_cell_beside_ours(tiny, tmp_path):
-    config = write_yaml(tmp_path / "c.yaml", tiny.circuits | {
-        "results_dir": str(tmp_path / "Toy/circuit_probing/a2"), "save_models": False, "operation_list": ["mlp"]})
-    assert main(CIRCUITS, ["--config", str(config)]) == 0
-    [row] = rows_of(tmp_path / "Toy/circuit_probing/a2/results.csv")
-    (tmp_path / "published.csv").write_text(
-        "experiment,task,method,variable,component,metric,value\n"
-        f"Toy,,circuit_probing,a2,mlp,vanilla_acc_test,{row['vanilla_acc_test']}\n"
-        "Toy,,circuit_probing,a2,mlp,ablated_acc_test,-1\nToy,,circuit_probing,b2,mlp,ablated_acc_test,0\n")
-    command = [sys.executable, PROJECT_ROOT / "analysis/compare_with_published.py", "--results", str(tmp_path),
-               "--published", str(tmp_path / "published.csv"), "--out", str(tmp_path / "table.md"), "--experiment"]
-    assert subprocess.run([*command, "Toy"], capture_output=True).returncode == 0
-    cells = [line.strip("| ").split(" | ") for line in (tmp_path / "table.md").read_text().splitlines()
-             if line.startswith("| a2")]
-    assert [cell[2] for cell in cells] == ["vanilla_acc_test", "ablated_acc_test"]
-    assert cells[0][5] == "+0" and cells[1][5].endswith("**")
-    failed = subprocess.run([*command, "Toys"], capture_output=True, text=True)
-    assert failed.returncode == 2 and "Toys" in failed.stderr and len(failed.stderr.splitlines()) == 1
-
-
-def test_figures_of_what_exists_from_any_directory(tiny, tmp_path):
-    for variable in ("a2", "a_plus_b"):
-        config = write_yaml(tmp_path / f"{variable}.yaml", tiny.circuits | {
-            "variable": "var_0" if variable == "a2" else "aux_0", "save_models": False,
-            "results_dir": str(tmp_path / "circuit_probing" / variable)})
-        assert main(CIRCUITS, ["--config", str(config)]) == 0
-    finished = subprocess.run([sys.executable, PROJECT_ROOT / "analysis" / "summarize_disambiguation.py",
-                               "--results", str(tmp_path)], cwd="/", capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
-    assert [line.split("circuit_probing/")[1].split("/")[0] for line in finished.stderr.splitlines()
-            if line.startswith("missing")] == ["minus_b2", "a_minus_b"]
-    table = {(row["variable"], row["component"]): row for row in rows_of(tmp_path / "figures/beside_the_paper.csv")}
-    [mlp] = [row for row in rows_of(tmp_path / "circuit_probing/a2/results.csv") if row["operation"] == "mlp"]
-    assert table["a2", "mlp"]["accuracy_ablated_ours"] == mlp["ablated_acc_test"]
-    assert table["a2", "attn"]["KNN_circuit_paper"] == "0.991"
-    for name in ("nearest_neighbors", "ablation"):
-        for ending in ("png", "pdf"):
-            assert (tmp_path / f"figures/{name}.{ending}").stat().st_size > 1000

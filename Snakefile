@@ -1,0 +1,133 @@
+# Experiments 1 to 3 as a graph over the shipped configs: train -> probe -> draw.
+#
+#     make experiment1        from nothing to the figures; after a kill, the same command goes on
+#     snakemake -n paper      what is left to do for all three
+#
+# Each step is one command of this project, run from this folder; the scripts know nothing of the graph. Their tables grow
+# row by row and a killed script continues them, so a step's output is a mark that is set when all its runs are complete.
+# A step is one process for many configs: importing torch takes longer than many a run.
+
+import sys
+
+from interp.config import CONFIGS, project_path, read_yaml, shown
+
+VARIABLES = {"Disambiguation": ["a2", "minus_b2", "a_plus_b", "a_minus_b"], "Grokking": ["a2", "b2"],
+             "Shared_Nodes/Task_1": ["free", "shared", "aux"], "Shared_Nodes/Task_2": ["free", "shared", "aux"]}
+SCRIPTS = {"circuit_probing": "circuit_probing.py", "linear_probing": "probing.py", "nonlinear_probing": "probing.py",
+           "amnesic": "amnesic_probing.py", "DAS": "DAS.py"}
+TRAINING = {"Disambiguation": "Disambiguation/a2_minus_b2", "Shared_Nodes": "Shared_Nodes/shared_nodes",
+            "Grokking": "Grokking/a2_b"}
+COMPARED = ["probe_accuracy_attn", "probe_accuracy_mlp", "there_and_used", "nearest_neighbors"]
+FIGURES = {
+    "Disambiguation": [*COMPARED, "ablation"],
+    "Shared_Nodes": [f"{task}/{name}" for task in ("Task_1", "Task_2")
+                     for name in (*COMPARED, "ablation_attn", "ablation_mlp")],
+    "Grokking": ["probe_accuracy", "ablation", "amnesic", "DAS"],
+}
+OVERLAPS = {  # the circuits of two configs: are they the same neurons?
+    "shared_of_both_tasks": ["Task_1/circuit_probing/shared", "Task_2/circuit_probing/shared"],
+    "free_of_both_tasks": ["Task_1/circuit_probing/free", "Task_2/circuit_probing/free"],
+    "free_and_shared": ["Task_1/circuit_probing/free", "Task_1/circuit_probing/shared"],
+}
+
+
+def config(name):
+    return f"configs/{name}.yaml"
+
+
+def configs_of(folder, method):
+    """The configs of a method's variables, as far as there are any: DAS has no label for every variable."""
+    names = [f"{folder}/{method}/{variable}{'_cf' * (method == 'DAS')}" for variable in VARIABLES[folder]]
+    names = [name.removesuffix("_cf") if folder == "Grokking" else name for name in names]
+    return [config(name) for name in names if (CONFIGS / f"{name}.yaml").exists()]
+
+
+def marks(files):
+    """A file in each config's run directory that is there when the run is complete.
+
+    One whose table or models are gone is what somebody's clearing up left, and says nothing.
+    """
+    found = []
+    for values in (read_yaml(project_path(file)) for file in files):
+        mark = project_path(values["results_dir"]) / ".complete"
+        written = [mark.with_name("results.csv"), project_path(values.get("model_dir") or values["results_dir"])]
+        if not all(path.exists() for path in written):
+            mark.unlink(missing_ok=True)
+        found.append(shown(mark))
+    return found
+
+
+def figures(experiment, names):
+    return [f"Results/{experiment}/figures/{name}.{ending}" for name in names for ending in ("png", "pdf")]
+
+
+TRAINED = {experiment: marks([config(f"Train_Algorithmic_Models/{name}")]) for experiment, name in TRAINING.items()}
+PROBED = {}  # the marks of all methods, by experiment
+
+
+for number, experiment in enumerate(TRAINING, start=1):
+    folders = [folder for folder in VARIABLES if folder.split("/")[0] == experiment]
+    PROBED[experiment] = [mark for folder in folders for method in SCRIPTS for mark in marks(configs_of(folder, method))]
+
+    rule:
+        name: f"train_{experiment}"
+        input: config(f"Train_Algorithmic_Models/{TRAINING[experiment]}"),
+        output: touch(TRAINED[experiment]),
+        benchmark: f"Results/times/{experiment}/train.tsv"
+        threads: workflow.cores
+        shell: "OMP_NUM_THREADS={threads} {sys.executable} train_algorithmic_models.py --config {input}"
+
+    for folder in folders:
+        for method, script in SCRIPTS.items():
+            rule:
+                name: f"{method}_{folder.replace('/', '_')}"
+                input: trained=TRAINED[experiment], configs=configs_of(folder, method),
+                output: touch(marks(configs_of(folder, method))),
+                benchmark: f"Results/times/{folder}/{method}.tsv"
+                params: script=script,
+                threads: workflow.cores
+                shell: "OMP_NUM_THREADS={threads} {sys.executable} {params.script} --config {input.configs}"
+
+    rule:
+        name: f"draw_{experiment}"
+        input: PROBED[experiment],
+        output: figures(experiment, FIGURES[experiment]),
+        benchmark: f"Results/times/{experiment}/draw.tsv"
+        params: script=f"analysis/summarize_{experiment.lower()}.py",
+        shell: "{sys.executable} {params.script}"
+
+
+rule transfer:
+    input: trained=TRAINED["Disambiguation"], configs=[config(f"Disambiguation/transfer/{name}") for name in ("a2", "a_plus_b")],
+    output: touch(marks([config(f"Disambiguation/transfer/{name}") for name in ("a2", "a_plus_b")])),
+    benchmark: "Results/times/Disambiguation/transfer.tsv"
+    threads: workflow.cores
+    shell: "OMP_NUM_THREADS={threads} {sys.executable} train_algorithmic_models.py --config {input.configs}"
+
+
+for name, pair in OVERLAPS.items():
+    rule:
+        name: f"overlap_{name}"
+        input: configs=[config(f"Shared_Nodes/{file}") for file in pair],
+               circuits=marks([config(f"Shared_Nodes/{file}") for file in pair]),
+        output: figures("Shared_Nodes", [f"overlap/{name}"]),
+        params: out=f"Results/Shared_Nodes/figures/overlap/{name}",
+        shell: "{sys.executable} analysis/summarize_model_overlap.py --config {input.configs} --out {params.out}"
+
+
+rule experiment1:
+    input: rules.draw_Disambiguation.output, rules.transfer.output,
+
+
+rule experiment2:
+    input: rules.draw_Shared_Nodes.output,
+           figures("Shared_Nodes", [f"overlap/{name}" for name in OVERLAPS]),
+
+
+rule experiment3:
+    input: rules.draw_Grokking.output,
+
+
+rule paper:
+    input: rules.experiment1.input, rules.experiment2.input, rules.experiment3.input,
+    default_target: True

@@ -1,0 +1,114 @@
+"""Experiment 3 in figures: does a circuit for a² form before the model groks a² + b?
+
+    python analysis/summarize_grokking.py [--results DIR] [--curves FILE] [--out DIR]
+
+Reads DIR/METHOD/{a2,b2}/results.csv, whichever exist, each a sweep over checkpoints, and the training's curves.csv.
+Draws over training, after attention and after the MLP, for a² and for b², which the task does not need (the selectivity
+control), below the model's train and test accuracy on the same axis of epochs
+
+probe_accuracy   is the variable there? circuit, linear and MLP probe
+ablation         is the circuit used? accuracy without it, and without random neurons
+amnesic          is the variable used? accuracy after LEACE
+DAS              is there a subspace whose exchange exchanges the variable?
+
+and writes all their figures to over_training.csv.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from analysis.method_figures import COMPONENTS, PROBES, RESULTS, add_folders, present, read_csv, read_results, run
+from interp.config import BadInput, require_file, shown
+from interp.plotting import plt, save_figure
+from interp.runs import write_text
+
+VARIABLES = {"a2": "a² (needed)", "b2": "b² (control)"}
+CURVES = RESULTS / "Train_Algorithmic_Models" / "Grokking" / "curves.csv"
+FIGURES = {  # figure: what it shows, its y axis and its lines
+    "probe_accuracy": ("Is the variable there?", "accuracy of\nreading {}", PROBES),
+    "ablation": ("Is the circuit used?", "model accuracy,\n{} ablated", {
+        "circuit_probing:vanilla_acc_test": "full model", "circuit_probing:ablated_acc_test": "circuit ablated",
+        "circuit_probing:random_ablated_acc_test_mean":
+            "as many random neurons (band: sd; none where the circuit is too large)"}),
+    "amnesic": ("Is the variable used? Erasure by LEACE", "model accuracy,\n{} erased", {
+        "amnesic:test_vanilla_acc": "full model", "amnesic:test_acc": "erased (fitted on test, as published)",
+        "amnesic:heldout_acc": "erased (fitted on train)"}),
+    "DAS": ("Does exchanging a subspace exchange the variable?", "interchange\naccuracy, {}", {
+        "DAS:interchange_intervention_acc": "boundless DAS", "DAS:boundary": "its width (share of dimensions)"}),
+}
+
+
+def draw_curves(axis: Axes, curves: pd.DataFrame) -> None:
+    for split, style in (("train", "-"), ("test", "--")):
+        axis.plot(curves["epoch"], curves[f"{split}_acc"], style, color="black", label=f"model, {split}")
+
+
+def draw_lines(axis: Axes, table: pd.DataFrame, measures: dict[str, str]) -> None:
+    """A line over checkpoints for each measure, a band of one standard deviation where there is one."""
+    by_checkpoint = table.groupby("checkpoint")
+    for number, (column, label) in enumerate(measures.items()):
+        mean, own_spread = by_checkpoint[column].mean().dropna(), column.replace("_mean", "_std")
+        spread = by_checkpoint[own_spread].mean() if own_spread != column else by_checkpoint[column].std()
+        spread = spread.reindex(mean.index).fillna(0)
+        axis.plot(mean.index, mean, "o-", markersize=4, color=f"C{number}", label=label)
+        axis.fill_between(mean.index, mean - spread, mean + spread, color=f"C{number}", alpha=0.25, linewidth=0)
+
+
+def draw_over_training(curves: pd.DataFrame, table: pd.DataFrame, name: str, out: Path) -> None:
+    """Columns: attention and MLP. Rows: the model's accuracy, then the measures for each variable."""
+    title, ylabel, measures = FIGURES[name]
+    measures = present(table, measures)
+    if not measures:
+        return
+    figure, axes = plt.subplots(3, 2, figsize=(12, 8), sharex=True, sharey=True, layout="constrained")
+    for column, (component, place) in zip(axes.T, COMPONENTS.items()):
+        draw_curves(column[0], curves)
+        column[0].set_title(f"after {'the ' * (place == 'MLP')}{place}")
+        for axis, variable in zip(column[1:], VARIABLES):
+            rows = table[(table["component"] == component) & (table["variable"] == variable)]
+            draw_lines(axis, rows, measures)
+        column[-1].set(xscale="log", ylim=(-0.03, 1.03), xlabel="epoch (one full-batch step each, log scale)")
+    for axis, label in zip(axes[:, 0], ["model accuracy", *(ylabel.format(name) for name in VARIABLES.values())]):
+        axis.set_ylabel(label)
+    axes[0][0].legend(loc="center left")
+    figure.legend(*axes[1][0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(measures), 3))
+    figure.suptitle(f"{title}   a² + b mod 113")
+    save_figure(figure, out / name)
+
+
+def headline(curves: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """All drawn figures, tidily: a row for each checkpoint, variable and component."""
+    columns = list(dict.fromkeys(column for *_, measures in FIGURES.values() for column in present(table, measures)))
+    rows = table.groupby(["checkpoint", "component", "variable"], as_index=False)[columns].mean()
+    accuracies = curves.rename(columns={"epoch": "checkpoint"})[["checkpoint", "train_acc", "test_acc"]]
+    return rows.merge(accuracies, on="checkpoint", how="left")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_folders(parser, "Grokking")
+    parser.add_argument("--curves", type=Path, default=CURVES, help="the training's curves.csv")
+    options = parser.parse_args()
+    results = options.results.absolute()
+    out = (options.out or results / "figures").absolute()
+    curves = read_csv(require_file("--curves", str(options.curves.absolute())))
+    if missing := {"epoch", "train_acc", "test_acc"} - set(curves):
+        raise BadInput(f"--curves {options.curves}: it has no column '{min(missing)}'.")
+    table = read_results(results, VARIABLES)
+    if "checkpoint" not in table:
+        raise BadInput(f"{shown(results)}: its tables have no column 'checkpoint', so there is no training to follow.")
+    curves = curves[curves["epoch"] > 0]  # the axis is logarithmic
+    for name in FIGURES:
+        draw_over_training(curves, table, name, out)
+    write_text(out / "over_training.csv", headline(curves, table).to_csv(index=False))
+    print(f"{shown(out / 'over_training.csv')}")
+
+
+if __name__ == "__main__":
+    run("summarize_grokking", main)

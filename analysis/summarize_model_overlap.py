@@ -1,0 +1,185 @@
+"""Are two circuits of one model the same neurons?
+
+    python analysis/summarize_model_overlap.py --config A.yaml B.yaml --out Results/overlap
+    python analysis/summarize_model_overlap.py --circuits A.safetensors B.safetensors --out Results/overlap
+
+Finds the circuits that two configs of circuit_probing.py have saved, sublayer by sublayer, or takes two files. Counts,
+for each linear map, each block of a map (the query, key and value of GPT-2's c_attn) and the whole sublayer, the
+neurons that each circuit has alone and that both have; writes OUT.csv and draws OUT.png and OUT.pdf. Its columns:
+
+neurons                    how many there are
+alone_1, common, alone_2   of the first circuit only, of both, of the second only
+jaccard                    common / (alone_1 + common + alone_2); empty where both are empty
+chance                     the probability that two random sets of these sizes have as many neurons in common, or more
+                           (hypergeometric distribution); for a whole sublayer its maps are drawn from apart
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import hypergeom
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import circuit_probing
+from analysis.method_figures import COMPONENTS, run
+from interp.config import BadInput, load_config, shown
+from interp.experiment import expand_settings
+from interp.masks import Circuit, load_circuit
+from interp.plotting import plt, save_figure
+from interp.runs import write_text
+
+BLOCKS = {"c_attn": ("query", "key", "value")}  # maps whose neurons are several maps' in one
+WHOLE, ALL = "whole", "all maps"
+PARTS = {"alone_1": "C0", "common": "C2", "alone_2": "C1"}
+
+Named = tuple[str, dict[str, Any], Circuit]  # the file, what it is about, the circuit
+
+
+def circuits_of(file: Path) -> list[Named]:
+    """The circuits that a config saves.
+
+    Raises:
+        BadInput: the config saves none, or they are not there yet.
+    """
+    config = load_config(file, circuit_probing.Config)
+    paths = [path for setting in expand_settings(config) for path in circuit_probing.artifacts(config, setting)]
+    if not paths:
+        raise BadInput(f"{file}: it has save_models: false, so there are no circuits to compare.")
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        raise BadInput(f"{file}: there is no {shown(missing[0])}; "
+                       f"'python circuit_probing.py --config {file}' makes it.")
+    return [load_named(path) for path in paths]
+
+
+def load_named(path: Path) -> Named:
+    circuit, about = load_circuit(path)
+    return shown(path), about, circuit
+
+
+def pairs(first: list[Named], second: list[Named]) -> list[tuple[Named, Named]]:
+    """The circuits of the same sublayer, of the same model, learned with the same setting.
+
+    Raises:
+        BadInput: there are none.
+    """
+    def place(named: Named) -> dict[str, Any]:
+        return {key: value for key, value in named[1].items() if key not in ("variable", "lr", "batch_size")}
+
+    found = [(one, other) for one in first for other in second if place(one) == place(other)]
+    if not found:
+        raise BadInput(f"{first[0][0]} and {second[0][0]}: no two circuits of the same sublayer of one model.")
+    return found
+
+
+def check_comparable(one: Named, other: Named) -> None:
+    sizes = [{name: len(scores) for name, scores in named[2].scores.items()} for named in (one, other)]
+    if sizes[0] != sizes[1]:
+        raise BadInput(f"{one[0]} and {other[0]} are circuits of different sublayers: their maps are {sizes[0]} "
+                       f"and {sizes[1]} neurons wide.")
+
+
+def overlap(one: Named, other: Named) -> list[dict[str, Any]]:
+    """A row for each map, each block, and the sublayer as a whole."""
+    check_comparable(one, other)
+    where = {"layer": one[1].get("target_layer"), "operation": one[1].get("operation")}
+    masks = {name: (one[2].scores[name] > 0, other[2].scores[name] > 0) for name in one[2].scores}  # (neurons,) each
+    rows, distributions = [], []
+    for name, (in_one, in_other) in masks.items():
+        parts = {WHOLE: (in_one, in_other)}
+        if name in BLOCKS:
+            parts |= dict(zip(BLOCKS[name], zip(in_one.chunk(len(BLOCKS[name])), in_other.chunk(len(BLOCKS[name])))))
+        counts = {block: count(*pair) for block, pair in parts.items()}
+        chances = {block: chance_distribution(counted) for block, counted in counts.items()}
+        distributions.append(chances[WHOLE])
+        rows += [{"map": name, "block": block, **counted, "chance": at_least(chances[block], counted["common"])}
+                 for block, counted in counts.items()]
+    total = {key: sum(row[key] for row in rows if row["block"] == WHOLE) for key in ("neurons", *PARTS)}
+    together = np.array([1.0])
+    for distribution in distributions:  # the maps are independent, so their counts' distributions convolve
+        together = np.convolve(together, distribution)
+    rows.append({"map": ALL, "block": WHOLE, **total, "chance": at_least(together, total["common"])})
+    return [where | row | {"jaccard": jaccard(row)} for row in rows]
+
+
+def count(one: Tensor, other: Tensor) -> dict[str, int]:
+    """Neurons alone and in common; one, other: (neurons,) of truth values."""
+    return {"neurons": len(one), "alone_1": int((one & ~other).sum()), "common": int((one & other).sum()),
+            "alone_2": int((other & ~one).sum())}
+
+
+def chance_distribution(counted: dict[str, int]) -> np.ndarray:
+    """The probability of each number of common neurons, 0 to all, for random circuits of these sizes."""
+    sizes = counted["alone_1"] + counted["common"], counted["alone_2"] + counted["common"]
+    return hypergeom.pmf(np.arange(counted["neurons"] + 1), counted["neurons"], *sizes)
+
+
+def at_least(distribution: np.ndarray, common: int) -> float:
+    return float(min(distribution[common:].sum(), 1.0))
+
+
+def jaccard(row: dict[str, Any]) -> float | None:
+    either = row["alone_1"] + row["common"] + row["alone_2"]
+    return row["common"] / either if either else None
+
+
+def draw(table: pd.DataFrame, names: tuple[str, str], path: Path) -> None:
+    """A bar for each row: neurons of one circuit alone, of both, of the other alone, as a share of the map."""
+    figure, axis = plt.subplots(figsize=(9, 1.8 + 0.36 * len(table)), layout="constrained")
+    labels = [f"{COMPONENTS[row.operation]} {row.layer}: {row.map}{'' if row.block == WHOLE else f', {row.block}'}"
+              for row in table.itertuples()]
+    left = np.zeros(len(table))
+    legend = {"alone_1": f"{names[0]} alone", "common": "in both", "alone_2": f"{names[1]} alone"}
+    for part, color in PARTS.items():
+        share = table[part].to_numpy() / table["neurons"].to_numpy()
+        axis.barh(labels, share, left=left, color=color, label=legend[part])
+        left += share
+    for number, row in enumerate(table.itertuples()):
+        similarity = "both empty" if pd.isna(row.jaccard) else f"J {row.jaccard:.2f}, p {row.chance:.1g}"
+        axis.text(1.02, number, f"{row.alone_1} | {row.common} | {row.alone_2};  {similarity}",
+                  va="center", fontsize=9)
+    axis.invert_yaxis()
+    axis.text(1.02, -0.75, "alone | both | alone;  Jaccard index, p by chance", va="center", fontsize=9, style="italic")
+    axis.set(xlim=(0, 1), xlabel="share of the map's neurons")
+    axis.set_title("Neurons of two circuits", loc="left")
+    axis.grid(axis="y", visible=False)
+    figure.legend(loc="outside lower center", ncols=3)
+    save_figure(figure, path)
+
+
+def distinct_names(first: str, second: str) -> tuple[str, str]:
+    """Two paths without the parts that they share: what tells them apart."""
+    parts = [list(Path(name).with_suffix("").parts) for name in (first, second)]
+    for end in (0, -1):
+        while min(map(len, parts)) > 1 and parts[0][end] == parts[1][end]:
+            for own in parts:
+                own.pop(end)
+    return "/".join(parts[0]), "/".join(parts[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--config", nargs=2, type=Path, metavar=("A", "B"), help="configs of circuit_probing.py")
+    source.add_argument("--circuits", nargs=2, type=Path, metavar=("A", "B"), help="saved circuits")
+    parser.add_argument("--out", type=Path, required=True, help="OUT.csv, OUT.png and OUT.pdf are written")
+    options = parser.parse_args()
+    if options.config:
+        found = pairs(*(circuits_of(file) for file in options.config))
+    else:
+        found = [tuple(load_named(path.absolute()) for path in options.circuits)]
+    table = pd.DataFrame([row for pair in found for row in overlap(*pair)])
+    out = options.out.absolute()
+    write_text(out.with_name(f"{out.name}.csv"), table.to_csv(index=False))
+    print(table.to_string(index=False, float_format="%.3g"))
+    draw(table, distinct_names(*map(str, options.config or options.circuits)), out)
+
+
+if __name__ == "__main__":
+    run("summarize_model_overlap", main)

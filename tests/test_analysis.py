@@ -1,0 +1,168 @@
+"""The analysis scripts and the graph of experiments: what they say about tables that the scripts have written."""
+
+import itertools
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from analysis.summarize_model_overlap import overlap
+from conftest import CIRCUITS, METHODS, rows_of, write_yaml
+from interp.config import CONFIGS, PROJECT_ROOT, shown
+from interp.experiment import main
+from interp.masks import Circuit, load_circuit
+
+
+def analyse(script: str, *arguments) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, PROJECT_ROOT / "analysis" / f"{script}.py", *map(str, arguments)],
+                          cwd="/", capture_output=True, text=True)
+
+
+def drawn(folder: Path) -> set[str]:
+    """The figures in a folder, each there as PDF and as PNG."""
+    pdf, png = ({file.stem for file in folder.glob(f"*.{ending}") if file.stat().st_size > 1000}
+                for ending in ("pdf", "png"))
+    assert pdf == png
+    return pdf
+
+
+def test_comparison_puts_each_published_cell_beside_ours(tiny, tmp_path):
+    config = write_yaml(tmp_path / "c.yaml", tiny.circuits | {
+        "results_dir": str(tmp_path / "Toy/circuit_probing/a2"), "save_models": False, "operation_list": ["mlp"]})
+    assert main(CIRCUITS, ["--config", str(config)]) == 0
+    [row] = rows_of(tmp_path / "Toy/circuit_probing/a2/results.csv")
+    (tmp_path / "published.csv").write_text(
+        "experiment,task,method,variable,component,metric,value\n"
+        f"Toy,,circuit_probing,a2,mlp,vanilla_acc_test,{row['vanilla_acc_test']}\n"
+        "Toy,,circuit_probing,a2,mlp,ablated_acc_test,-1\nToy,,circuit_probing,b2,mlp,ablated_acc_test,0\n")
+    command = ("compare_with_published", "--results", tmp_path, "--published", tmp_path / "published.csv",
+               "--out", tmp_path / "table.md", "--experiment")
+    assert analyse(*command, "Toy").returncode == 0
+    cells = [line.strip("| ").split(" | ") for line in (tmp_path / "table.md").read_text().splitlines()
+             if line.startswith("| a2")]
+    assert [cell[2] for cell in cells] == ["vanilla_acc_test", "ablated_acc_test"]
+    assert cells[0][5] == "+0" and cells[1][5].endswith("**")
+    failed = analyse(*command, "Toys")
+    assert failed.returncode == 2 and "Toys" in failed.stderr and len(failed.stderr.splitlines()) == 1
+
+
+def test_figures_of_what_exists_from_any_directory(tiny, tmp_path):
+    for variable in ("a2", "a_plus_b"):
+        config = write_yaml(tmp_path / f"{variable}.yaml", tiny.circuits | {
+            "variable": "var_0" if variable == "a2" else "aux_0", "save_models": False,
+            "results_dir": str(tmp_path / "circuit_probing" / variable)})
+        assert main(CIRCUITS, ["--config", str(config)]) == 0
+    finished = analyse("summarize_disambiguation", "--results", tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert [line.split("circuit_probing/")[1].split("/")[0] for line in finished.stderr.splitlines()
+            if line.startswith("missing")] == ["minus_b2", "a_minus_b"]
+    table = {(row["variable"], row["component"]): row for row in rows_of(tmp_path / "figures/beside_the_paper.csv")}
+    [mlp] = [row for row in rows_of(tmp_path / "circuit_probing/a2/results.csv") if row["operation"] == "mlp"]
+    assert table["a2", "mlp"]["accuracy_ablated_ours"] == mlp["ablated_acc_test"]
+    assert table["a2", "attn"]["KNN_circuit_paper"] == "0.991"
+    assert drawn(tmp_path / "figures") == {"nearest_neighbors", "ablation"}
+
+
+@pytest.mark.parametrize("script", ["summarize_disambiguation", "summarize_shared_nodes"])
+def test_an_analysis_with_nothing_to_draw_says_so(script, tmp_path):
+    finished = analyse(script, "--results", tmp_path)
+    assert finished.returncode == 2
+    assert "nothing to draw" in finished.stderr.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_results_of_which_nothing_is_published_stand_alone(tiny, tmp_path):
+    config = write_yaml(tmp_path / "c.yaml", tiny.circuits | {
+        "results_dir": str(tmp_path / "New/Task_9/circuit_probing/a2"), "save_models": False})
+    assert main(CIRCUITS, ["--config", str(config)]) == 0
+    (tmp_path / "published.csv").write_text("experiment,task,method,variable,component,metric,value\n"
+                                            "Toy,,circuit_probing,a2,mlp,vanilla_acc_test,1\n")
+    finished = analyse("compare_with_published", "--results", tmp_path, "--published", tmp_path / "published.csv",
+                       "--out", tmp_path / "table.md", "--experiment", "New", "--task", "Task_9",
+                       "--where", "operation=mlp")
+    assert finished.returncode == 0, finished.stderr
+    rows = rows_of(tmp_path / "New/Task_9/circuit_probing/a2/results.csv")
+    [row] = [row for row in rows if row["operation"] == "mlp"]
+    [line] = [line for line in (tmp_path / "table.md").read_text().splitlines() if "vanilla_acc_test" in line]
+    assert line == f"| a2 | mlp | vanilla_acc_test | {float(row['vanilla_acc_test']):.6g} |  |  |"
+
+
+def test_grokking_is_followed_over_checkpoints(tiny, tmp_path):
+    swept = {"model_path": str(tiny.folder / "models" / "model_LR_0.01_Seed_0_{checkpoint}"),
+             "checkpoint_list": [100, "final"]}
+    for script, name, values in ((CIRCUITS, "circuit_probing", tiny.circuits | {"save_models": False}),
+                                 (METHODS["DAS"], "DAS", tiny.methods["DAS"] | {"epochs": 2})):
+        config = write_yaml(tmp_path / f"{name}.yaml", values | swept | {"results_dir": str(tmp_path / name / "a2")})
+        assert main(script, ["--config", str(config), "--set", "checkpoint_list=[100]"]) == 0
+    finished = analyse("summarize_grokking", "--results", tmp_path, "--curves", tiny.folder / "training/curves.csv")
+    assert finished.returncode == 0, finished.stderr
+    assert drawn(tmp_path / "figures") == {"probe_accuracy", "ablation", "DAS"}
+    table = {row["component"]: row for row in rows_of(tmp_path / "figures/over_training.csv")}
+    [mlp] = [row for row in rows_of(tmp_path / "circuit_probing/a2/results.csv") if row["operation"] == "mlp"]
+    [at_100] = [row for row in rows_of(tiny.folder / "training/curves.csv") if row["epoch"] == "100"]
+    assert float(table["mlp"]["circuit_probing:knn_test_acc"]) == float(mlp["knn_test_acc"])
+    assert float(table["mlp"]["test_acc"]) == float(at_100["test_acc"])
+
+
+def test_overlap_is_counted_and_its_chance_is_the_share_of_all_pairs_of_sets():
+    first = Circuit({"c_attn": torch.tensor([1.0, 1, -1, -1, 1, -1]), "c_proj": torch.tensor([1.0, -1])},
+                    {"c_attn": 2, "c_proj": 2})
+    second = Circuit({"c_attn": torch.tensor([1.0, -1, 1, -1, 1, -1]), "c_proj": torch.tensor([1.0, -1])},
+                     {"c_attn": 2, "c_proj": 2})
+    about = {"target_layer": 0, "operation": "attn"}
+    rows = {(row["map"], row["block"]): row for row in overlap(("1", about, first), ("2", about, second))}
+    assert set(rows) == {("c_attn", "whole"), ("c_attn", "query"), ("c_attn", "key"), ("c_attn", "value"),
+                         ("c_proj", "whole"), ("all maps", "whole")}
+    assert [rows["c_attn", "whole"][key] for key in ("alone_1", "common", "alone_2", "jaccard")] == [1, 2, 1, 0.5]
+    assert [rows["c_attn", "key"][key] for key in ("alone_1", "common", "alone_2", "jaccard")] == [0, 0, 1, 0]
+    pairs = [len(set(one) & set(other)) for one in itertools.combinations(range(6), 3)
+             for other in itertools.combinations(range(6), 3)]
+    assert rows["c_attn", "whole"]["chance"] == pytest.approx(sum(common >= 2 for common in pairs) / len(pairs))
+    both = [common + extra for common in pairs for extra in (0, 1)]  # two sets of one of two neurons: half agree
+    assert rows["all maps", "whole"]["chance"] == pytest.approx(sum(common >= 3 for common in both) / len(both))
+
+
+def test_overlap_finds_circuits_by_config_or_by_name(tiny, tmp_path):
+    configs = [write_yaml(tmp_path / f"{name}.yaml", tiny.circuits | {
+        "variable": variable, "model_dir": str(tmp_path / name), "results_dir": str(tmp_path / f"{name}_run")})
+        for name, variable in (("a2", "var_0"), ("b", "var_1"))]
+    assert main(CIRCUITS, ["--config", *map(str, configs)]) == 0
+    assert analyse("summarize_model_overlap", "--config", *configs, "--out", tmp_path / "found").returncode == 0
+    assert drawn(tmp_path) == {"found"}
+    rows = rows_of(tmp_path / "found.csv")
+    assert {row["operation"] for row in rows} == {"attn", "mlp"}
+    named = [sorted((tmp_path / name).glob("*attn*"))[0] for name in ("a2", "b")]
+    assert analyse("summarize_model_overlap", "--circuits", *named, "--out", tmp_path / "named").returncode == 0
+    assert rows_of(tmp_path / "named.csv") == [row for row in rows if row["operation"] == "attn"]
+    circuit, _ = load_circuit(named[0])
+    [whole] = [row for row in rows_of(tmp_path / "named.csv") if row["map"] == "c_attn" and row["block"] == "whole"]
+    assert int(whole["alone_1"]) + int(whole["common"]) == int((circuit.scores["c_attn"] > 0).sum())
+
+    other = sorted((tmp_path / "b").glob("*mlp*"))[0]
+    for arguments, word in ((("--circuits", named[0], other), "different sublayers"),
+                            (("--circuits", named[0], configs[0]), "not a saved circuit"),
+                            (("--config", configs[0], tmp_path / "no.yaml"), "no.yaml")):
+        refused = analyse("summarize_model_overlap", *arguments, "--out", tmp_path / "never")
+        assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1 and word in refused.stderr
+    shutil.rmtree(tmp_path / "a2")
+    refused = analyse("summarize_model_overlap", "--config", *configs, "--out", tmp_path / "never")
+    assert refused.returncode == 2 and "circuit_probing.py --config" in refused.stderr
+
+
+def test_the_graph_runs_every_config_of_the_three_experiments_once():
+    pytest.importorskip("snakemake")
+    planned = subprocess.run([sys.executable, "-m", "snakemake", "--dry-run", "--forceall", "--printshellcmds",
+                              "--nolock", "paper"], cwd=PROJECT_ROOT, capture_output=True, text=True)
+    told = planned.stdout + planned.stderr
+    assert planned.returncode == 0, told
+    commands = [line.split() for line in told.splitlines() if ".py --config configs" in line]
+    run = [word for command in commands if not any("overlap" in word for word in command)
+           for word in command if word.endswith(".yaml")]
+    shipped = {shown(file) for folder in ("Disambiguation", "Shared_Nodes", "Grokking", "Train_Algorithmic_Models")
+               for file in (CONFIGS / folder).rglob("*.yaml")}
+    single = {shown(file) for file in (CONFIGS / "Grokking").glob("*/*/**/*.yaml")}
+    assert len(run) == len(set(run))
+    assert set(run) == shipped - single
