@@ -53,7 +53,7 @@ from interp.experiment import Outcome, Script, Setting, main, setting_name
 from interp.last_position import LastPositionLogits
 from interp.models import build_gpt2, load_model, read_model_config, save_model
 from interp.plotting import draw_curves
-from interp.runs import RunDirectory, check_folder, load_state, save_state
+from interp.runs import RunDirectory, check_data_file, load_state, save_state
 
 
 class Config(ScriptConfig):
@@ -158,10 +158,7 @@ def prepare(config: Config, settings: list[Setting], device: torch.device) -> Pr
                                make_data(task, config.mod, config.train_frac, generator)):
             files[project_path(config.data_dir) / folder / f"{name}.csv"] = table
     for file, table in files.items():
-        check_folder("data_dir", file.parent)
-        if file.exists() and (not file.is_file() or file.read_bytes() != csv_text(table).encode()):
-            raise BadInput(f"data_dir: {shown(file)} holds other data than this config makes; "
-                           "give another data_dir or move the file away.")
+        check_data_file(file, csv_text(table))
     if config.transfer:
         check_transfer(config)
     return Prepared(files, {name: gather(files, name, device) for name in ("train", "test")}, device)

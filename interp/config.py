@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = PROJECT_ROOT / "configs"
 TRAINING = "Train_Algorithmic_Models"  # the folder of configs that make the data and models of the others
+CONVERTED = {"Models/SmolLM2-135M": "python -m interp.convert_gguf"}  # models that no config makes, and what does
 
 T = TypeVar("T")
 
@@ -199,12 +200,16 @@ def require_file(key: str, path: str) -> Path:
 
 
 def command_that_makes(path: Path) -> str | None:
-    """The training command in whose data_dir or model_dir a missing path lies."""
+    """The command in whose data_dir or model_dir a missing path lies, or that converts a model to it."""
+    for folder, command in CONVERTED.items():
+        if path.is_relative_to(project_path(folder)):
+            return command
     for file, values in shipped_configs():
         folders = [project_path(values[key]) for key in ("data_dir", "model_dir")
-                   if "num_epochs" in values and "data_dir" in values and isinstance(values.get(key), str)]
+                   if "data_dir" in values and isinstance(values.get(key), str)]
         if any(path.is_relative_to(folder) for folder in folders):
-            return f"python train_algorithmic_models.py --config {shown(file)}"
+            script = "train_algorithmic_models.py" if "num_epochs" in values else "generate_language_data.py"
+            return f"python {script} --config {shown(file)}"
     return None
 
 

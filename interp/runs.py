@@ -120,6 +120,18 @@ def check_folder(key: str, path: Path) -> None:
         raise BadInput(f"{key}: {shown(existing)} cannot be written to.")
 
 
+def check_data_file(file: Path, text: str) -> None:
+    """Refuse a data file that cannot be written, or that is there and holds anything but this text.
+
+    Raises:
+        BadInput: as said.
+    """
+    check_folder("data_dir", file.parent)
+    if file.exists() and (not file.is_file() or file.read_bytes() != text.encode()):
+        raise BadInput(f"data_dir: {shown(file)} holds other data than this config makes; "
+                       "give another data_dir or move the file away.")
+
+
 @contextmanager
 def open_run(config: ScriptConfig, setting_names: tuple[str, ...], settings: list[Row], overwrite: bool = False):
     """Open a config's run directory, alone, to begin it or to go on with it.

@@ -1,0 +1,77 @@
+"""Write the sentences of Experiment 4: agreement, reflexives, syntactic number.
+
+    python generate_language_data.py --config configs/Language/sentences.yaml
+
+A file holds every sentence of its patterns, or, where its name ends in _gen, some drawn from patterns
+that nothing is trained on. Writes data_dir/FILE.csv and results.csv, a row for each file.
+"""
+
+import hashlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pandas as pd
+import torch
+from pydantic import Field
+
+from interp.config import NonEmpty, ScriptConfig, Seed, Text, Whole, project_path
+from interp.experiment import Outcome, Script, Setting, main
+from interp.grammar import SENTENCES, csv_text, make_table
+from interp.runs import RunDirectory, check_data_file, write_text
+
+
+class Config(ScriptConfig):
+    file_list: NonEmpty[Literal[tuple(SENTENCES)]] = list(SENTENCES)
+    gen_size: Annotated[Whole, Field(ge=2, multiple_of=2)] = 5000  # even: a reflexive sentence has two genders
+    data_seed: Seed = 0
+    data_dir: Text
+
+
+@dataclass(frozen=True)
+class Prepared:
+    tables: dict[Path, pd.DataFrame]
+
+
+def prepare(config: Config, settings: list[Setting], device: torch.device) -> Prepared:
+    """Make the tables in memory; refuse to replace a file that holds other data."""
+    tables = {path_of(config, setting): make_table(setting.file, config.gen_size, config.data_seed)
+              for setting in settings}
+    for file, table in tables.items():
+        check_data_file(file, csv_text(table))
+    return Prepared(tables)
+
+
+def path_of(config: Config, setting: Setting) -> Path:
+    return project_path(config.data_dir) / f"{setting.file}.csv"
+
+
+def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome:
+    """Write one file, and say what is in it."""
+    file = path_of(config, setting)
+    write_missing(prepared.tables, file)
+    table = prepared.tables[file]
+    return Outcome({
+        "rows": len(table),
+        "plural_share": table["labels"].mean(),
+        "object_plural_share": table["object labels"].mean() if "object labels" in table else None,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+    })
+
+
+def write_missing(tables: dict[Path, pd.DataFrame], *files: Path) -> None:
+    for file in files:
+        if not file.exists():
+            write_text(file, csv_text(tables[file]))
+
+
+def finish(config: Config, prepared: Prepared, run: RunDirectory) -> None:
+    """Restore files that somebody deleted."""
+    write_missing(prepared.tables, *prepared.tables)
+
+
+SCRIPT = Script("generate_language_data", Config, prepare, run_setting, finish=finish)
+
+if __name__ == "__main__":
+    sys.exit(main(SCRIPT))
