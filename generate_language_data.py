@@ -31,16 +31,16 @@ class Config(ScriptConfig):
 
 @dataclass(frozen=True)
 class Prepared:
-    tables: dict[Path, pd.DataFrame]
+    files: dict[Path, pd.DataFrame]
 
 
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Prepared:
     """Make the tables in memory; refuse to replace a file that holds other data."""
-    tables = {path_of(config, setting): make_table(setting.file, config.gen_size, config.data_seed)
-              for setting in settings}
-    for file, table in tables.items():
+    files = {path_of(config, setting): make_table(setting.file, config.gen_size, config.data_seed)
+             for setting in settings}
+    for file, table in files.items():
         check_data_file(file, csv_text(table))
-    return Prepared(tables)
+    return Prepared(files)
 
 
 def path_of(config: Config, setting: Setting) -> Path:
@@ -50,8 +50,8 @@ def path_of(config: Config, setting: Setting) -> Path:
 def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome:
     """Write one file, and say what is in it."""
     file = path_of(config, setting)
-    write_missing(prepared.tables, file)
-    table = prepared.tables[file]
+    table = prepared.files[file]
+    write_missing({file: table})
     return Outcome({
         "rows": len(table),
         "plural_share": table["labels"].mean(),
@@ -60,15 +60,15 @@ def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome
     })
 
 
-def write_missing(tables: dict[Path, pd.DataFrame], *files: Path) -> None:
-    for file in files:
+def write_missing(files: dict[Path, pd.DataFrame]) -> None:
+    for file, table in files.items():
         if not file.exists():
-            write_text(file, csv_text(tables[file]))
+            write_text(file, csv_text(table))
 
 
 def finish(config: Config, prepared: Prepared, run: RunDirectory) -> None:
     """Restore files that somebody deleted."""
-    write_missing(prepared.tables, *prepared.tables)
+    write_missing(prepared.files)
 
 
 SCRIPT = Script("generate_language_data", Config, prepare, run_setting, finish=finish)

@@ -14,11 +14,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import amnesic_probing
 import circuit_probing
 import DAS
+import generate_language_data
 import probing
 import train_algorithmic_models
 from interp.experiment import main
+from language_model import make_language_model
 
 TRAINING = train_algorithmic_models.SCRIPT
+SENTENCES = generate_language_data.SCRIPT
 CIRCUITS = circuit_probing.SCRIPT
 METHODS = {"probing": probing.SCRIPT, "amnesic_probing": amnesic_probing.SCRIPT, "DAS": DAS.SCRIPT}
 
@@ -87,6 +90,16 @@ def tiny(tmp_path_factory) -> SimpleNamespace:
     assert main(TRAINING, ["--config", str(config)]) == 0
     return SimpleNamespace(folder=folder, training=training_values(folder), circuits=circuit_values(folder),
                            methods=method_values(folder))
+
+
+@pytest.fixture(scope="session")
+def language(tmp_path_factory) -> SimpleNamespace:
+    """The folders of the sentences and of a small GPT-2 that has learned them; tests read and write elsewhere."""
+    folder = tmp_path_factory.mktemp("language")
+    values = {"data_dir": str(folder / "data"), "results_dir": str(folder / "sentences")}
+    assert main(SENTENCES, ["--config", str(write_yaml(folder / "sentences.yaml", values))]) == 0
+    make_language_model(folder / "model")
+    return SimpleNamespace(folder=folder, data=folder / "data", model=folder / "model", sentences=values)
 
 
 @pytest.fixture

@@ -26,16 +26,18 @@ def word_level_tokenizer(sentences: list[str]) -> PreTrainedTokenizerBase:
 
 
 def completed_sentences(seed: int) -> list[str]:
-    """Sentences that end in the word to learn: is or are, or a pronoun of either gender."""
-    tables = {name: make_table(name, 4000, seed) for name in ("SV_Agr", "SV_Agr_gen", "Reflexive_An",
-                                                              "Reflexive_An_gen")}
-    agreement = [f"{row.sentence} {ANSWERS[row.labels]}" for name in ("SV_Agr", "SV_Agr_gen")
-                 for row in tables[name].itertuples()]
-    return agreement + [sentence for name in ("Reflexive_An", "Reflexive_An_gen")
-                        for sentence in tables[name]["sentence"]]
+    """Sentences that end in the word to learn (is, are, a pronoun of either gender), and the same with an echo.
+
+    The echo, the last word once more in place of the answer, gives the model more to keep in mind than a
+    number: otherwise all its updates at that position tell the number, and no circuit tells it better.
+    """
+    tables = [make_table(name, 4000, seed) for name in ("SV_Agr", "SV_Agr_gen", "Reflexive_An", "Reflexive_An_gen")]
+    completed = [f"{row.sentence} {ANSWERS[row.labels]}" if "gender" not in table else row.sentence
+                 for table in tables for row in table.itertuples()]
+    return completed + [" ".join([*words, words[-1]]) for *words, _ in map(str.split, completed)]
 
 
-def make_language_model(folder: Path, steps: int = 120, batch_size: int = 64, seed: int = 0) -> None:
+def make_language_model(folder: Path, steps: int = 180, batch_size: int = 64, seed: int = 0) -> None:
     """Train a two-layer GPT-2 to say the last word of the sentences; save it with its tokenizer."""
     sentences = completed_sentences(seed)
     tokenizer = word_level_tokenizer(sentences)
@@ -58,7 +60,7 @@ def make_language_model(folder: Path, steps: int = 120, batch_size: int = 64, se
 
 
 def language_loss(model: GPT2LMHeadModel, batch: list[list[int]]) -> Tensor:
-    """Cross-entropy of every next word: a model of last words only would keep nothing but a number in mind."""
+    """Cross-entropy of every next word, and of the last one again, which is the one in question."""
     tokens = pad(batch)
     targets = pad(batch, value=IGNORED)[:, 1:]
     logits = model(tokens[:, :-1], use_cache=False).logits

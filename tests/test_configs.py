@@ -5,7 +5,7 @@ import runpy
 import pytest
 import torch
 
-from conftest import CIRCUITS, METHODS, TRAINING
+from conftest import CIRCUITS, METHODS, SENTENCES, TRAINING
 from interp.config import CONFIGS, load_config, project_path, read_yaml
 from interp.experiment import expand_settings
 
@@ -15,7 +15,7 @@ COLUMN_KEYS = ("variable", "counterfactual_variable", "counterfactual_label")
 
 def script_of(values: dict):
     if "data_dir" in values:
-        return TRAINING
+        return TRAINING if "num_epochs" in values else SENTENCES
     if "l0_lambda" in values:
         return CIRCUITS
     return METHODS["DAS" if "location_list" in values else "probing" if "n_classes" in values else "amnesic_probing"]
@@ -23,12 +23,13 @@ def script_of(values: dict):
 
 @pytest.fixture(scope="module")
 def made() -> dict:
-    """The tables that the training configs make, by path."""
+    """The tables that the configs of training and of sentences make, by path."""
     files = {}
     for file in FILES:
-        if script_of(read_yaml(file)) is TRAINING and "transfer" not in file.parts:
-            config = load_config(file, TRAINING.schema)
-            files |= TRAINING.prepare(config, expand_settings(config), torch.device("cpu")).files
+        script = script_of(read_yaml(file))
+        if script in (TRAINING, SENTENCES) and "transfer" not in file.parts:
+            config = load_config(file, script.schema)
+            files |= script.prepare(config, expand_settings(config), torch.device("cpu")).files
     return files
 
 
@@ -37,7 +38,7 @@ def test_config_is_valid_and_its_data_are_made(file, made):
     values = read_yaml(file)
     script = script_of(values)
     config = load_config(file, script.schema)
-    if script is TRAINING:
+    if script in (TRAINING, SENTENCES):
         return
     paths = {key: value for key, value in config.model_dump().items() if key.endswith("_path") and value}
     for key, path in paths.items():
@@ -45,7 +46,7 @@ def test_config_is_valid_and_its_data_are_made(file, made):
             assert path.startswith("Models/")
         else:
             assert project_path(path) in made, (key, path)
-    table = made[project_path(paths.get("train_data_path", paths.get("train_path")))]
+    table = made[project_path(paths.get("train_data_path", paths.get("train_path", paths.get("data_path"))))]
     for key in COLUMN_KEYS:
         assert getattr(config, key, None) is None or getattr(config, key) in table, key
 
