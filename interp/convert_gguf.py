@@ -69,7 +69,7 @@ def read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         BadInput: the package gguf is missing, or the file cannot be read.
     """
     if find_spec("gguf") is None:
-        raise BadInput(f"the package gguf, which reads such files, is not installed; '{INSTALL}' installs it.")
+        raise BadInput(f"{shown(file)} cannot be read without the package gguf; '{INSTALL}' installs it.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True,

@@ -1,5 +1,6 @@
 """A small GPT-2 with a word-level tokenizer that has learned agreement, for end-to-end tests of the language tasks."""
 
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ def word_level_tokenizer(sentences: list[str]) -> PreTrainedTokenizerBase:
                                    pad_token=END)
 
 
+@cache
 def completed_sentences(seed: int) -> list[str]:
     """Sentences that end in the word to learn (is, are, a pronoun of either gender), and the same with an echo.
 
@@ -37,7 +39,7 @@ def completed_sentences(seed: int) -> list[str]:
     return completed + [" ".join([*words, words[-1]]) for *words, _ in map(str.split, completed)]
 
 
-def make_language_model(folder: Path, steps: int = 180, batch_size: int = 64, seed: int = 0) -> None:
+def make_language_model(folder: Path, steps: int = 180, batch_size: int = 64, lr: float = 2e-3, seed: int = 0) -> None:
     """Train a two-layer GPT-2 to say the last word of the sentences; save it with its tokenizer."""
     sentences = completed_sentences(seed)
     tokenizer = word_level_tokenizer(sentences)
@@ -46,7 +48,7 @@ def make_language_model(folder: Path, steps: int = 180, batch_size: int = 64, se
         vocab_size=len(tokenizer), n_positions=24, n_layer=2, n_head=4, n_embd=64, resid_pdrop=0.0, embd_pdrop=0.0,
         attn_pdrop=0.0, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id))
     tokens = tokenizer(sentences)["input_ids"]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.1)
     warmup = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=50)
     for _ in range(steps):
         batch = [tokens[i] for i in torch.randint(len(tokens), (batch_size,)).tolist()]
