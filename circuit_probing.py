@@ -41,6 +41,7 @@ from interp.masks import Circuit, ImpossibleAblation, Masks, full_masks, save_ci
 from interp.models import Sublayer, find_sublayer, load_model, reinitialize
 from interp.neighbors import draw_references, majority_accuracy, nearest_neighbor_accuracy
 from interp.plotting import UpdateAnimation
+from interp.prefixes import Forest, unshared
 from interp.sublayer import Replay, all_updates, capture_inputs, replay
 
 NOT_YET = ("agreement", "reflexive", "syntactic_number")
@@ -94,7 +95,7 @@ class Bench:
 
     model: PreTrainedModel
     inputs: dict[tuple[int, str], dict[str, Tensor]]  # by layer and operation, then by split
-    probed: dict[str, Tensor]                         # by split, (rows,)
+    forests: dict[str, Forest]                        # by split
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome
     train, test = (prepared.splits[split][config.variable] for split in ("train", "test"))  # (rows,) labels
     bench = bench_for(config, setting, prepared)
     sublayer = find_sublayer(bench.model, setting.target_layer, setting.operation)
-    replays = {split: replay(sublayer, inputs, bench.probed[split])
+    replays = {split: replay(sublayer, inputs, bench.forests[split])
                for split, inputs in bench.inputs[setting.target_layer, setting.operation].items()}
     animation = Animation(config, test, replays["test"], full_masks(sublayer)) if config.gif else None
 
@@ -187,15 +188,15 @@ def bench_for(config: Config, setting: Setting, prepared: Prepared) -> Bench:
                      embeddings=config.reinit_embeddings, layer=config.layer_reinit)
         places = [(layer, operation) for layer in config.target_layer_list for operation in config.operation_list]
         inputs: dict[tuple[int, str], dict[str, Tensor]] = {place: {} for place in places}
-        probed = {}
+        forests = {}
         for split, examples in prepared.splits.items():
             rows, length = examples.tokens.shape
-            probed[split] = torch.full((rows,), setting.probe_index % length, device=prepared.device)
-            captured = capture_inputs(model, examples.tokens, [find_sublayer(model, *place) for place in places],
-                                      probed[split])
+            probed = torch.full((rows,), setting.probe_index % length, device=prepared.device)
+            forests[split] = unshared(examples.tokens, probed)
+            captured = capture_inputs(model, forests[split], [find_sublayer(model, *place) for place in places])
             for place, tensor in zip(places, captured):
                 inputs[place][split] = tensor
-        prepared.benches[key] = Bench(model, inputs, probed)
+        prepared.benches[key] = Bench(model, inputs, forests)
     return prepared.benches[key]
 
 

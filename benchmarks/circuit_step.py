@@ -18,6 +18,7 @@ from benchmarks.timing import Step, compare
 from interp.circuits import shuffled_batches, soft_nearest_neighbor_loss
 from interp.masks import Masks, NeuronMasks, l0
 from interp.models import build_gpt2, find_sublayer
+from interp.prefixes import unshared
 from interp.sublayer import at_positions, capture_inputs, replay
 
 MOD, ROWS, BATCH = 113, 7661, 500
@@ -48,7 +49,8 @@ def circuit_step(operation: str, name: str) -> Step:
 
 
 def fast_updates(model, sublayer, tokens, probed):
-    return replay(sublayer, capture_inputs(model, tokens, [sublayer], probed)[0], probed).update
+    forest = unshared(tokens, probed)
+    return replay(sublayer, capture_inputs(model, forest, [sublayer])[0], forest).update
 
 
 def plain_updates(model, sublayer, tokens, probed):

@@ -20,20 +20,52 @@ logging.disable_progress_bar()  # loading a few tensors needs none, and it would
 class Architecture:
     """Where a model family keeps its layers and sublayers, and which linear maps carry masks.
 
-    maps: for each operation the names of the sublayer's linear maps, first to last.
+    maps: for each operation the names of the sublayer's linear maps, first to last. Attention's are
+        query, key, value (in one map or three) and output; an MLP's gate, where it has one, up and down.
+    norm: the last normalisation, between the blocks and the output embedding.
+    position_table: learned position embeddings, added to the token's.
+    rotary: what turns queries and keys by their positions instead.
+    interleaved: one map holds query, key and value of the first head, then of the second, and so on,
+        rather than all queries, all keys, all values.
     """
 
     layers: str
+    norm: str
     sublayers: dict[str, str]
     maps: dict[str, tuple[str, ...]]
+    activation: str = "act"
+    position_table: str | None = None
+    rotary: str | None = None
+    interleaved: bool = False
 
 
+LLAMA = Architecture(
+    layers="model.layers",
+    norm="model.norm",
+    sublayers={"attn": "self_attn", "mlp": "mlp"},
+    maps={"attn": ("q_proj", "k_proj", "v_proj", "o_proj"), "mlp": ("gate_proj", "up_proj", "down_proj")},
+    activation="act_fn",
+    rotary="model.rotary_emb",
+)
 ARCHITECTURES = {
     "gpt2": Architecture(
         layers="transformer.h",
+        norm="transformer.ln_f",
         sublayers={"attn": "attn", "mlp": "mlp"},
         maps={"attn": ("c_attn", "c_proj"), "mlp": ("c_fc", "c_proj")},
+        position_table="transformer.wpe",
     ),
+    "gpt_neox": Architecture(
+        layers="gpt_neox.layers",
+        norm="gpt_neox.final_layer_norm",
+        sublayers={"attn": "attention", "mlp": "mlp"},
+        maps={"attn": ("query_key_value", "dense"), "mlp": ("dense_h_to_4h", "dense_4h_to_h")},
+        rotary="gpt_neox.rotary_emb",
+        interleaved=True,
+    ),
+    "llama": LLAMA,
+    "mistral": LLAMA,  # its sliding window, thousands of tokens, is never reached by a sentence
+    "qwen2": LLAMA,
 }
 
 
@@ -46,13 +78,26 @@ class LinearMap:
 
 
 @dataclass(frozen=True)
+class Heads:
+    """How an attention splits into heads, several queries sharing a key and a value in some models."""
+
+    queries: int
+    keys: int
+    width: int
+    interleaved: bool
+    rotary: nn.Module | None
+
+
+@dataclass(frozen=True)
 class Sublayer:
-    """The attention or MLP of one layer."""
+    """The attention or MLP of one layer; `heads` are an attention's, `activation` an MLP's."""
 
     operation: str
     layer: int
     module: nn.Module
     maps: dict[str, LinearMap]
+    heads: Heads | None = None
+    activation: nn.Module | None = None
 
 
 def choose_device(name: str) -> torch.device:
@@ -184,17 +229,31 @@ def architecture_of(config) -> Architecture:
     return ARCHITECTURES[config.model_type]
 
 
+def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
+    return model.get_submodule(architecture_of(model.config).layers)
+
+
 def find_sublayer(model: PreTrainedModel, layer: int, operation: str) -> Sublayer:
     """The attention ('attn') or MLP ('mlp') of a layer, with the linear maps that carry masks."""
     architecture = architecture_of(model.config)
-    block = model.get_submodule(architecture.layers)[layer]
-    module = block.get_submodule(architecture.sublayers[operation])
+    module = blocks_of(model)[layer].get_submodule(architecture.sublayers[operation])
     maps = {name: linear_map(module.get_submodule(name)) for name in architecture.maps[operation]}
-    return Sublayer(operation, layer, module, maps)
+    if operation == "attn":
+        return Sublayer(operation, layer, module, maps, heads=heads_of(model))
+    return Sublayer(operation, layer, module, maps, activation=module.get_submodule(architecture.activation))
+
+
+def heads_of(model: PreTrainedModel) -> Heads:
+    architecture, config = architecture_of(model.config), model.config
+    queries = config.num_attention_heads
+    return Heads(queries, keys=getattr(config, "num_key_value_heads", None) or queries,
+                 width=getattr(config, "head_dim", None) or config.hidden_size // queries,
+                 interleaved=architecture.interleaved,
+                 rotary=model.get_submodule(architecture.rotary) if architecture.rotary else None)
 
 
 def linear_map(module: nn.Module) -> LinearMap:
-    """GPT-2's Conv1D keeps (fan_in, neurons), nn.Linear its transpose."""
+    """GPT-2's Conv1D keeps (fan_in, neurons), nn.Linear its transpose; both are the module's own storage."""
     weight = module.weight.T if isinstance(module, nn.Linear) else module.weight
     bias = module.bias if module.bias is not None else weight.new_zeros(weight.shape[1])
     return LinearMap(weight, bias)

@@ -11,7 +11,8 @@ from interp.circuits import find_circuit, shuffled_batches, soft_nearest_neighbo
 from interp.masks import Circuit, ImpossibleAblation, NeuronMasks, full_masks, l0, load_circuit, save_circuit
 from interp.models import build_gpt2, find_sublayer
 from interp.neighbors import draw_references, majority_accuracy, nearest_neighbor_accuracy
-from interp.sublayer import all_updates, capture_inputs, replay
+from interp.prefixes import unshared
+from interp.sublayer import ReplayedMLP, all_updates, capture, capture_inputs, replay
 
 LAYER = 1
 
@@ -48,7 +49,8 @@ def updates_of_the_model(model, sublayer, tokens, probed):
 @pytest.mark.parametrize("operation", ["attn", "mlp"])
 def test_replayed_sublayer_equals_the_model_with_masked_weights(model, tokens, probed, operation, generator):
     sublayer = find_sublayer(model, LAYER, operation)
-    replayed = replay(sublayer, capture_inputs(model, tokens, [sublayer], probed, batch_size=16)[0], probed)
+    forest = unshared(tokens, probed)
+    replayed = replay(sublayer, capture(model, forest, [sublayer], nodes=100).inputs[0], forest)
     own = updates_of_the_model(model, sublayer, tokens, probed)
     torch.testing.assert_close(all_updates(replayed, full_masks(sublayer)), own, rtol=1e-4, atol=1e-4)
 
@@ -65,15 +67,17 @@ def test_positions_after_the_probed_one_do_not_matter(model, tokens, probed, ope
     sublayer = find_sublayer(model, LAYER, operation)
     other = torch.where(torch.arange(7) > probed.unsqueeze(1), (tokens + 1) % 20, tokens)
     assert (other != tokens).any()
-    updates = [all_updates(replay(sublayer, capture_inputs(model, text, [sublayer], probed)[0], probed),
-                           full_masks(sublayer)) for text in (tokens, other)]
+    forests = [unshared(text, probed) for text in (tokens, other)]
+    updates = [all_updates(replay(sublayer, capture_inputs(model, forest, [sublayer])[0], forest),
+                           full_masks(sublayer)) for forest in forests]
     torch.testing.assert_close(*updates, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("operation", ["attn", "mlp"])
 def test_gradients_of_soft_masks_equal_the_plain_ones(model, tokens, probed, operation):
     sublayer = find_sublayer(model, LAYER, operation)
-    replayed = replay(sublayer, capture_inputs(model, tokens, [sublayer], probed)[0], probed)
+    forest = unshared(tokens, probed)
+    replayed = replay(sublayer, capture_inputs(model, forest, [sublayer])[0], forest)
     masks = NeuronMasks(sublayer, init=0.1)
     labels = tokens[:, 0] % 3
     parameters = list(masks.parameters())
@@ -132,7 +136,7 @@ def test_search_finds_the_neurons_that_carry_the_variable(generator):
     labels = torch.randint(classes, (600,), generator=generator)
     noise = 3 * torch.rand(600, width - classes, generator=generator)
     inputs = torch.cat([nn.functional.one_hot(labels, classes), noise], dim=1)
-    replayed = replay(sublayer, inputs, torch.zeros(600, dtype=torch.long))
+    replayed = ReplayedMLP(sublayer, inputs)
     settings = dict(lr=0.02, batch_size=100, num_epochs=30, mask_init=0.0, max_temp=200, generator=generator)
     circuit = find_circuit(sublayer, replayed, labels, l0_lambda=1e-4, **settings)
     kept = circuit.masks()["c_fc"] * circuit.masks()["c_proj"]
