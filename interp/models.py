@@ -1,16 +1,29 @@
 """Models: build, load, re-initialise, save; the device; where each architecture keeps its sublayers."""
 
-from dataclasses import dataclass
+import functools
+import importlib.util
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
-from interp.config import BadInput, require_file, shown
+from interp.config import PROJECT_ROOT, BadInput, project_path, require_file, shown
 from interp.runs import place, temporary_beside
 
 logging.disable_progress_bar()  # loading a few tensors needs none, and it would break ours
@@ -27,6 +40,7 @@ class Architecture:
     rotary: what turns queries and keys by their positions instead.
     interleaved: one map holds query, key and value of the first head, then of the second, and so on,
         rather than all queries, all keys, all values.
+    stored_as: weights that have another name in a saved model than in an open one.
     """
 
     layers: str
@@ -37,6 +51,7 @@ class Architecture:
     position_table: str | None = None
     rotary: str | None = None
     interleaved: bool = False
+    stored_as: dict[str, str] = field(default_factory=dict)
 
 
 LLAMA = Architecture(
@@ -62,6 +77,7 @@ ARCHITECTURES = {
         maps={"attn": ("query_key_value", "dense"), "mlp": ("dense_h_to_4h", "dense_4h_to_h")},
         rotary="gpt_neox.rotary_emb",
         interleaved=True,
+        stored_as={"lm_head.weight": "embed_out.weight"},
     ),
     "llama": LLAMA,
     "mistral": LLAMA,  # its sliding window, thousands of tokens, is never reached by a sentence
@@ -134,23 +150,74 @@ def seed_everything(seed: int) -> None:
 
 
 def read_model_config(key: str, path: str):
-    """A model folder's configuration; of the weights no more than that they are whole and its own.
+    """A model's configuration; of the weights no more than that they are whole and its own.
+
+    Args:
+        path: a folder, a GGUF file, or a name on the Hugging Face hub, which is fetched once.
 
     Raises:
-        BadInput: no such folder, not a model of a known architecture, or a broken weight file.
+        BadInput: no such model to be had, not one of a known architecture, or a broken weight file.
     """
-    folder = require_file(key, path)
-    if not (folder / "config.json").is_file():
+    folder, gguf = locate_model(key, path)
+    if not gguf and not (folder / "config.json").is_file():
         raise BadInput(f"{key}: {shown(folder)} is not a model folder: it holds no config.json.")
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, **gguf)
     except Exception as error:  # whatever a hand-edited configuration raises, the user sees its folder named
-        raise BadInput(f"{key}: {shown(folder)} cannot be read as a model: {first_line(error)}") from None
+        raise BadInput(f"{key}: {shown(project_path(path))} cannot be read as a model: {first_line(error)}") from None
     if config.model_type not in ARCHITECTURES:
         raise BadInput(f"{key}: {shown(folder)} is a '{config.model_type}' model; "
                        f"known are {', '.join(ARCHITECTURES)}.")
-    check_weights(key, folder, config)
+    if not gguf:  # such a file's tensors have other names; load_model sees whether any is missing
+        check_weights(key, folder, config)
     return config
+
+
+def locate_model(key: str, path: str) -> tuple[Path, dict[str, str]]:
+    """The folder of a model, and for a GGUF file in it the argument that makes transformers read it.
+
+    Raises:
+        BadInput: there is no such model here, and none can be fetched.
+    """
+    if path.endswith(".gguf"):
+        file = require_file(key, path)
+        if importlib.util.find_spec("gguf") is None:
+            raise BadInput(f"{key}: reading {shown(file)} takes the package gguf; 'pip install gguf' installs it.")
+        return file.parent, {"gguf_file": file.name}
+    full = project_path(path)
+    if full.exists() or not is_hub_name(path):
+        return require_file(key, path), {}
+    try:
+        return fetch_from_hub(path), {}
+    except RepositoryNotFoundError:
+        raise BadInput(f"{key}: '{path}' is no folder here, and the Hugging Face hub has no such model, "
+                       "or not for everyone; give the folder or the name of one that is there.") from None
+    except Exception as error:  # no network, no space, a server's error: the user is told the same
+        raise BadInput(f"{key}: '{path}' is no folder here and cannot be fetched from the Hugging Face hub "
+                       f"({type(error).__name__}, no network?); download it where there is one and give its "
+                       "folder.") from None
+
+
+def is_hub_name(path: str) -> bool:
+    """Whether a path that does not exist may be a name on the hub ('gpt2', 'EleutherAI/pythia-70m').
+
+    What would lie in a folder that is here, Models/ for one, is a file that is missing.
+    """
+    return (re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path) is not None
+            and not ("/" in path and (PROJECT_ROOT / path).parent.exists()))
+
+
+@functools.cache
+def fetch_from_hub(name: str) -> Path:
+    """The folder of a hub model in Hugging Face's cache, fetched where it is not yet there.
+
+    Weights are fetched in one format only: safetensors, else torch's own.
+    """
+    def fetch(*patterns: str) -> Path:
+        return Path(snapshot_download(name, allow_patterns=list(patterns), ignore_patterns=["*/*"]))
+
+    folder = fetch("*.json", "*.txt", "tokenizer.model", "model*.safetensors")
+    return folder if any(folder.glob("model*.safetensors")) else fetch("*.json", "*.txt", "pytorch_model*.bin")
 
 
 def check_weights(key: str, folder: Path, config) -> None:
@@ -165,6 +232,8 @@ def check_weights(key: str, folder: Path, config) -> None:
     except Exception as error:  # likewise
         raise BadInput(f"{key}: the config.json in {shown(folder)} makes no model: {first_line(error)}.") from None
     files = list(folder.glob("model*.safetensors"))
+    if not files and any(folder.glob("pytorch_model*.bin")):
+        return  # torch's format has no header to look at; load_model sees whether any weight is missing
     if not files:
         raise BadInput(f"{key}: {shown(folder)} holds no weights (model.safetensors).")
     stored = {}
@@ -177,7 +246,8 @@ def check_weights(key: str, folder: Path, config) -> None:
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     prefix = f"{model.base_model_prefix}."
     for name, parameter in model.named_parameters():
-        shape = stored.get(name, stored.get(name.removeprefix(prefix)))
+        names = name, name.removeprefix(prefix), architecture_of(config).stored_as.get(name)
+        shape = next((stored[known] for known in names if known in stored), None)
         if shape is None and name not in tied:
             raise BadInput(f"{key}: the weights in {shown(folder)} lack {name}.")
         if shape is not None and list(shape) != list(parameter.shape):
@@ -186,11 +256,32 @@ def check_weights(key: str, folder: Path, config) -> None:
 
 
 def load_model(key: str, path: str, device: torch.device) -> PreTrainedModel:
-    """A saved model, frozen, in eval mode and float32, on the device; raises as read_model_config."""
+    """A saved model, frozen, in eval mode and float32, on the device; path and errors as read_model_config."""
     read_model_config(key, path)
-    model = AutoModelForCausalLM.from_pretrained(require_file(key, path), local_files_only=True,
-                                                 dtype=torch.float32)
+    folder, gguf = locate_model(key, path)
+    where = shown(folder / gguf["gguf_file"] if gguf else folder)
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32, output_loading_info=True, **gguf)
+    except Exception as error:  # a damaged file fails in as many ways as there are formats
+        raise BadInput(f"{key}: {where} cannot be loaded: {first_line(error)}") from None
+    if report["missing_keys"]:
+        raise BadInput(f"{key}: the weights in {where} lack {min(report['missing_keys'])}.")
     return model.to(device).eval().requires_grad_(False)
+
+
+def load_tokenizer(key: str, path: str) -> PreTrainedTokenizerBase:
+    """A saved model's own tokenizer; path as for read_model_config.
+
+    Raises:
+        BadInput: no such model to be had, or no tokenizer with it.
+    """
+    folder, gguf = locate_model(key, path)
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, **gguf)
+    except Exception as error:  # what is missing shows in many ways
+        raise BadInput(f"{key}: {shown(project_path(path))} has no tokenizer that can be read: "
+                       f"{first_line(error)}") from None
 
 
 def reinitialize(model: PreTrainedModel, seed: int, *, everything: bool = False, embeddings: bool = False,
@@ -199,15 +290,17 @@ def reinitialize(model: PreTrainedModel, seed: int, *, everything: bool = False,
 
     Args:
         everything: all weights.
-        embeddings: whatever stands outside of the layers' blocks and is an embedding.
+        embeddings: whatever stands outside of the layers' blocks and is an embedding: of tokens, of
+            positions, and the output's, which in many models is the tokens' own.
         layer: one layer's block; -1 for none.
     """
     if not (everything or embeddings or layer >= 0):
         return
     seed_everything(seed)
-    fresh = AutoModelForCausalLM.from_config(model.config).to(model.device).state_dict()
+    fresh = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32).to(model.device).state_dict()
     block = f"{architecture_of(model.config).layers}.{layer}."
-    tables = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, nn.Embedding))
+    tables = tuple(f"{name}." for name, module in model.named_modules()
+                   if isinstance(module, nn.Embedding) or module is model.get_output_embeddings())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if everything or (embeddings and name.startswith(tables)) or name.startswith(block):

@@ -8,8 +8,8 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
-from interp.config import BadInput, require_file
-from interp.models import load_model
+from interp.config import BadInput
+from interp.models import load_model, locate_model
 from interp.sublayer import batches_of_inputs
 
 
@@ -23,7 +23,7 @@ class ResidualStream:
     @classmethod
     def load(cls, key: str, path: str, device: torch.device) -> "ResidualStream":
         """Open a saved model; raises BadInput as load_model does."""
-        return cls(load_model(key, path, device), str(require_file(key, path)))
+        return cls(load_model(key, path, device), str(locate_model(key, path)[0]))
 
     @classmethod
     def kept(cls, last: dict[str, "ResidualStream"], path: str, device: torch.device) -> "ResidualStream":

@@ -3,16 +3,30 @@
 The oracle is the model itself, run on single sentences with its weights multiplied by the masks.
 """
 
+import shutil
+import sys
+
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from interp.behavior import logit_differences, masked, preference_accuracy, top_tokens
 from interp.blocks import final_states
 from interp.circuits import soft_nearest_neighbor_loss
+from interp.config import BadInput
 from interp.masks import NeuronMasks, full_masks
-from interp.models import blocks_of, find_sublayer
+from interp.models import (
+    ARCHITECTURES,
+    blocks_of,
+    find_sublayer,
+    load_model,
+    load_tokenizer,
+    read_model_config,
+    reinitialize,
+)
 from interp.prefixes import Forest, plant, unshared
 from interp.sublayer import all_updates, bytes_kept, capture, capture_inputs, replay
 
@@ -233,3 +247,107 @@ def test_only_what_is_asked_for_is_kept_and_it_takes_the_bytes_foretold(models, 
     assert [tuple(kept.shape) for kept in captured.inputs] == 2 * [(forest.nodes, D_MODEL), (len(forest), D_MODEL)]
     kept = sum(tensor.numel() * tensor.element_size() for tensor in (*captured.inputs, *captured.entering.values()))
     assert kept == 2 * bytes_kept(model.config, forest, ("attn", "mlp"), entering=True)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("shards", [False, True])
+def test_saved_model_comes_back(kind, shards, models, tmp_path):
+    models[kind].save_pretrained(tmp_path / "model", **{"max_shard_size": "20KB"} if shards else {})
+    assert len(list((tmp_path / "model").glob("*.safetensors"))) > 1 if shards else True
+    loaded = load_model("model_path", str(tmp_path / "model"), CPU)
+    tokens = torch.arange(12).view(2, 6)
+    torch.testing.assert_close(loaded(tokens).logits, models[kind](tokens).logits, rtol=0, atol=0)
+    assert not loaded.training and not any(parameter.requires_grad for parameter in loaded.parameters())
+    if shards:
+        sorted((tmp_path / "model").glob("*.safetensors"))[0].unlink()
+        with pytest.raises(BadInput, match="^model_path: the weights in .* lack"):
+            read_model_config("model_path", str(tmp_path / "model"))
+
+
+def test_half_precision_and_pickled_weights_are_loaded_and_missing_ones_refused(models, tmp_path):
+    model = models["pythia"]
+    build("pythia").half().save_pretrained(tmp_path / "half")
+    assert {parameter.dtype for parameter in load_model("m", str(tmp_path / "half"), CPU).parameters()} == {
+        torch.float32}
+    weights = model.state_dict()
+    model.config.save_pretrained(tmp_path / "pickled")
+    torch.save(weights, tmp_path / "pickled/pytorch_model.bin")
+    loaded = load_model("m", str(tmp_path / "pickled"), CPU)
+    torch.testing.assert_close(loaded.lm_head.weight, model.lm_head.weight, rtol=0, atol=0)
+    del weights["gpt_neox.layers.1.mlp.dense_4h_to_h.weight"]
+    torch.save(weights, tmp_path / "pickled/pytorch_model.bin")
+    with pytest.raises(BadInput, match=r"lack .*layers\.1\.mlp\.dense_4h_to_h\.weight"):
+        load_model("m", str(tmp_path / "pickled"), CPU)
+    (tmp_path / "pickled/pytorch_model.bin").write_bytes(b"half a file")
+    with pytest.raises(BadInput, match="^m: .*pickled cannot be loaded"):
+        load_model("m", str(tmp_path / "pickled"), CPU)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_each_family_is_given_new_weights_where_asked(kind, models):
+    def changed(**parts):
+        model = build(kind)
+        reinitialize(model, seed=1, **parts)
+        before = dict(models[kind].named_parameters())
+        return {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+
+    names = {name for name, _ in models[kind].named_parameters()}
+    layers = ARCHITECTURES[models[kind].config.model_type].layers
+    assert changed() == set()
+    assert changed(everything=True) == names
+    assert changed(layer=2) == {name for name in names if name.startswith(f"{layers}.2.")}
+    outside = {name for name in names if not name.startswith(layers) and "norm" not in name and "ln_f" not in name}
+    assert changed(embeddings=True) == outside
+    assert len(outside) == (1 if kind == "llama" else 2)  # tied and without positions: one table only
+
+
+def test_tokenizer_of_a_folder(tmp_path):
+    words = Tokenizer(WordLevel({"the": 0, "author": 1, "[UNK]": 2}, unk_token="[UNK]"))
+    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path / "model")
+    assert load_tokenizer("model_path", str(tmp_path / "model")).decode([1]) == "author"
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(BadInput, match="^model_path: .*nothing has no tokenizer"):
+        load_tokenizer("model_path", str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize("path, words", [
+    ("gpt2-that-is-nowhere", "'gpt2-that-is-nowhere' is no folder here and cannot be fetched .* give its folder"),
+    ("EleutherAI/pythia-none", "'EleutherAI/pythia-none' is no folder here and cannot be fetched"),
+    ("Models/none", "there is no Models/none"),
+    ("Models/Disambiguation/none", "there is no Models/Disambiguation/none; 'python train_algorithmic_models"),
+    ("./gpt2", "there is no gpt2"),
+    ("/nowhere/gpt2", "there is no /nowhere/gpt2"),
+    ("Models/none.gguf", "there is no Models/none.gguf"),
+])
+def test_a_model_that_cannot_be_had_ends_in_a_sentence(path, words):
+    for function in (read_model_config, load_tokenizer):
+        with pytest.raises(BadInput, match=f"^model_path: {words}") as told:
+            function("model_path", path)
+        assert "\n" not in str(told.value) and str(told.value).endswith((".", "makes it."))
+
+
+def test_a_gguf_file_without_the_package_that_reads_it(tmp_path, monkeypatch):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(BadInput, match="^model_path: .*model.gguf takes the package gguf; 'pip install gguf'"):
+        load_model("model_path", str(tmp_path / "model.gguf"), CPU)
+
+
+def test_a_hub_model_in_the_cache_is_a_folder(models, tmp_path, monkeypatch):
+    """What is fetched, in one format; the hub itself is played by a folder."""
+    asked = []
+
+    def snapshot_download(name, allow_patterns, ignore_patterns):
+        asked.append(allow_patterns)
+        if "pytorch_model*.bin" in allow_patterns:
+            torch.save(models["qwen2"].state_dict(), tmp_path / "cache/pytorch_model.bin")
+        return str(tmp_path / "cache")
+
+    monkeypatch.setattr("interp.models.snapshot_download", snapshot_download)
+    models["qwen2"].save_pretrained(tmp_path / "cache")
+    tokens = torch.arange(12).view(2, 6)
+    assert torch.equal(load_model("m", "some/qwen-a", CPU)(tokens).logits, models["qwen2"](tokens).logits)
+    assert len(asked) == 1  # once, however often it is asked for
+    shutil.move(tmp_path / "cache/model.safetensors", tmp_path / "elsewhere")
+    assert torch.equal(load_model("m", "some/qwen-b", CPU)(tokens).logits, models["qwen2"](tokens).logits)
+    assert len(asked) == 3
