@@ -19,7 +19,7 @@ from interp.circuits import shuffled_batches, soft_nearest_neighbor_loss
 from interp.masks import Masks, NeuronMasks, l0
 from interp.models import build_gpt2, find_sublayer
 from interp.prefixes import unshared
-from interp.sublayer import at_positions, capture_inputs, replay
+from interp.sublayer import capture_inputs, replay
 
 MOD, ROWS, BATCH = 113, 7661, 500
 FAST, PLAIN = "replayed sublayer", "whole model, masked weights"
@@ -62,7 +62,7 @@ def plain_updates(model, sublayer, tokens, probed):
     def update(soft: Masks, rows: Tensor) -> Tensor:
         weights = {f"{prefix}.{name}.weight": linear.weight * soft[name] for name, linear in sublayer.maps.items()}
         torch.func.functional_call(model, weights, (tokens[rows],), {"use_cache": False})
-        return at_positions(caught["update"], probed[rows])
+        return caught["update"][torch.arange(len(rows)), probed[rows]]
 
     return update
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from interp.models import architecture_of, blocks_of
 from interp.prefixes import Forest
 
-NODES_AT_ONCE = 4096  # bounds the memory of a pass; a larger batch is not faster
+NODES_AT_ONCE = 1024  # bounds the memory of a pass; measured faster than 4096, which leaves the cache
 
 
 def embed(model: PreTrainedModel, forest: Forest, chunks: slice) -> Tensor:
@@ -52,17 +52,15 @@ def final_states(model: PreTrainedModel, forest: Forest, layer: int = 0, enterin
         (rows, d_model).
     """
     norm = model.get_submodule(architecture_of(model.config).norm)
-    states, order = [], []
+    states = vectors(model, len(forest))
     for chunks in forest.batches(nodes):
         stream = embed(model, forest, chunks) if entering is None else entering[chunks]
         _, stream = deque(streams(model, stream, forest, chunks, layer), maxlen=1).pop()  # above the last block
         rows, probed = forest.probed_in(chunks)
-        states.append(norm(stream.flatten(0, 1)[probed]))
-        order.append(rows)
-    return in_order(states, order)
+        states[rows] = norm(stream.flatten(0, 1)[probed])
+    return states
 
 
-def in_order(parts: list[Tensor], rows: list[Tensor]) -> Tensor:
-    """Parts of a table, of which it is known which rows they are, put together."""
-    together = torch.cat(parts)
-    return torch.empty_like(together).index_copy_(0, torch.cat(rows), together)
+def vectors(model: PreTrainedModel, *shape: int) -> Tensor:
+    """Room for vectors of the residual stream, (*shape, d_model): filled in place, they take no more than they are."""
+    return torch.empty(*shape, model.config.hidden_size, device=model.device)

@@ -9,8 +9,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
 from interp.config import BadInput
-from interp.models import load_model, locate_model
-from interp.sublayer import batches_of_inputs
+from interp.models import find_sublayer, load_model, locate_model
+from interp.prefixes import unshared
+from interp.sublayer import capture_inputs
 
 
 class ResidualStream:
@@ -104,11 +105,12 @@ class LastPositionTail:
         self.transformer, self.unembed = model.transformer, model.lm_head
         self.own_mlp = self.transformer.h[layer] if location == "resid_mid" else None
         self.above = list(self.transformer.h[layer + 1:])
-        earlier: list[list[Tensor]] = [[] for _ in self.above]
-        for _, caught in batches_of_inputs(model, tokens, [block.attn for block in self.above]) if self.above else ():
-            for block, stream, kept in zip(self.above, caught, earlier):
-                kept.append(block.attn.c_attn(stream[:, :-1].contiguous()).chunk(3, dim=-1)[1:])
-        self.earlier = [[torch.cat(part) for part in zip(*kept)] for kept in earlier]  # (rows, positions - 1, d_model)
+        last = torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device)
+        attentions = [find_sublayer(model, layer + 1 + above, "attn") for above in range(len(self.above))]
+        self.earlier = []  # keys and values, (rows, positions - 1, d_model) each
+        for block, read in zip(self.above, capture_inputs(model, unshared(tokens, last), attentions)):
+            read = read.unflatten(0, tokens.shape)[:, :-1].contiguous()
+            self.earlier.append(block.attn.c_attn(read).chunk(3, dim=-1)[1:])
 
     def logits(self, activations: Tensor, rows: Tensor) -> Tensor:
         """(batch, d_model) at the site, for the sequences numbered `rows` -> (batch, vocabulary)."""

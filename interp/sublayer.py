@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import NewGELUActivation
 
-from interp.blocks import NODES_AT_ONCE, embed, in_order, streams
+from interp.blocks import NODES_AT_ONCE, embed, streams, vectors
 from interp.masks import Masks
 from interp.models import Heads, LinearMap, Sublayer
 from interp.prefixes import Forest
@@ -40,16 +40,6 @@ def inputs_of(modules: list[nn.Module]):
     finally:
         for handle in handles:
             handle.remove()
-
-
-@torch.no_grad()
-def batches_of_inputs(model: PreTrainedModel, tokens: Tensor, modules: list[nn.Module], batch_size: int = 2048):
-    """What each module reads, batch by batch: yields (rows, [(batch, positions, d_model), ...])."""
-    with inputs_of(modules) as caught:
-        for start in range(0, len(tokens), batch_size):
-            rows = slice(start, start + batch_size)
-            model(tokens[rows], use_cache=False, logits_to_keep=1)
-            yield rows, caught
 
 
 @dataclass(frozen=True)
@@ -77,23 +67,24 @@ def capture(model: PreTrainedModel, forest: Forest, sublayers: Sequence[Sublayer
 
     What is kept takes `bytes_kept`. Where that is too much for all layers, ask for some at a time.
     """
-    inputs: list[list[Tensor]] = [[] for _ in sublayers]
-    entering: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-    order = []
+    inputs = [vectors(model, forest.nodes if sublayer.operation == "attn" else len(forest))
+              for sublayer in sublayers]
+    entering = {layer: vectors(model, *forest.tokens.shape) for layer in layers}
     end = max([sublayer.layer + 1 for sublayer in sublayers] + list(layers), default=0)
+    length = forest.tokens.shape[1]
     with inputs_of([sublayer.module for sublayer in sublayers]) as caught:
         for chunks in forest.batches(nodes):
             for layer, stream in streams(model, embed(model, forest, chunks), forest, chunks, end=end):
                 if layer in entering:
-                    entering[layer].append(stream)
+                    entering[layer][chunks] = stream
             rows, probed = forest.probed_in(chunks)
-            order.append(rows)
             for sublayer, read, kept in zip(sublayers, caught, inputs):
                 read = read.flatten(0, 1)  # (nodes, d_model)
-                kept.append(read if sublayer.operation == "attn" else read[probed])
-    return Captured([torch.cat(kept) if sublayer.operation == "attn" else in_order(kept, order)
-                     for sublayer, kept in zip(sublayers, inputs)],
-                    {layer: torch.cat(kept) for layer, kept in entering.items()})
+                if sublayer.operation == "attn":
+                    kept[chunks.start * length:chunks.stop * length] = read
+                else:
+                    kept[rows] = read[probed]
+    return Captured(inputs, entering)
 
 
 def capture_inputs(model: PreTrainedModel, forest: Forest, sublayers: Sequence[Sublayer]) -> list[Tensor]:
@@ -111,11 +102,6 @@ def bytes_kept(config, forest: Forest, operations: Sequence[str], entering: bool
     """
     vectors = forest.nodes * (("attn" in operations) + entering) + len(forest) * ("mlp" in operations)
     return vectors * config.hidden_size * torch.finfo(torch.float32).bits // 8
-
-
-def at_positions(values: Tensor, probed: Tensor) -> Tensor:
-    """(rows, positions, width) at one position of each row: (rows, width)."""
-    return values[torch.arange(len(values), device=values.device), probed]
 
 
 def gate(product: Tensor, linear: LinearMap, mask: Tensor) -> Tensor:
