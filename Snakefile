@@ -5,7 +5,8 @@
 #
 # Each step is one command of this project, run from this folder; the scripts know nothing of the graph. Their tables grow
 # row by row and a killed script continues them, so a step's output is a mark that is set when all its runs are complete.
-# A step is one process for many configs: importing torch takes longer than many a run.
+# A step is one process for many configs: importing torch takes longer than many a run. It has one thread, so that its
+# results do not depend on how many cores there are; two steps of one thread do more than one of two.
 
 import sys
 
@@ -74,7 +75,7 @@ for number, experiment in enumerate(TRAINING, start=1):
         input: config(f"Train_Algorithmic_Models/{TRAINING[experiment]}"),
         output: touch(TRAINED[experiment]),
         benchmark: f"Results/times/{experiment}/train.tsv"
-        threads: workflow.cores
+        threads: 1
         shell: "OMP_NUM_THREADS={threads} {sys.executable} train_algorithmic_models.py --config {input}"
 
     for folder in folders:
@@ -85,7 +86,7 @@ for number, experiment in enumerate(TRAINING, start=1):
                 output: touch(marks(configs_of(folder, method))),
                 benchmark: f"Results/times/{folder}/{method}.tsv"
                 params: script=script,
-                threads: workflow.cores
+                threads: 1
                 shell: "OMP_NUM_THREADS={threads} {sys.executable} {params.script} --config {input.configs}"
 
     rule:
@@ -101,7 +102,7 @@ rule transfer:
     input: trained=TRAINED["Disambiguation"], configs=[config(f"Disambiguation/transfer/{name}") for name in ("a2", "a_plus_b")],
     output: touch(marks([config(f"Disambiguation/transfer/{name}") for name in ("a2", "a_plus_b")])),
     benchmark: "Results/times/Disambiguation/transfer.tsv"
-    threads: workflow.cores
+    threads: 1
     shell: "OMP_NUM_THREADS={threads} {sys.executable} train_algorithmic_models.py --config {input.configs}"
 
 
