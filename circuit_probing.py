@@ -1,6 +1,7 @@
 """Circuit probing: does a sublayer compute a variable, in which neurons, and is it used?
 
     python circuit_probing.py --config configs/Disambiguation/circuit_probing/a2.yaml
+    python circuit_probing.py --config configs/SV_Agreement/sv_agreement-smollm2.yaml
 
 1. Learn a binary mask over a frozen sublayer's neurons under which its updates cluster by the
    variable: the circuit.
@@ -18,9 +19,9 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from interp.behavior import masked, next_token_accuracy
+from interp.behavior import masked, top_tokens
+from interp.bench import Bench, set_up, vanilla_accuracies
 from interp.circuits import batches_in_order, find_circuit, mean_loss, shuffled_batches
 from interp.config import (
     BadInput,
@@ -35,30 +36,37 @@ from interp.config import (
     Whole,
     project_path,
 )
-from interp.examples import Examples, check_batch, check_classes, check_model, read_examples
 from interp.experiment import Outcome, Script, Setting, fill_in, main, setting_name
+from interp.language import LANGUAGE_TASKS
 from interp.masks import Circuit, ImpossibleAblation, Masks, full_masks, save_circuit
-from interp.models import Sublayer, find_sublayer, load_model, reinitialize
+from interp.models import Sublayer, find_sublayer, load_model, load_tokenizer, reinitialize
 from interp.neighbors import draw_references, majority_accuracy, nearest_neighbor_accuracy
 from interp.plotting import UpdateAnimation
-from interp.prefixes import Forest, unshared
-from interp.sublayer import Replay, all_updates, capture_inputs, replay
+from interp.runs import write_table
+from interp.sublayer import Replay, all_updates
+from interp.tasks import ArithmeticTask, LanguageTask, Material
 
-NOT_YET = ("agreement", "reflexive", "syntactic_number")
+TOP_TOKENS = 50
 GIF_CLASSES, GIF_EXAMPLES = 10, 5
 
 
 class Config(ModelSweep):
     task: Text = "arithmetic"
     variable: Text
-    train_data_path: Text
-    test_data_path: Text
+    train_data_path: Text | None = None
+    test_data_path: Text | None = None
+    data_path: Text | None = None
+    gen_path: Text | None = None
+    train_size: Count = 2000
+    test_size: Count = 1000
+    sentence_prefix: str = ""
+    capitalize: bool = False
     random_init: bool = False
     reinit_embeddings: bool = False
     layer_reinit: Annotated[Whole, Field(ge=-1)] = -1
 
     target_layer_list: NonEmpty[NonNegative]
-    probe_index_list: NonEmpty[Whole]
+    probe_index_list: NonEmpty[Whole] = [-1]
     operation_list: NonEmpty[Literal["attn", "mlp"]]
     lr_list: NonEmpty[Positive]
     batch_size_list: NonEmpty[Annotated[Whole, Field(ge=2)]]
@@ -76,11 +84,14 @@ class Config(ModelSweep):
     model_dir: Text | None = None
     gif: bool = False
     gif_interval: Count = 10
+    layers_at_once: Count | None = None
 
     @model_validator(mode="after")
     def consistent(self):
-        if self.task in NOT_YET:
-            raise ValueError(f"the key 'task': '{self.task}' is a task that this version cannot do yet")
+        needed = ("data_path",) if self.task in LANGUAGE_TASKS else ("train_data_path", "test_data_path")
+        for key in needed:
+            if getattr(self, key) is None:
+                raise ValueError(f"the key '{key}' is missing, which the task '{self.task}' needs")
         if self.task == "multitask" and self.lm_eval and not (self.lm_same_task_path and self.lm_different_task_path):
             raise ValueError("the task 'multitask' needs the keys lm_same_task_path and lm_different_task_path, "
                              "the data to evaluate on (or lm_eval: false)")
@@ -90,54 +101,29 @@ class Config(ModelSweep):
 
 
 @dataclass(frozen=True)
-class Bench:
-    """A model, and what the sublayers to be probed read on each split."""
-
-    model: PreTrainedModel
-    inputs: dict[tuple[int, str], dict[str, Tensor]]  # by layer and operation, then by split
-    forests: dict[str, Forest]                        # by split
-
-
-@dataclass(frozen=True)
 class Prepared:
-    splits: dict[str, Examples]
-    evaluations: dict[str, Examples]  # what ablation is judged on: test, or the same and a different task
+    task: ArithmeticTask | LanguageTask
     device: torch.device
     benches: dict[tuple, Bench] = field(default_factory=dict)  # the last one used
 
 
-# ------------------------------------------------------------- before anything is computed
-
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Prepared:
     """Read the data and each model's configuration; refuse what does not fit together."""
-    splits = {key: read_examples(key, getattr(config, key), [config.variable, "labels"], device)
-              for key in ("train_data_path", "test_data_path")}
-    train, test = splits.values()
-    check_classes(config.variable, train[config.variable], test[config.variable])
-    if config.gif and len(test) < 2:
+    task = (LanguageTask if config.task in LANGUAGE_TASKS else ArithmeticTask)(config, settings, device)
+    path = fill_in("model_path", config.model_path, settings[0])
+    if config.gif and len(task.material(settings[0], path).tests["test"].labels) < 2:
         raise BadInput("gif: an animation needs at least two test examples.")
-    evaluations = {"test": test}
-    if config.task == "multitask" and config.lm_eval:
-        evaluations = {name: read_examples(f"lm_{name}_task_path", getattr(config, f"lm_{name}_task_path"),
-                                           ["labels"], device) for name in ("same", "different")}
-        splits |= {f"lm_{name}_task_path": examples for name, examples in evaluations.items()}
-    for setting in settings:
-        check_model(fill_in("model_path", config.model_path, setting),
-                    {"target_layer_list": setting.target_layer, "layer_reinit": config.layer_reinit}, splits,
-                    {"probe_index_list": setting.probe_index})
-        check_batch(setting.batch_size, len(train))
-    return Prepared({"train": train, "test": test}, evaluations, device)
+    return Prepared(task, device)
 
 
 # ------------------------------------------------------------------------------ the method
 
 def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome:
     """Find one sublayer's circuit for the variable; measure what it holds and what it does."""
-    train, test = (prepared.splits[split][config.variable] for split in ("train", "test"))  # (rows,) labels
     bench = bench_for(config, setting, prepared)
+    train, test = bench.material.train.labels, bench.material.tests["test"].labels  # (rows,) each
     sublayer = find_sublayer(bench.model, setting.target_layer, setting.operation)
-    replays = {split: replay(sublayer, inputs, bench.forests[split])
-               for split, inputs in bench.inputs[setting.target_layer, setting.operation].items()}
+    replays = bench.replays(sublayer)
     animation = Animation(config, test, replays["test"], full_masks(sublayer)) if config.gif else None
 
     shuffling = torch.Generator().manual_seed(setting.model_seed)
@@ -153,15 +139,18 @@ def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome
         "test_loss": mean_loss(replays["test"], masks, test,
                                batches_in_order(len(test), setting.batch_size)),
         "l0_norm": circuit.l0_norm(), "l0_max": circuit.l0_max(),
-        **neighbor_accuracies(config, prepared, replays, masks, prefix=""),
-        **neighbor_accuracies(config, prepared, replays, full_masks(sublayer), prefix="full_model_"),
+        **neighbor_accuracies(config, bench.material, replays, masks, prefix=""),
+        **neighbor_accuracies(config, bench.material, replays, full_masks(sublayer), prefix="full_model_"),
         "majority_dev_acc": majority_accuracy(train, train),
-        "majority_test_acc": majority_accuracy(train, test),
+        **{f"majority_{name}_acc": majority_accuracy(train, split.labels)
+           for name, split in bench.material.tests.items()},
     }
     tables = {}
-    if config.lm_eval:
-        tables["ablations"], reason = ablate(config, setting, bench.model, sublayer, circuit, prepared.evaluations)
+    if bench.material.behaviors:
+        tables["ablations"], reason = ablate(config, setting, bench, sublayer, circuit)
         figures |= headline(config, tables["ablations"], reason)
+    if config.task in LANGUAGE_TASKS and bench.material.behaviors:
+        write_qualitative(config, setting, bench, sublayer, circuit)
     for file in artifacts(config, setting):
         save_circuit(circuit, file,
                      {"variable": config.variable, "model_path": fill_in("model_path", config.model_path, setting),
@@ -178,64 +167,76 @@ def artifacts(config: Config, setting: Setting) -> list[Path]:
 
 
 def bench_for(config: Config, setting: Setting, prepared: Prepared) -> Bench:
-    """The setting's model with all cached inputs, computed in one pass and kept for the next setting."""
+    """The setting's model with what a pass kept of its layer and of those that come next."""
     path = fill_in("model_path", config.model_path, setting)
     key = (path, setting.model_seed, setting.probe_index)
-    if key not in prepared.benches:
-        prepared.benches.clear()
-        model = load_model("model_path", path, prepared.device)
-        reinitialize(model, setting.model_seed, everything=config.random_init,
-                     embeddings=config.reinit_embeddings, layer=config.layer_reinit)
-        places = [(layer, operation) for layer in config.target_layer_list for operation in config.operation_list]
-        inputs: dict[tuple[int, str], dict[str, Tensor]] = {place: {} for place in places}
-        forests = {}
-        for split, examples in prepared.splits.items():
-            rows, length = examples.tokens.shape
-            probed = torch.full((rows,), setting.probe_index % length, device=prepared.device)
-            forests[split] = unshared(examples.tokens, probed)
-            captured = capture_inputs(model, forests[split], [find_sublayer(model, *place) for place in places])
-            for place, tensor in zip(places, captured):
-                inputs[place][split] = tensor
-        prepared.benches[key] = Bench(model, inputs, forests)
+    bench = prepared.benches.get(key)
+    if bench is None or setting.target_layer not in bench.layers:
+        if bench is None:
+            model = load_model("model_path", path, prepared.device)
+            reinitialize(model, setting.model_seed, everything=config.random_init,
+                         embeddings=config.reinit_embeddings, layer=config.layer_reinit)
+            material = prepared.task.material(setting, path)
+            known = model, material, vanilla_accuracies(model, material)
+        else:
+            known = bench.model, bench.material, bench.vanilla
+        del bench
+        prepared.benches.clear()  # memory holds what was kept of one pass
+        layers = config.target_layer_list[config.target_layer_list.index(setting.target_layer):]
+        prepared.benches[key] = set_up(*known, layers, config.operation_list, config.layers_at_once)
     return prepared.benches[key]
 
 
-def neighbor_accuracies(config: Config, prepared: Prepared, replays: dict[str, Replay], masks: Masks,
+def neighbor_accuracies(config: Config, material: Material, replays: dict[str, Replay], masks: Masks,
                         prefix: str) -> dict[str, float]:
-    """Nearest neighbours on the rest of train ("dev") and on test, one reference a class from train."""
-    train, test = (prepared.splits[split][config.variable] for split in ("train", "test"))
+    """Nearest neighbours on the rest of train ("dev") and on tests, one reference a class from train."""
+    train = material.train.labels
     references = draw_references(train, torch.Generator().manual_seed(config.data_seed)).to(train.device)
     rest = torch.ones_like(train, dtype=torch.bool)
     rest[references] = False
     updates = all_updates(replays["train"], masks)  # (rows, d_model)
     known = updates[references], train[references]
-    return {f"{prefix}knn_dev_acc": nearest_neighbor_accuracy(*known, updates[rest], train[rest]),
-            f"{prefix}knn_test_acc": nearest_neighbor_accuracy(*known, all_updates(replays["test"], masks), test)}
+    return {f"{prefix}knn_dev_acc": nearest_neighbor_accuracy(*known, updates[rest], train[rest])} | {
+        f"{prefix}knn_{name}_acc": nearest_neighbor_accuracy(*known, all_updates(replays[name], masks), split.labels)
+        for name, split in material.tests.items()}
 
 
-def ablate(config: Config, setting: Setting, model: PreTrainedModel, sublayer: Sublayer, circuit: Circuit,
-           evaluations: dict[str, Examples]) -> tuple[list[dict[str, Any]], str | None]:
+def ablate(config: Config, setting: Setting, bench: Bench, sublayer: Sublayer,
+           circuit: Circuit) -> tuple[list[dict[str, Any]], str | None]:
     """Accuracy of the whole model, without the circuit, without random neurons instead.
 
     With two tasks also without the circuit's neurons in one linear map alone. Returns a row for each
     evaluation set and condition, and why there are no random draws where there are none.
     """
-    everything, drawing, reason = full_masks(sublayer), torch.Generator().manual_seed(setting.model_seed), None
-    cases = [("full", "all", None, everything), ("circuit", "all", None, circuit.ablation())]
+    drawing, reason = torch.Generator().manual_seed(setting.model_seed), None
+    cases = [("circuit", "all", None, circuit.ablation())]
     if config.task == "multitask":
-        cases += [("circuit", name, None, circuit.ablation((name,))) for name in everything]
+        cases += [("circuit", name, None, circuit.ablation((name,))) for name in sublayer.maps]
     try:
         cases += [("random", "all", draw, circuit.random_ablation(drawing))
                   for draw in range(config.num_random_ablations)]
     except ImpossibleAblation as error:
         reason = str(error)
-    rows = []
+    measured = [("full", "all", None, bench.vanilla)]
     for condition, maps, draw, masks in cases:
         with masked(sublayer, masks):
-            rows += [{"evaluation": name, "maps": maps, "condition": condition, "draw": draw,
-                      "accuracy": next_token_accuracy(model, examples.tokens, examples["labels"])}
-                     for name, examples in evaluations.items()]
-    return rows, reason
+            measured.append((condition, maps, draw, bench.accuracies(setting.target_layer)))
+    return [{"evaluation": name, "maps": maps, "condition": condition, "draw": draw, "accuracy": accuracy}
+            for condition, maps, draw, accuracies in measured for name, accuracy in accuracies.items()], reason
+
+
+def write_qualitative(config: Config, setting: Setting, bench: Bench, sublayer: Sublayer, circuit: Circuit) -> None:
+    """What the model would say next after the first test batch, before and after ablation, as text."""
+    behavior, layer = bench.material.behaviors[0], setting.target_layer
+    tokenizer = load_tokenizer("model_path", fill_in("model_path", config.model_path, setting))
+    said = {}
+    for condition, masks in (("before", full_masks(sublayer)), ("after", circuit.ablation())):
+        with masked(sublayer, masks):
+            tokens = top_tokens(bench.model, behavior.forest, TOP_TOKENS, layer, bench.entering(behavior, layer))
+        said[condition] = [tokenizer.batch_decode(row.unsqueeze(1)) for row in tokens[:setting.batch_size]]
+    rows = [{"sentence": text, "before": " | ".join(before), "after": " | ".join(after)}
+            for text, before, after in zip(behavior.texts, said["before"], said["after"])]
+    write_table(project_path(config.results_dir) / "qualitative" / f"{setting_name(setting)}.csv", rows)
 
 
 def headline(config: Config, rows: list[dict[str, Any]], reason: str | None) -> dict[str, Any]:

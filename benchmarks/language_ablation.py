@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.language_models import EXAMPLES, MIDDLE_LAYER, build_model, draw_sentences
 from benchmarks.timing import Step, compare
-from interp.behavior import masked, preference_accuracy
+from interp.behavior import masked, preference_accuracies
 from interp.models import blocks_of, find_sublayer
 from interp.prefixes import plant
 from interp.sublayer import capture
@@ -36,7 +36,7 @@ def ablation(layer: int, operation: str, examples: int, name: str) -> Step:
 
     def fast() -> float:
         with masked(sublayer, masks):
-            return preference_accuracy(model, forest, right, wrong, layer, entering)
+            return preference_accuracies(model, forest, {"rows": (right, wrong)}, layer, entering)["rows"]
 
     @torch.no_grad()
     def plain() -> float:

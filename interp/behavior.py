@@ -38,31 +38,39 @@ def next_token_accuracy(model: PreTrainedModel, tokens: Tensor, labels: Tensor,
 
 
 @torch.no_grad()
-def logit_differences(model: PreTrainedModel, forest: Forest, right: Tensor, wrong: Tensor, layer: int = 0,
-                      entering: Tensor | None = None, nodes: int = NODES_AT_ONCE) -> Tensor:
+def logit_differences(model: PreTrainedModel, states: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
     """How much likelier than another a token is to come next, as a difference of logits.
 
-    Of the vocabulary only the tokens compared are computed. With `entering`, the residual stream
-    that `capture` kept at a layer, the blocks below it are not run: right for masks in it or above.
+    Of the vocabulary only the tokens compared are computed.
 
     Args:
+        states: (rows, d_model) what `final_states` gives.
         right, wrong: (rows,) the tokens compared after each row's probed one.
-        layer, entering, nodes: as in `final_states`.
 
     Returns:
         (rows,) positive where the right token is the likelier.
     """
-    states = final_states(model, forest, layer, entering, nodes)  # (rows, d_model)
     unembedding = model.get_output_embeddings().weight            # (vocabulary, d_model), without a bias
     pairs, pair = torch.stack([right, wrong]).unique(dim=1, return_inverse=True)
     directions = unembedding[pairs[0]] - unembedding[pairs[1]]    # (pairs, d_model)
     return (states * directions[pair]).sum(-1)
 
 
-def preference_accuracy(model: PreTrainedModel, forest: Forest, right: Tensor, wrong: Tensor, layer: int = 0,
-                        entering: Tensor | None = None, nodes: int = NODES_AT_ONCE) -> float:
-    """How often the right token is likelier than the wrong one; arguments as for `logit_differences`."""
-    return (logit_differences(model, forest, right, wrong, layer, entering, nodes) > 0).double().mean().item()
+def preference_accuracies(model: PreTrainedModel, forest: Forest, answers: dict[str, tuple[Tensor, Tensor]],
+                          layer: int = 0, entering: Tensor | None = None,
+                          nodes: int = NODES_AT_ONCE) -> dict[str, float]:
+    """How often the right token is likelier than the wrong one, for each set of answers.
+
+    With `entering`, the residual stream that `capture` kept at a layer, the blocks below it are not
+    run: right for masks in it or above.
+
+    Args:
+        answers: by name, the right and the wrong token after each row's probed one, (rows,) each.
+        layer, entering, nodes: as in `final_states`.
+    """
+    states = final_states(model, forest, layer, entering, nodes)  # (rows, d_model)
+    return {name: (logit_differences(model, states, *pair) > 0).double().mean().item()
+            for name, pair in answers.items()}
 
 
 @torch.no_grad()

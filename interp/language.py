@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from interp.arithmetic import labels_of, read_data
-from interp.config import BadInput, project_path, require_file, shown
+from interp.config import BadInput, project_path, shown
 from interp.grammar import ANSWERS, FEMININE, MASCULINE
 
 GENDERS = {"masculine": MASCULINE, "feminine": FEMININE}
@@ -108,19 +108,6 @@ def pair_genders(key: str, table: pd.DataFrame) -> pd.DataFrame:
         raise BadInput(f"{key}: {source}: '{text} …' has another label for each gender.")
     forms = [rows[["right", "wrong"]].add_suffix(f"_{name}") for name, rows in zip(GENDERS, (masculine, feminine))]
     return pd.concat([masculine.filter(["label"]), *forms], axis=1).reset_index()
-
-
-def load_tokenizer(key: str, path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer beside a model.
-
-    Raises:
-        BadInput: no such folder, or no tokenizer in it.
-    """
-    folder = require_file(key, path)
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception:  # whatever a damaged tokenizer raises, the user sees its folder named
-        raise BadInput(f"{key}: {shown(folder)} holds no tokenizer that can be read (tokenizer.json).") from None
 
 
 # ----------------------------------------------------------------------------------- tokens

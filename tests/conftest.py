@@ -2,6 +2,10 @@
 
 import csv
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +21,7 @@ import DAS
 import generate_language_data
 import probing
 import train_algorithmic_models
+from interp.config import PROJECT_ROOT
 from interp.experiment import main
 from language_model import make_language_model
 
@@ -35,6 +40,23 @@ def write_yaml(path: Path, values: dict) -> Path:
 def rows_of(file: Path, drop: str = "seconds") -> list[dict]:
     with open(file, newline="") as table:
         return [{key: value for key, value in row.items() if key != drop} for row in csv.DictReader(table)]
+
+
+def start(script: str, config: Path) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, str(PROJECT_ROOT / f"{script}.py"), "--config", str(config)],
+                            cwd="/", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            env=os.environ | {"HF_HUB_OFFLINE": "1"})
+
+
+def kill_when(process: subprocess.Popen, ready) -> None:
+    """SIGKILL a running script as soon as it has got somewhere."""
+    deadline = time.time() + 60
+    while not ready():
+        assert process.poll() is None, process.communicate()
+        assert time.time() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
 
 
 def training_values(folder: Path) -> dict:

@@ -30,13 +30,13 @@ def word_level_tokenizer(sentences: list[str]) -> PreTrainedTokenizerBase:
 def completed_sentences(seed: int) -> list[str]:
     """Sentences that end in the word to learn (is, are, a pronoun of either gender), and the same with an echo.
 
-    The echo, the last word once more in place of the answer, gives the model more to keep in mind than a
-    number: otherwise all its updates at that position tell the number, and no circuit tells it better.
+    The echo, the first noun once more in place of the answer, makes attention fetch more than a number:
+    otherwise all its updates at that position tell the number, and no circuit tells it better.
     """
     tables = [make_table(name, 4000, seed) for name in ("SV_Agr", "SV_Agr_gen", "Reflexive_An", "Reflexive_An_gen")]
     completed = [f"{row.sentence} {ANSWERS[row.labels]}" if "gender" not in table else row.sentence
                  for table in tables for row in table.itertuples()]
-    return completed + [" ".join([*words, words[-1]]) for *words, _ in map(str.split, completed)]
+    return completed + [" ".join([*words, words[1]]) for *words, _ in map(str.split, completed)]
 
 
 def make_language_model(folder: Path, steps: int = 180, batch_size: int = 64, lr: float = 2e-3, seed: int = 0) -> None:

@@ -51,7 +51,7 @@ CIRCUIT_MISTAKES = {
     "placeholder without a sweep": ({"model_path": "m_{checkpoint}"}, ["model_path", "{checkpoint}"]),
     "unknown placeholder": ({"model_path": "m_{seed}"}, ["model_path", "{seed}"]),
     "two tasks without their data": ({"task": "multitask"}, ["lm_same_task_path", "lm_different_task_path"]),
-    "a task still to come": ({"task": "agreement"}, ["'task'", "'agreement'"]),
+    "a language task without sentences": ({"task": "agreement"}, ["'data_path'", "'agreement'"]),
     "infinite weight": ({"l0_lambda": float("inf")}, ["l0_lambda"]),
     "results_dir is a file": ({"results_dir": "FILE"}, ["results_dir", "file"]),
 }

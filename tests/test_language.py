@@ -16,7 +16,8 @@ from conftest import SENTENCES, write_yaml
 from interp.config import BadInput
 from interp.experiment import main
 from interp.grammar import csv_text, make_table
-from interp.language import Reader, check_sentences, load_tokenizer, read_language, read_sentences
+from interp.language import Reader, check_sentences, read_language, read_sentences
+from interp.models import load_tokenizer
 from interp.runs import read_table
 from language_model import END, completed_sentences, last_logits, word_level_tokenizer
 
@@ -291,7 +292,7 @@ def test_sentences_beyond_the_model_and_a_missing_tokenizer_are_named(language, 
         check_sentences("data_path", sentences, longest, 20)
     with pytest.raises(BadInput, match=r"'python -m interp.convert_gguf' makes it"):
         load_tokenizer("model_path", "Models/SmolLM2-135M/none")
-    with pytest.raises(BadInput, match=r"model_path: .* holds no tokenizer"):
+    with pytest.raises(BadInput, match=r"model_path: .* has no tokenizer"):
         load_tokenizer("model_path", str(tmp_path))
 
 

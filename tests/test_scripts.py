@@ -1,13 +1,9 @@
 """The command lines end to end on a tiny model: tables, kill and resume, one run at a time, figures."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import imageio.v2 as imageio
 import pandas as pd
@@ -15,32 +11,14 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from conftest import CIRCUITS, METHODS, TRAINING, rows_of, write_yaml
+from conftest import CIRCUITS, METHODS, TRAINING, kill_when, rows_of, start, write_yaml
 from interp.arithmetic import labels_of, read_data, token_ids
 from interp.behavior import masked, next_token_accuracy
-from interp.config import PROJECT_ROOT
 from interp.das import load_alignment
 from interp.experiment import main
 from interp.masks import load_circuit
 from interp.models import find_sublayer, load_model
 from interp.residual_stream import ResidualStream
-
-
-def start(script: str, config: Path) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, str(PROJECT_ROOT / f"{script}.py"), "--config", str(config)],
-                            cwd="/", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env=os.environ | {"HF_HUB_OFFLINE": "1"})
-
-
-def kill_when(process: subprocess.Popen, ready) -> None:
-    """SIGKILL a running script as soon as it has got somewhere."""
-    deadline = time.time() + 60
-    while not ready():
-        assert process.poll() is None, process.communicate()
-        assert time.time() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
 
 
 def test_training_writes_curves_checkpoints_and_provenance(tiny):

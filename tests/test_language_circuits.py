@@ -1,0 +1,160 @@
+"""Circuit probing of sentences end to end, on a small GPT-2 that has learned the grammar."""
+
+import csv
+import shutil
+
+import pandas as pd
+import pytest
+import torch
+
+from conftest import CIRCUITS, kill_when, rows_of, start, write_yaml
+from interp.behavior import masked
+from interp.bench import set_up
+from interp.experiment import expand_settings, main
+from interp.masks import load_circuit
+from interp.models import find_sublayer, load_model, load_tokenizer
+
+FILES = {"agreement": ("SV_Agr", "SV_Agr_gen"), "reflexive": ("Reflexive_An", "Reflexive_An_gen"),
+         "syntactic_number": ("Syntactic_Number", None)}
+SETS = {"agreement": ["iid", "gen"], "syntactic_number": ["iid"],
+        "reflexive": ["iid_masculine", "iid_feminine", "gen_masculine", "gen_feminine"]}
+
+
+def language_values(language, folder, task: str = "agreement") -> dict:
+    data, gen = FILES[task]
+    return {
+        "task": task, "variable": "object labels" if task == "syntactic_number" else "labels",
+        "data_path": str(language.data / f"{data}.csv"), "gen_path": gen and str(language.data / f"{gen}.csv"),
+        "model_path": str(language.model), "train_size": 500, "test_size": 300, "target_layer_list": [0, 1],
+        "operation_list": ["attn", "mlp"], "lr_list": [0.01], "batch_size_list": [250], "mask_init_list": [0.0],
+        "num_epochs": 20, "max_temp": 200, "l0_lambda": 1e-5, "num_random_ablations": 5,
+        "results_dir": str(folder / task)}
+
+
+@pytest.mark.parametrize("task", FILES)
+def test_each_task_gives_a_row_for_each_sublayer_and_its_evaluation_sets(task, language, tmp_path):
+    config = write_yaml(tmp_path / "c.yaml", language_values(language, tmp_path, task))
+    assert main(CIRCUITS, ["--config", str(config)]) == 0
+    rows = rows_of(tmp_path / task / "results.csv")
+    assert [(row["target_layer"], row["operation"]) for row in rows] == [
+        ("0", "attn"), ("0", "mlp"), ("1", "attn"), ("1", "mlp")]
+    for row in rows:
+        for name in SETS[task]:
+            assert float(row[f"vanilla_acc_{name}"]) > 0.97
+    ablations = rows_of(tmp_path / task / "ablations.csv")
+    assert {row["evaluation"] for row in ablations} == set(SETS[task])
+    said = rows_of(next((tmp_path / task / "qualitative").iterdir()))
+    assert len(said) == 250 and all(len(row[key].split(" | ")) == 50 for row in said[:3] for key in ("before", "after"))
+
+
+def test_some_circuit_holds_number_better_than_the_full_sublayer_and_the_model_needs_it(language, tmp_path):
+    config = write_yaml(tmp_path / "c.yaml", language_values(language, tmp_path))
+    assert main(CIRCUITS, ["--config", str(config)]) == 0
+    table = pd.read_csv(tmp_path / "agreement/results.csv")
+    for name, neighbors in (("iid", "knn_test_acc"), ("gen", "knn_gen_acc")):
+        lost = table[f"vanilla_acc_{name}"] - table[f"ablated_acc_{name}"]
+        lost_to_random = table[f"vanilla_acc_{name}"] - table[f"random_ablated_acc_{name}_mean"]
+        spread = table[f"random_ablated_acc_{name}_std"]
+        found = ((table[neighbors] >= 0.95) & (table[f"full_model_{neighbors}"] < table[neighbors] - 0.02)
+                 & (lost > 0.1) & (lost > lost_to_random + 3 * spread))
+        assert found.any(), table.to_string()
+
+
+def test_ablated_accuracy_is_that_of_the_whole_model_on_whole_sentences(language, tmp_path):
+    values = language_values(language, tmp_path, "reflexive") | {
+        "target_layer_list": [1], "num_epochs": 5, "test_size": 250, "save_models": True,
+        "model_dir": str(tmp_path / "circuits")}
+    assert main(CIRCUITS, ["--config", str(write_yaml(tmp_path / "c.yaml", values))]) == 0
+    tokenizer, model = load_tokenizer("", str(language.model)), load_model("", str(language.model), torch.device("cpu"))
+    sentences = pd.read_csv(language.data / "Reflexive_An.csv")
+    for row in rows_of(tmp_path / "reflexive/results.csv"):
+        [file] = (tmp_path / "circuits").glob(f"*{row['operation']}*")
+        circuit, _ = load_circuit(file)
+        said = rows_of(next((tmp_path / "reflexive/qualitative").glob(f"*{row['operation']}*")))
+        shown = [line["sentence"] for line in said]  # the first test batch, here all there are
+        hits = {"masculine": [], "feminine": []}
+        with masked(find_sublayer(model, 1, row["operation"]), circuit.ablation()):
+            for line in sentences[sentences["sentence"].str.rsplit(n=1).str[0].isin(shown)].itertuples():
+                tokens = tokenizer(line.sentence, add_special_tokens=False)["input_ids"]
+                wrong = tokenizer(line.ungrammatical, add_special_tokens=False)["input_ids"][-1]
+                logits = model(torch.tensor([tokens])).logits[0, -2]
+                hits[("masculine", "feminine")[line.gender]].append(bool(logits[tokens[-1]] > logits[wrong]))
+        for gender, answers in hits.items():
+            assert len(answers) == 250
+            assert float(row[f"ablated_acc_iid_{gender}"]) == pytest.approx(sum(answers) / 250)
+
+
+def test_killed_between_layers_it_goes_on_and_layers_at_once_change_nothing(language, tmp_path):
+    values = language_values(language, tmp_path) | {"num_epochs": 40, "num_random_ablations": 1}
+    one = write_yaml(tmp_path / "one.yaml", values | {"results_dir": str(tmp_path / "one"), "layers_at_once": 1})
+    assert main(CIRCUITS, ["--config", str(one)]) == 0
+    config = write_yaml(tmp_path / "c.yaml", values)
+    table = tmp_path / "agreement/results.csv"
+    kill_when(start("circuit_probing", config), lambda: table.exists() and len(rows_of(table)) >= 1)
+    before = len(rows_of(table))
+    assert 1 <= before < 4
+    assert main(CIRCUITS, ["--config", str(config)]) == 0
+    for name in ("results.csv", "ablations.csv"):
+        assert rows_of(tmp_path / "agreement" / name) == rows_of(tmp_path / "one" / name)
+
+
+def test_a_circuit_of_more_than_half_of_a_map_says_so(language, tmp_path):
+    values = language_values(language, tmp_path) | {"l0_lambda": 0.0, "mask_init_list": [0.1], "num_epochs": 1,
+                                                    "operation_list": ["mlp"], "target_layer_list": [1]}
+    assert main(CIRCUITS, ["--config", str(write_yaml(tmp_path / "c.yaml", values))]) == 0
+    [row] = rows_of(tmp_path / "agreement/results.csv")
+    assert "outside of it" in row["random_ablation_impossible"] and row["random_ablated_acc_iid_mean"] == ""
+    assert row["ablated_acc_iid"] != ""
+
+
+def with_unknown_words(folder):
+    """A sentence with a word that the tokenizer has not."""
+    with open(folder / "odd.csv", "w", newline="") as file:
+        rows = [["sentence", "labels"]] + [[f"the zebra{'s' * (n % 2)} near the chef", n % 2] for n in range(40)]
+        csv.writer(file).writerows(rows)
+    return str(folder / "odd.csv")
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"data_path": "data/Language/none.csv"}, ["data_path", "generate_language_data.py --config"]),
+    ({"data_path": "UNKNOWN", "train_size": 20, "test_size": 20}, ["model_path", "'zebra"]),
+    ({"train_size": 9000}, ["train_size", "6160"]),
+    ({"variable": "object labels"}, ["data_path", "object labels"]),
+    ({"target_layer_list": [2]}, ["target_layer_list", "no layer 2"]),
+    ({"batch_size_list": [501]}, ["batch_size_list", "501"]),
+    ({"probe_index_list": [-1, -2]}, ["probe_index_list"]),
+    ({"task": "reflexive"}, ["data_path", "ungrammatical"]),
+    ({"sentence_prefix": "<bos>"}, ["sentence_prefix", "<bos>"]),
+    ({"model_path": "nobody/no-such-model"}, ["model_path", "nobody/no-such-model"]),
+    ({"layers_at_once": 0}, ["layers_at_once"]),
+], ids=lambda value: str(value)[:40])
+def test_language_mistakes_end_in_one_sentence(changes, words, language, tmp_path, capsys):
+    values = language_values(language, tmp_path) | changes
+    if values["data_path"] == "UNKNOWN":
+        values["data_path"] = with_unknown_words(tmp_path)
+    assert main(CIRCUITS, ["--config", str(write_yaml(tmp_path / "c.yaml", values))]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "\n" not in said and all(word in said for word in words), said
+    assert not (tmp_path / "agreement").exists()
+
+
+def test_a_context_too_short_for_a_sentence_is_refused(language, tmp_path, capsys):
+    shutil.copytree(language.model, tmp_path / "short")
+    model = load_model("", str(language.model), torch.device("cpu"))
+    model.config.n_positions = 5
+    model.transformer.wpe.weight.data = model.transformer.wpe.weight.data[:5].clone()
+    model.save_pretrained(tmp_path / "short")
+    values = language_values(language, tmp_path) | {"model_path": str(tmp_path / "short")}
+    assert main(CIRCUITS, ["--config", str(write_yaml(tmp_path / "c.yaml", values))]) == 2
+    assert "reads at most 5" in capsys.readouterr().err
+
+
+def test_a_pass_keeps_as_many_layers_as_memory_holds(language, tmp_path, monkeypatch):
+    config = CIRCUITS.schema(**language_values(language, tmp_path))
+    settings = expand_settings(config)
+    prepared = CIRCUITS.prepare(config, settings, torch.device("cpu"))
+    material = prepared.task.material(settings[0], config.model_path)
+    model = load_model("", config.model_path, torch.device("cpu"))
+    assert set_up(model, material, {}, [0, 1], ["attn"]).layers == [0, 1]
+    monkeypatch.setattr("interp.bench.CACHE_BYTES", 1)
+    assert set_up(model, material, {}, [0, 1], ["attn"]).layers == [0]
