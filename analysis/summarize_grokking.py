@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from analysis.method_figures import COMPONENTS, PROBES, RESULTS, add_folders, present, read_csv, read_results, run
 from interp.config import BadInput, require_file, shown
-from interp.plotting import plt, save_figure
+from interp.plotting import draw_line, plt, save_figure
 from interp.runs import write_text
 
 VARIABLES = {"a2": "a² (needed)", "b2": "b² (control)"}
@@ -55,9 +55,7 @@ def draw_lines(axis: Axes, table: pd.DataFrame, measures: dict[str, str]) -> Non
     for number, (column, label) in enumerate(measures.items()):
         mean, own_spread = by_checkpoint[column].mean().dropna(), column.replace("_mean", "_std")
         spread = by_checkpoint[own_spread].mean() if own_spread != column else by_checkpoint[column].std()
-        spread = spread.reindex(mean.index).fillna(0)
-        axis.plot(mean.index, mean, "o-", markersize=4, color=f"C{number}", label=label)
-        axis.fill_between(mean.index, mean - spread, mean + spread, color=f"C{number}", alpha=0.25, linewidth=0)
+        draw_line(axis, mean, spread, label, f"C{number}")
 
 
 def draw_over_training(curves: pd.DataFrame, table: pd.DataFrame, name: str, out: Path) -> None:

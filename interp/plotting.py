@@ -89,3 +89,10 @@ def draw_bars(axis: Axes, heights: Sequence[float], errors: Sequence[float], lab
                  yerr=None if np.isnan(error) else error, error_kw={"elinewidth": 1.2, "capsize": 2})
         top = 0.0 if np.isnan(height) else height + np.nan_to_num(error)
         axis.text(x, top + 0.01, "n/a" if np.isnan(height) else f"{height:.2f}", ha="center", va="bottom", fontsize=8)
+
+
+def draw_line(axis: Axes, mean: pd.Series, spread: pd.Series, label: str, color: str, marker: str = "o") -> None:
+    """A line over the index of `mean`, interrupted where it is nan, with a band of `spread` where there is one."""
+    spread = spread.reindex(mean.index).fillna(0)
+    axis.plot(mean.index, mean, marker=marker, markersize=4, color=color, label=label)
+    axis.fill_between(mean.index, mean - spread, mean + spread, color=color, alpha=0.25, linewidth=0)
