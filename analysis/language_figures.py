@@ -1,0 +1,311 @@
+"""The figures of Experiment 4: what the circuits of a language model's sublayers hold, and what it answers without.
+
+Reads a run of circuit_probing.py, results.csv and ablations.csv, of which there may be a part only. Settings of the
+same sublayer (seeds) are averaged.
+
+Is a circuit's ablation more than that of any neurons? Were it one more random draw, its accuracy would differ from the
+mean of the n draws with their standard deviation sd by t = (ablated - mean) / (sd·sqrt(1 + 1/n)), Student's t with
+n - 1 degrees of freedom; p is two-sided. Over several settings the differences are averaged and the variances pooled.
+Where all draws are equal, p is 1 if the circuit's accuracy is theirs, and otherwise 0. Nothing corrects for the number
+of sublayers: of circuits that are like any neurons one in 40 gets a star.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.stats import t as student
+
+from analysis.method_figures import COMPONENTS, add_folders, present, read_csv, read_results_table
+from interp.config import BadInput, config_that_writes, shown
+from interp.plotting import draw_bars, draw_line, plt, save_figure
+from interp.runs import write_text
+
+SUBLAYER = ["target_layer", "operation"]
+FULL, CIRCUIT, RANDOM = "full model", "circuit ablated", "as many random neurons ablated (sd)"
+LEVEL = 0.05
+MARKS = {  # of a circuit's point: marker, size, label
+    "significant": ("*", 14, f"below random, p < {LEVEL}"), "other": ("o", 5, None),
+    "alone": ("X", 8, "no random draw"),
+}
+NEIGHBORS = {"test": "IID", "gen": "generalization"}  # what nearest neighbors are asked for, by the columns' names
+SMALLEST = 1e-6  # accuracies that differ by less are equal: they are shares of some thousand sentences
+LABELS_AT_MOST = 12  # layers named on an axis
+
+
+# ------------------------------------------------------------------------------- the numbers
+
+def read_run(results: Path, sets: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A run's finished settings, a row each, and their ablations, a row for each evaluation set, condition and draw.
+
+    Raises:
+        BadInput: there is no run, or one without ablations on any of the sets.
+    """
+    file, ablations_file = results / "results.csv", results / "ablations.csv"
+    if not file.exists():
+        config = config_that_writes(results)
+        raise BadInput(f"nothing to draw in {shown(results)}: it has no results.csv"
+                       + (f"; 'python circuit_probing.py --config {config}' makes it." if config else "."))
+    table = read_results_table(file)
+    check_columns(file, table, ["operation"], ["target_layer", "l0_norm", "l0_max"])
+    if not ablations_file.exists():
+        raise BadInput(f"{shown(results)} has no ablations.csv: the run had lm_eval: false, or is another method's.")
+    ablations = read_csv(ablations_file)
+    check_columns(ablations_file, ablations, ["operation", "evaluation", "maps", "condition"],
+                  ["target_layer", "accuracy"])
+    found = set(ablations["evaluation"])
+    if not found & set(sets):
+        raise BadInput(f"{shown(results)} is a run of another task: its evaluation sets are "
+                       f"{', '.join(sorted(map(str, found)))}, not {', '.join(sets)}.")
+    settings = [name for name in ablations if name in table]
+    finished = ablations.merge(table[settings].drop_duplicates(), on=settings)
+    finished = finished[(finished["maps"] == "all") & finished["evaluation"].isin(set(sets))]
+    if finished.empty:
+        raise BadInput(f"{shown(ablations_file)} has no row for any setting of {shown(file)}.")
+    return table, finished.assign(setting=finished.groupby(settings).ngroup())
+
+
+def check_columns(file: Path, table: pd.DataFrame, words: list[str], numbers: list[str]) -> None:
+    """Refuse a table that lacks a column, or has words where numbers belong.
+
+    Raises:
+        BadInput: as said.
+    """
+    for column in (*words, *numbers):
+        if column not in table:
+            raise BadInput(f"{shown(file)} is no table of circuit_probing.py: it has no column '{column}'.")
+        if column in numbers and not pd.api.types.is_numeric_dtype(table[column]):
+            raise BadInput(f"{shown(file)} is damaged: its column '{column}' holds more than numbers.")
+
+
+def measure_effects(ablations: pd.DataFrame) -> pd.DataFrame:
+    """What each ablation does, indexed by layer, operation and evaluation set.
+
+    Columns: full, ablated, ablated_sd (over settings), random, random_sd (over all draws), beyond (the accuracy that
+    the circuit's ablation costs more than a random one), p; nan where there is none.
+    """
+    rows = {}
+    for key, group in ablations.groupby([*SUBLAYER, "evaluation"]):
+        by_condition = {name: own["accuracy"] for name, own in group.groupby("condition")}
+        none = pd.Series(dtype=float)
+        ablated, draws = by_condition.get("circuit", none), by_condition.get("random", none)
+        beyond, p = compare_with_draws([(accuracies_of(own, "circuit").mean(), accuracies_of(own, "random"))
+                                        for _, own in group.groupby("setting")])
+        rows[key] = {"full": by_condition.get("full", none).mean(), "ablated": ablated.mean(),
+                     "ablated_sd": ablated.std(), "random": draws.mean(), "random_sd": draws.std(),
+                     "beyond": beyond, "p": p}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis([*SUBLAYER, "evaluation"])
+
+
+def accuracies_of(group: pd.DataFrame, condition: str) -> np.ndarray:
+    return group.loc[group["condition"] == condition, "accuracy"].to_numpy(float)
+
+
+def compare_with_draws(settings: list[tuple[float, np.ndarray]]) -> tuple[float, float]:
+    """How far circuits' accuracies lie below the mean of their random draws, and the two-sided p of such a difference.
+
+    settings: the accuracy without the circuit, and those of the draws; settings without draws are left out.
+    Returns nan where nothing can be said.
+    """
+    settings = [(ablated, draws) for ablated, draws in settings if len(draws)]
+    if not settings:
+        return np.nan, np.nan
+    beyond = float(np.mean([draws.mean() - ablated for ablated, draws in settings]))
+    freedom = sum(len(draws) - 1 for _, draws in settings)
+    if not freedom:
+        return beyond, np.nan
+    variance = sum(((draws - draws.mean()) ** 2).sum() for _, draws in settings) / freedom
+    if variance < SMALLEST ** 2:
+        return beyond, float(abs(beyond) < SMALLEST)
+    error = np.sqrt(variance * sum(1 + 1 / len(draws) for _, draws in settings)) / len(settings)
+    return beyond, float(2 * student.sf(abs(beyond) / error, freedom))
+
+
+def marks_of(effects: pd.DataFrame) -> np.ndarray:
+    """Which of MARKS each row gets."""
+    significant = (effects["p"] < LEVEL) & (effects["beyond"] > 0)
+    return np.where(effects["random"].isna(), "alone", np.where(significant, "significant", "other"))
+
+
+def rank_sublayers(table: pd.DataFrame, effects: pd.DataFrame, sets: list[str]) -> pd.DataFrame:
+    """A row for each sublayer, the one whose ablation costs most beyond a random one on the first set first.
+
+    Sublayers without a random draw come last, by the accuracy lost.
+    """
+    groups = table.assign(l0_share=table["l0_norm"] / table["l0_max"]).groupby(SUBLAYER)
+    neighbors = [column for name in NEIGHBORS for column in neighbor_columns(name)]
+    ranking = groups[["l0_share", *present(table, dict.fromkeys(neighbors))]].mean()
+    ranking.insert(0, "settings", groups.size())
+    for name in sets:
+        own = effects.xs(name, level="evaluation")
+        ranking = ranking.join(own[["full", "ablated", "random", "random_sd", "beyond", "p"]].rename(columns={
+            "full": f"vanilla_acc_{name}", "ablated": f"ablated_acc_{name}",
+            "random": f"random_ablated_acc_{name}_mean", "random_sd": f"random_ablated_acc_{name}_std",
+            "beyond": f"lost_beyond_random_{name}", "p": f"p_{name}"}))
+    if "random_ablation_impossible" in table:
+        ranking["random_ablation_impossible"] = groups["random_ablation_impossible"].first()
+    lost = ranking[f"vanilla_acc_{sets[0]}"] - ranking[f"ablated_acc_{sets[0]}"]
+    return ranking.assign(lost=lost).sort_values([f"lost_beyond_random_{sets[0]}", "lost"],
+                                                 ascending=False).drop(columns="lost")
+
+
+def neighbor_columns(name: str) -> list[str]:
+    return [f"{prefix}_{name}_acc" for prefix in ("knn", "full_model_knn", "majority")]
+
+
+def describe(ranking: pd.DataFrame, sets: list[str]) -> str:
+    """The ranking as text, under short names: a group of columns for each evaluation set."""
+    short = {"vanilla_acc_{}": "full", "ablated_acc_{}": "ablated", "random_ablated_acc_{}_mean": "random",
+             "random_ablated_acc_{}_std": "sd", "p_{}": "p"}
+    columns = {"l0_share": ("circuit", "L0"), "knn_test_acc": ("circuit", "KNN"),
+               "full_model_knn_test_acc": ("full model", "KNN")}
+    columns |= {column.format(name): (name, said) for name in sets for column, said in short.items()}
+    text = ranking[[column for column in columns if column in ranking]].copy()
+    for name in sets:
+        column = f"random_ablated_acc_{name}_mean"
+        text[column] = [f"{mean:.3f}" if pd.notna(mean) else "no random draw" for mean in text[column]]
+    text.columns = pd.MultiIndex.from_tuples([columns[column] for column in text])
+    text.index = [f"{COMPONENTS[operation]} {layer}" for layer, operation in text.index]
+    return text.to_string(float_format="%.3f", na_rep="")
+
+
+# ------------------------------------------------------------------------------- the figures
+
+def layer_grid(rows: dict[str, str], table: pd.DataFrame, ylabel: str) -> tuple[Figure, dict[tuple[str, str], Axes]]:
+    """Panels over layers by (row, operation): a line of them for each of `rows`, a column for each operation."""
+    operations = [name for name in COMPONENTS if name in set(table["operation"])]
+    layers = sorted(set(table["target_layer"]))
+    figure, axes = plt.subplots(len(rows), len(operations), squeeze=False, sharex=True, sharey=True,
+                                figsize=(5.5 * max(len(operations), 1.4), 1.3 + 2.5 * len(rows)), layout="constrained")
+    for axis, operation in zip(axes[0], operations):
+        axis.set_title(COMPONENTS[operation])
+    for axis, label in zip(axes[:, 0], rows.values()):
+        axis.set_ylabel(f"{ylabel}\n{label}")
+    axes[0][0].margins(y=0.1)
+    for axis in axes[-1]:
+        axis.set(xlabel="layer", xticks=layers[::-(-len(layers) // LABELS_AT_MOST)])
+    return figure, {(row, operation): axis for row, line in zip(rows, axes)
+                    for operation, axis in zip(operations, line)}
+
+
+def save_with_legend(figure: Figure, title: str, path: Path) -> None:
+    """One legend for all panels, below them."""
+    entries = {label: handle for axis in figure.axes for handle, label in zip(*axis.get_legend_handles_labels())}
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(entries), 3))
+    figure.suptitle(title, parse_math=False)
+    save_figure(figure, path)
+
+
+def draw_ablation_by_layer(effects: pd.DataFrame, sets: dict[str, str], title: str, path: Path) -> None:
+    effects = effects.reset_index()
+    figure, panels = layer_grid(sets, effects, "model accuracy")
+    for (name, operation), axis in panels.items():
+        own = effects[(effects["evaluation"] == name) & (effects["operation"] == operation)].set_index("target_layer")
+        if own.empty:
+            continue
+        axis.axhline(own["full"].mean(), color="C0", label=FULL)
+        draw_line(axis, own["random"], own["random_sd"], RANDOM, "C2")
+        axis.errorbar(own.index, own["random"], own["random_sd"], fmt="none", color="C2", elinewidth=1)
+        draw_line(axis, own["ablated"], own["ablated_sd"], CIRCUIT, "C1", marker="")
+        for mark, points in own.groupby(marks_of(own)):
+            marker, size, label = MARKS[mark]
+            axis.plot(points.index, points["ablated"], marker, markersize=size, color="C1", label=label)
+    save_with_legend(figure, title, path)
+
+
+def draw_neighbors_by_layer(table: pd.DataFrame, title: str, path: Path) -> None:
+    """Nearest neighbors on the circuit's updates and on the full model's, for the sets that have the variable."""
+    rows = {name: label for name, label in NEIGHBORS.items()
+            if set(neighbor_columns(name)) == set(present(table, dict.fromkeys(neighbor_columns(name))))}
+    if not rows:
+        return
+    figure, panels = layer_grid(rows, table, "nearest-neighbor accuracy")
+    for (name, operation), axis in panels.items():
+        by_layer = table[table["operation"] == operation].groupby("target_layer")
+        circuit, full_model, majority = neighbor_columns(name)
+        for column, label, color in ((circuit, "circuit", "C1"), (full_model, FULL, "C0")):
+            draw_line(axis, by_layer[column].mean(), by_layer[column].std(), label, color)
+        axis.axhline(table[majority].mean(), linestyle="--", color="0.4", label="majority baseline")
+    save_with_legend(figure, title, path)
+
+
+def draw_one_circuit(effects: pd.DataFrame, ablations: pd.DataFrame, sets: dict[str, str], title: str,
+                     path: Path) -> None:
+    """A group of bars for each evaluation set, the single random draws as points. effects: indexed by set."""
+    effects = effects.reindex([name for name in sets if name in effects.index])
+    bars = {"full": (np.full(len(effects), np.nan), FULL), "ablated": (effects["ablated_sd"], CIRCUIT),
+            "random": (effects["random_sd"], f"{RANDOM}, points: single draws")}
+    figure, axis = plt.subplots(figsize=(2.5 + 2.4 * max(len(effects), 2), 4.6), layout="constrained")
+    for number, (column, (spread, label)) in enumerate(bars.items()):
+        draw_bars(axis, effects[column], spread, label, number, len(bars))
+    for group, name in enumerate(effects.index):
+        draws = accuracies_of(ablations[ablations["evaluation"] == name], "random")
+        x = group + 0.8 / 3 + np.resize([0.08, 0.11], len(draws))  # in the right half of the third bar
+        axis.plot(x, draws, "o", color="0.15", markersize=3)
+    axis.set_xticks(range(len(effects)), [f"{sets[row.Index]}\n{tell_p(row)}" for row in effects.itertuples()])
+    axis.set(ylabel="model accuracy", xlim=(-0.5, len(effects) - 0.5), ylim=(0, 1.12))
+    axis.grid(axis="x", visible=False)
+    save_with_legend(figure, title, path)
+
+
+def tell_p(row) -> str:
+    if np.isnan(row.random):
+        return "no random draw"
+    if np.isnan(row.p):
+        return "one random draw"
+    return "p < 0.001" if row.p < 0.001 else f"p = {row.p:.2g}"
+
+
+# ------------------------------------------------------------------------------- the scripts
+
+def choose_sublayer(ranking: pd.DataFrame, layer: int | None, operation: str | None) -> tuple[int, str]:
+    """The first sublayer of a ranking that is as asked for.
+
+    Raises:
+        BadInput: there is none.
+    """
+    for own_layer, own_operation in ranking.index:
+        if layer in (None, own_layer) and operation in (None, own_operation):
+            return own_layer, own_operation
+    asked = " and ".join(f"{key} {value}" for key, value in (("layer", layer), ("operation", operation))
+                         if value is not None)
+    there = "; ".join(f"{name}: layers {', '.join(str(layer) for layer, own in sorted(ranking.index) if own == name)}"
+                      for name in COMPONENTS if name in set(ranking.index.get_level_values("operation")))
+    raise BadInput(f"there is no circuit with {asked} among the results ({there}).")
+
+
+def summarize(description: str, experiment: str, sets: dict[str, str], subject: str) -> None:
+    """The command line of a script that draws one of the tasks, from results to figures.
+
+    Args:
+        experiment: the folder of results, below Results/, that is read by default.
+        sets: how the task's evaluation sets are called in the figures, in order; those that exist are drawn.
+        subject: what the circuits are of, for titles.
+
+    Raises:
+        BadInput: there is nothing to draw, or not what is asked for.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    add_folders(parser, experiment)
+    parser.add_argument("--layer", type=int, help="one_circuit's layer; default: where ablation costs most")
+    parser.add_argument("--operation", choices=list(COMPONENTS), help="one_circuit's sublayer")
+    options = parser.parse_args()
+    results = options.results.absolute()
+    out = (options.out or results / "figures").absolute()
+
+    table, ablations = read_run(results, sets)
+    sets = {name: label for name, label in sets.items() if name in set(ablations["evaluation"])}
+    effects = measure_effects(ablations)
+    ranking = rank_sublayers(table, effects, list(sets))
+    layer, operation = choose_sublayer(ranking, options.layer, options.operation)
+    about = f"{subject} ({results.name})"
+    draw_one_circuit(effects.loc[(layer, operation)],
+                     ablations[(ablations["target_layer"] == layer) & (ablations["operation"] == operation)], sets,
+                     f"{about}: circuit in {COMPONENTS[operation]}, layer {layer}", out / "one_circuit")
+    draw_ablation_by_layer(effects, sets, f"{about}: are the circuits used?", out / "ablation_by_layer")
+    draw_neighbors_by_layer(table, f"{about}: is it there?", out / "nearest_neighbors")
+    write_text(out / "strongest_sublayers.csv", ranking.to_csv())
+    print(f"{shown(out / 'strongest_sublayers.csv')}\n{describe(ranking, list(sets))}")

@@ -1,0 +1,31 @@
+"""Subject-verb agreement in figures: where is the subject's number, and does the verb need it?
+
+    python analysis/summarize_agreement.py [--results DIR] [--layer L --operation attn] [--out DIR]
+
+Reads DIR/results.csv and DIR/ablations.csv, as far as they have come, and draws
+
+one_circuit         what ablating one circuit does to the model's answers: that of --layer and --operation, or else the
+                    one whose ablation costs most accuracy beyond that of as many random neurons
+ablation_by_layer   the same for every sublayer; a star where a circuit's ablation costs more than random draws do
+nearest_neighbors   is the variable there? circuit and full model, by layer
+
+and writes and prints strongest_sublayers.csv, all sublayers by what their ablation costs beyond a random one's.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from analysis.language_figures import summarize
+from analysis.method_figures import run
+
+SETS = {"iid": "IID", "gen": "generalization"}
+
+
+def main() -> None:
+    summarize(__doc__.splitlines()[0], "SV_Agreement/small", SETS, "Agreement, number of the subject")
+
+
+if __name__ == "__main__":
+    run("summarize_agreement", main)
