@@ -8,6 +8,7 @@ Writes train.csv and test.csv, the saved checkpoints, curves.csv, results.csv an
 """
 
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,6 +232,7 @@ def train(config: Config, setting: Setting, model: GPT2LMHeadModel,
     state_file = project_path(config.results_dir) / f"state_{setting_name(setting)}.pt"
     parts = {"model": model, "optimizer": optimizer, "warmup": warmup}  # all there is: nothing random is left
     start, curve = go_on(state_file, config, setting, parts)
+    begun = time.perf_counter()
 
     bar = tqdm(range(start, config.num_epochs + 1), desc=setting_name(setting), initial=start,
                total=config.num_epochs, unit="epoch", mininterval=1, leave=False, disable=None)
@@ -242,7 +244,7 @@ def train(config: Config, setting: Setting, model: GPT2LMHeadModel,
             curve.append({"epoch": epoch} | evaluate(logits, splits))
             bar.set_postfix_str(f"train acc {curve[-1]['train_acc']:.3f}, test acc {curve[-1]['test_acc']:.3f}")
             if epoch % max(config.checkpoint_every, config.num_epochs // 20) == 0 or last:
-                report(curve[-1])
+                report(config, curve[-1], (time.perf_counter() - begun) / (epoch - start) if epoch > start else 0)
             save_state(state_file, epoch=epoch, curve=curve,
                        **{name: part.state_dict() for name, part in parts.items()})
         if last:
@@ -268,9 +270,12 @@ def evaluate(logits: dict[str, Callable[[], Tensor]], splits: dict[str, Split]) 
     return figures
 
 
-def report(row: dict[str, Any]) -> None:
-    tqdm.write(f"epoch {row['epoch']:>6}: train loss {row['train_loss']:.3g}, acc {row['train_acc']:.4f}; "
-               f"test loss {row['test_loss']:.3g}, acc {row['test_acc']:.4f}", file=sys.stdout)
+def report(config: Config, row: dict[str, Any], seconds_each: float) -> None:
+    """A line that tells of a training where no progress bar is seen, or several train at once."""
+    left = seconds_each * (config.num_epochs - row["epoch"]) / 60
+    tqdm.write(f"{Path(config.results_dir).name} epoch {row['epoch']:>6}: train loss {row['train_loss']:.3g}, "
+               f"acc {row['train_acc']:.4f}; test loss {row['test_loss']:.3g}, acc {row['test_acc']:.4f}"
+               + (f"; {left:.0f} min left" if left else ""), file=sys.stdout)
 
 
 def checkpoint_paths(config: Config, setting: Setting, epoch: int) -> list[Path]:
