@@ -2,15 +2,19 @@
 #
 #     make experiment1        from nothing to the figures; after a kill, the same command goes on
 #     snakemake -n paper      what is left to do for all three
+#     snakemake experiment1 --config configs=mine/configs results=mine/Results
+#                             over configs of your own in the same layout, whose results_dir lie in mine/Results
 #
 # Each step is one command of this project, run from this folder; the scripts know nothing of the graph. Their tables grow
 # row by row and a killed script continues them, so a step's output is a mark that is set when all its runs are complete.
 # A step is one process for many configs: importing torch takes longer than many a run. It has one thread, so that its
-# results do not depend on how many cores there are; two steps of one thread do more than one of two.
+# results do not depend on how many cores there are; with more cores more steps run at once.
 
 import sys
 
-from interp.config import CONFIGS, project_path, read_yaml, shown
+from interp.config import project_path, read_yaml, shown
+
+CONFIGS, RESULTS = config.get("configs", "configs"), config.get("results", "Results")
 
 VARIABLES = {"Disambiguation": ["a2", "minus_b2", "a_plus_b", "a_minus_b"], "Grokking": ["a2", "b2"],
              "Shared_Nodes/Task_1": ["free", "shared", "aux"], "Shared_Nodes/Task_2": ["free", "shared", "aux"]}
@@ -25,6 +29,7 @@ FIGURES = {
                      for name in (*COMPARED, "ablation_attn", "ablation_mlp")],
     "Grokking": ["probe_accuracy", "ablation", "amnesic", "DAS"],
 }
+CURVES = "Train_Algorithmic_Models/Grokking/curves.csv"
 OVERLAPS = {  # the circuits of two configs: are they the same neurons?
     "shared_of_both_tasks": ["Task_1/circuit_probing/shared", "Task_2/circuit_probing/shared"],
     "free_of_both_tasks": ["Task_1/circuit_probing/free", "Task_2/circuit_probing/free"],
@@ -32,15 +37,15 @@ OVERLAPS = {  # the circuits of two configs: are they the same neurons?
 }
 
 
-def config(name):
-    return f"configs/{name}.yaml"
+def config_file(name):
+    return f"{CONFIGS}/{name}.yaml"
 
 
 def configs_of(folder, method):
     """The configs of a method's variables, as far as there are any: DAS has no label for every variable."""
     names = [f"{folder}/{method}/{variable}{'_cf' * (method == 'DAS')}" for variable in VARIABLES[folder]]
     names = [name.removesuffix("_cf") if folder == "Grokking" else name for name in names]
-    return [config(name) for name in names if (CONFIGS / f"{name}.yaml").exists()]
+    return [file for file in map(config_file, names) if project_path(file).exists()]
 
 
 def marks(files):
@@ -59,10 +64,11 @@ def marks(files):
 
 
 def figures(experiment, names):
-    return [f"Results/{experiment}/figures/{name}.{ending}" for name in names for ending in ("png", "pdf")]
+    return [f"{RESULTS}/{experiment}/figures/{name}.{ending}" for name in names for ending in ("png", "pdf")]
 
 
-TRAINED = {experiment: marks([config(f"Train_Algorithmic_Models/{name}")]) for experiment, name in TRAINING.items()}
+TRAINED = {experiment: marks([config_file(f"Train_Algorithmic_Models/{name}")]) for experiment, name in TRAINING.items()}
+TRANSFERS = [config_file(f"Disambiguation/transfer/{name}") for name in ("a2", "a_plus_b")]
 PROBED = {}  # the marks of all methods, by experiment
 
 
@@ -72,9 +78,9 @@ for number, experiment in enumerate(TRAINING, start=1):
 
     rule:
         name: f"train_{experiment}"
-        input: config(f"Train_Algorithmic_Models/{TRAINING[experiment]}"),
+        input: config_file(f"Train_Algorithmic_Models/{TRAINING[experiment]}"),
         output: touch(TRAINED[experiment]),
-        benchmark: f"Results/times/{experiment}/train.tsv"
+        benchmark: f"{RESULTS}/times/{experiment}/train.tsv"
         threads: 1
         shell: "OMP_NUM_THREADS={threads} {sys.executable} train_algorithmic_models.py --config {input}"
 
@@ -84,7 +90,7 @@ for number, experiment in enumerate(TRAINING, start=1):
                 name: f"{method}_{folder.replace('/', '_')}"
                 input: trained=TRAINED[experiment], configs=configs_of(folder, method),
                 output: touch(marks(configs_of(folder, method))),
-                benchmark: f"Results/times/{folder}/{method}.tsv"
+                benchmark: f"{RESULTS}/times/{folder}/{method}.tsv"
                 params: script=script,
                 threads: 1
                 shell: "OMP_NUM_THREADS={threads} {sys.executable} {params.script} --config {input.configs}"
@@ -93,15 +99,16 @@ for number, experiment in enumerate(TRAINING, start=1):
         name: f"draw_{experiment}"
         input: PROBED[experiment],
         output: figures(experiment, FIGURES[experiment]),
-        benchmark: f"Results/times/{experiment}/draw.tsv"
-        params: script=f"analysis/summarize_{experiment.lower()}.py",
-        shell: "{sys.executable} {params.script}"
+        benchmark: f"{RESULTS}/times/{experiment}/draw.tsv"
+        params: command=f"analysis/summarize_{experiment.lower()}.py --results {RESULTS}/{experiment}"
+                + f" --curves {RESULTS}/{CURVES}" * (experiment == "Grokking"),
+        shell: "{sys.executable} {params.command}"
 
 
 rule transfer:
-    input: trained=TRAINED["Disambiguation"], configs=[config(f"Disambiguation/transfer/{name}") for name in ("a2", "a_plus_b")],
-    output: touch(marks([config(f"Disambiguation/transfer/{name}") for name in ("a2", "a_plus_b")])),
-    benchmark: "Results/times/Disambiguation/transfer.tsv"
+    input: trained=TRAINED["Disambiguation"], configs=TRANSFERS,
+    output: touch(marks(TRANSFERS)),
+    benchmark: f"{RESULTS}/times/Disambiguation/transfer.tsv"
     threads: 1
     shell: "OMP_NUM_THREADS={threads} {sys.executable} train_algorithmic_models.py --config {input.configs}"
 
@@ -109,10 +116,10 @@ rule transfer:
 for name, pair in OVERLAPS.items():
     rule:
         name: f"overlap_{name}"
-        input: configs=[config(f"Shared_Nodes/{file}") for file in pair],
-               circuits=marks([config(f"Shared_Nodes/{file}") for file in pair]),
+        input: configs=[config_file(f"Shared_Nodes/{file}") for file in pair],
+               circuits=marks([config_file(f"Shared_Nodes/{file}") for file in pair]),
         output: figures("Shared_Nodes", [f"overlap/{name}"]),
-        params: out=f"Results/Shared_Nodes/figures/overlap/{name}",
+        params: out=f"{RESULTS}/Shared_Nodes/figures/overlap/{name}",
         shell: "{sys.executable} analysis/summarize_model_overlap.py --config {input.configs} --out {params.out}"
 
 

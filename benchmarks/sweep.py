@@ -21,7 +21,6 @@ from interp.config import CONFIGS, PROJECT_ROOT, read_yaml
 SWEEPS = {  # script and config: what is set besides
     ("circuit_probing.py", "Grokking/circuit_probing/a2.yaml"): ["num_epochs=9", "save_models=false"],
     ("probing.py", "Grokking/linear_probing/a2.yaml"): [],
-    ("amnesic_probing.py", "Grokking/amnesic/a2.yaml"): [],
 }
 
 

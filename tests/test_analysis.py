@@ -11,7 +11,7 @@ import torch
 
 from analysis.summarize_model_overlap import overlap
 from conftest import CIRCUITS, METHODS, rows_of, write_yaml
-from interp.config import CONFIGS, PROJECT_ROOT, shown
+from interp.config import PROJECT_ROOT
 from interp.experiment import main
 from interp.masks import Circuit, load_circuit
 
@@ -150,19 +150,3 @@ def test_overlap_finds_circuits_by_config_or_by_name(tiny, tmp_path):
     shutil.rmtree(tmp_path / "a2")
     refused = analyse("summarize_model_overlap", "--config", *configs, "--out", tmp_path / "never")
     assert refused.returncode == 2 and "circuit_probing.py --config" in refused.stderr
-
-
-def test_the_graph_runs_every_config_of_the_three_experiments_once():
-    pytest.importorskip("snakemake")
-    planned = subprocess.run([sys.executable, "-m", "snakemake", "--dry-run", "--forceall", "--printshellcmds",
-                              "--nolock", "paper"], cwd=PROJECT_ROOT, capture_output=True, text=True)
-    told = planned.stdout + planned.stderr
-    assert planned.returncode == 0, told
-    commands = [line.split() for line in told.splitlines() if ".py --config configs" in line]
-    run = [word for command in commands if not any("overlap" in word for word in command)
-           for word in command if word.endswith(".yaml")]
-    shipped = {shown(file) for folder in ("Disambiguation", "Shared_Nodes", "Grokking", "Train_Algorithmic_Models")
-               for file in (CONFIGS / folder).rglob("*.yaml")}
-    single = {shown(file) for file in (CONFIGS / "Grokking").glob("*/*/**/*.yaml")}
-    assert len(run) == len(set(run))
-    assert set(run) == shipped - single
