@@ -3,9 +3,9 @@
     python analysis/compare_with_published.py --published results.csv --experiment Disambiguation --out FILE.md
 
 The published file has the columns experiment, task, method, variable, component, metric, value. Ours are read from
-RESULTS/EXPERIMENT[/TASK]/METHOD/VARIABLE/results.csv, as the shipped configs write them; with
-several seeds, their mean. Differences of more than --tolerance are marked. For an experiment or task of which
-nothing is published, the same figures of each method stand alone. --where checkpoint=20000 takes only those rows.
+RESULTS/EXPERIMENT[/TASK]/METHOD/VARIABLE/results.csv, as the shipped configs write them; with several seeds, their
+mean. Differences of more than --tolerance are marked. Where nothing is published of a method in an experiment or
+task, its usual figures stand alone. --where checkpoint=20000 takes only those rows of a sweep.
 """
 
 import argparse
@@ -99,8 +99,8 @@ def main() -> None:
     published = published[published["experiment"] == options.experiment]
     if options.task:
         published = published[published["task"] == options.task]
-    if published.empty:
-        published = unpublished_cells(results, options.experiment, options.task, everything)
+    others = everything[~everything["method"].isin(published["method"])]
+    published = pd.concat([published, unpublished_cells(results, options.experiment, options.task, others)])
     ours = our_figures(results, published, dict(pair.partition("=")[::2] for pair in options.where))
     if ours.empty:
         raise BadInput(f"no results of {options.experiment} {options.task} in {shown(results)}; published experiments "
