@@ -5,14 +5,7 @@
 The control of agreement: circuits are of the number of the object, which the verb does not agree with, and ablation is
 judged on the verb.
 
-Reads DIR/results.csv and DIR/ablations.csv, as far as they have come, and draws
-
-one_circuit         what ablating one circuit does to the model's answers: that of --layer and --operation, or else the
-                    one whose ablation costs most accuracy beyond that of as many random neurons
-ablation_by_layer   the same for every sublayer; a star where a circuit's ablation costs more than random draws do
-nearest_neighbors   is the variable there? circuit and full model, by layer
-
-and writes and prints strongest_sublayers.csv, all sublayers by what their ablation costs beyond a random one's.
+Reads and draws what summarize_agreement.py does.
 """
 
 import sys
