@@ -56,7 +56,9 @@ def marks(files):
     found = []
     for values in (read_yaml(project_path(file)) for file in files):
         mark = project_path(values["results_dir"]) / ".complete"
-        written = [mark.with_name("results.csv"), project_path(values.get("model_dir") or values["results_dir"])]
+        written = [mark.with_name("results.csv")]
+        if values.get("save_models"):
+            written.append(project_path(values["model_dir"]))
         if not all(path.exists() for path in written):
             mark.unlink(missing_ok=True)
         found.append(shown(mark))

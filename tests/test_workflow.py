@@ -37,7 +37,7 @@ def test_the_graph_runs_every_config_of_the_three_experiments_once():
 
 def tiny_experiment(folder: Path) -> list[str]:
     """Experiment 1 on a toy in a folder of its own; returns the arguments that run its graph."""
-    for part in ("Train_Algorithmic_Models/Disambiguation", "Disambiguation"):
+    for part in ("Train_Algorithmic_Models", "Disambiguation", "Shared_Nodes", "Grokking"):
         for file in (CONFIGS / part).rglob("*.yaml"):
             values = read_yaml(file)
             values |= {key: value for key, value in TINY.items() if key in values}
