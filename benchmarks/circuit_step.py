@@ -10,13 +10,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.mask_training import mask_step, plain_updates
 from benchmarks.timing import Step, compare
-from interp.circuits import shuffled_batches, soft_nearest_neighbor_loss
-from interp.masks import Masks, NeuronMasks, l0
 from interp.models import build_gpt2, find_sublayer
 from interp.prefixes import unshared
 from interp.sublayer import capture_inputs, replay
@@ -30,41 +28,13 @@ def circuit_step(operation: str, name: str) -> Step:
     sublayer = find_sublayer(model.eval().requires_grad_(False), 0, operation)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(MOD, (ROWS, 3), generator=generator)
-    labels, probed = tokens[:, 0] ** 2 % MOD, torch.full((ROWS,), 2)
-    masks = NeuronMasks(sublayer, init=0.0)
-    optimizer = torch.optim.AdamW(masks.parameters(), lr=1e-3)
-    updates = fast_updates if name == FAST else plain_updates
-    update = updates(model, sublayer, tokens, probed)
-
-    def step() -> float:
-        rows = shuffled_batches(ROWS, BATCH, generator)[0]
-        soft = masks.soft(1.0)
-        loss = soft_nearest_neighbor_loss(update(soft, rows), labels[rows]) + 1e-6 * l0(soft, masks.fan_in)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return step
+    update = (fast_updates if name == FAST else plain_updates)(model, sublayer, tokens)
+    return mask_step(sublayer, update, tokens[:, 0] ** 2 % MOD, BATCH, 1e-6, generator)
 
 
-def fast_updates(model, sublayer, tokens, probed):
-    forest = unshared(tokens, probed)
+def fast_updates(model, sublayer, tokens):
+    forest = unshared(tokens, torch.full((ROWS,), 2))
     return replay(sublayer, capture_inputs(model, forest, [sublayer])[0], forest).update
-
-
-def plain_updates(model, sublayer, tokens, probed):
-    caught = {}
-    sublayer.module.register_forward_hook(lambda module, arguments, output: caught.update(
-        update=output[0] if isinstance(output, tuple) else output))
-    prefix = f"transformer.h.{sublayer.layer}.{sublayer.operation}"
-
-    def update(soft: Masks, rows: Tensor) -> Tensor:
-        weights = {f"{prefix}.{name}.weight": linear.weight * soft[name] for name, linear in sublayer.maps.items()}
-        torch.func.functional_call(model, weights, (tokens[rows],), {"use_cache": False})
-        return caught["update"][torch.arange(len(rows)), probed[rows]]
-
-    return update
 
 
 if __name__ == "__main__":

@@ -13,14 +13,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.language_models import BATCH, EXAMPLES, MIDDLE_LAYER, build_model, draw_sentences
+from benchmarks.mask_training import mask_step, plain_updates
 from benchmarks.timing import Step, compare, peak_memory
-from interp.circuits import shuffled_batches, soft_nearest_neighbor_loss
-from interp.masks import Masks, NeuronMasks, l0
 from interp.models import Sublayer, blocks_of, find_sublayer
 from interp.prefixes import plant
 from interp.sublayer import bytes_kept, capture, capture_inputs, replay
@@ -32,42 +30,16 @@ STEPS = 20  # fast ones in a row, as in real use; of the plain way one is long e
 def circuit_step(operation: str, name: str) -> Step:
     model, sentences = build_model(), draw_sentences(EXAMPLES)
     sublayer = find_sublayer(model, MIDDLE_LAYER, operation)
-    updates = fast_updates if name == FAST else plain_updates
-    update = updates(model, sublayer, sentences)
+    update = (fast_updates(model, sublayer, sentences) if name == FAST
+              else plain_updates(model, sublayer, torch.tensor(sentences)))
     generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(2, (EXAMPLES,), generator=generator)
-    masks = NeuronMasks(sublayer, init=0.0)
-    optimizer = torch.optim.AdamW(masks.parameters(), lr=1e-3)
-
-    def step() -> float:
-        rows = shuffled_batches(EXAMPLES, BATCH, generator)[0]
-        soft = masks.soft(1.0)
-        loss = soft_nearest_neighbor_loss(update(soft, rows), labels[rows]) + 1e-7 * l0(soft, masks.fan_in)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
+    step = mask_step(sublayer, update, torch.randint(2, (EXAMPLES,), generator=generator), BATCH, 1e-7, generator)
     return (lambda: [step() for _ in range(STEPS)]) if name == FAST else step
 
 
 def fast_updates(model, sublayer: Sublayer, sentences: list[list[int]]):
     forest = plant(sentences)
     return replay(sublayer, capture_inputs(model, forest, [sublayer])[0], forest).update
-
-
-def plain_updates(model, sublayer: Sublayer, sentences: list[list[int]]):
-    tokens, caught = torch.tensor(sentences), {}
-    sublayer.module.register_forward_hook(lambda module, arguments, output: caught.update(
-        update=output[0] if isinstance(output, tuple) else output))
-    prefix = next(name for name, module in model.named_modules() if module is sublayer.module)
-
-    def update(soft: Masks, rows: Tensor) -> Tensor:
-        weights = {f"{prefix}.{name}.weight": linear.weight * soft[name] for name, linear in sublayer.maps.items()}
-        torch.func.functional_call(model, weights, (tokens[rows],), {"use_cache": False})
-        return caught["update"][:, -1]
-
-    return update
 
 
 def caching(layers: int, examples: int, name: str) -> Step:
