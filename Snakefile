@@ -43,9 +43,9 @@ def config_file(name):
 
 def configs_of(folder, method):
     """The configs of a method's variables, as far as there are any: DAS has no label for every variable."""
-    names = [f"{folder}/{method}/{variable}{'_cf' * (method == 'DAS')}" for variable in VARIABLES[folder]]
-    names = [name.removesuffix("_cf") if folder == "Grokking" else name for name in names]
-    return [file for file in map(config_file, names) if project_path(file).exists()]
+    ending = "_cf" if method == "DAS" and folder != "Grokking" else ""
+    files = [config_file(f"{folder}/{method}/{variable}{ending}") for variable in VARIABLES[folder]]
+    return [file for file in files if project_path(file).exists()]
 
 
 def marks(files):
@@ -74,9 +74,9 @@ TRANSFERS = [config_file(f"Disambiguation/transfer/{name}") for name in ("a2", "
 PROBED = {}  # the marks of all methods, by experiment
 
 
-for number, experiment in enumerate(TRAINING, start=1):
+for experiment in TRAINING:
     folders = [folder for folder in VARIABLES if folder.split("/")[0] == experiment]
-    PROBED[experiment] = [mark for folder in folders for method in SCRIPTS for mark in marks(configs_of(folder, method))]
+    PROBED[experiment] = []
 
     rule:
         name: f"train_{experiment}"
@@ -88,10 +88,14 @@ for number, experiment in enumerate(TRAINING, start=1):
 
     for folder in folders:
         for method, script in SCRIPTS.items():
+            configs = configs_of(folder, method)
+            complete = marks(configs)
+            PROBED[experiment] += complete
+
             rule:
                 name: f"{method}_{folder.replace('/', '_')}"
-                input: trained=TRAINED[experiment], configs=configs_of(folder, method),
-                output: touch(marks(configs_of(folder, method))),
+                input: trained=TRAINED[experiment], configs=configs,
+                output: touch(complete),
                 benchmark: f"{RESULTS}/times/{folder}/{method}.tsv"
                 params: script=script,
                 threads: 1
@@ -116,10 +120,11 @@ rule transfer:
 
 
 for name, pair in OVERLAPS.items():
+    configs = [config_file(f"Shared_Nodes/{file}") for file in pair]
+
     rule:
         name: f"overlap_{name}"
-        input: configs=[config_file(f"Shared_Nodes/{file}") for file in pair],
-               circuits=marks([config_file(f"Shared_Nodes/{file}") for file in pair]),
+        input: configs=configs, circuits=marks(configs),
         output: figures("Shared_Nodes", [f"overlap/{name}"]),
         params: out=f"{RESULTS}/Shared_Nodes/figures/overlap/{name}",
         shell: "{sys.executable} analysis/summarize_model_overlap.py --config {input.configs} --out {params.out}"
