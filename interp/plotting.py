@@ -44,6 +44,7 @@ def draw_curves(table: pd.DataFrame, setting_names: Sequence[str], title: str, p
         sns.lineplot(long.astype({"value": float}), x="epoch", y="value", hue="setting" if varying else "split",
                      style="split", legend=axis is axes[1], ax=axis)
         axis.set_xlabel("epoch (one full-batch step each)")
+        axis.xaxis.set_major_locator(plt.MaxNLocator(5))  # the numbers of long trainings run into each other
     axes[0].set(yscale="log", ylabel="cross-entropy (nats)")
     axes[1].set(ylim=(-0.02, 1.02), ylabel="accuracy")
     axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
