@@ -81,10 +81,7 @@ def check_model(path: str, layers: dict[str, int], splits: dict[str, Examples],
         BadInput: naming the key that does not fit.
     """
     model = read_model_config("model_path", path)
-    for key, layer in layers.items():
-        if layer >= model.num_hidden_layers:
-            raise BadInput(f"{key}: there is no layer {layer}; the model has {model.num_hidden_layers}, "
-                           "counted from 0.")
+    check_layers(model, layers)
     for key, examples in splits.items():
         length = examples.tokens.shape[1]
         for position_key, position in positions.items():
@@ -97,6 +94,18 @@ def check_model(path: str, layers: dict[str, int], splits: dict[str, Examples],
         for column in answers:
             if column in examples.columns:
                 check_tokens(key, f"'{column}'", examples[column], model.vocab_size)
+
+
+def check_layers(model, layers: dict[str, int]) -> None:
+    """Refuse layers, by config key, that a model's configuration lacks.
+
+    Raises:
+        BadInput: as said.
+    """
+    for key, layer in layers.items():
+        if layer >= model.num_hidden_layers:
+            raise BadInput(f"{key}: there is no layer {layer}; the model has {model.num_hidden_layers}, "
+                           "counted from 0.")
 
 
 def check_tokens(key: str, word: str, tokens: Tensor, vocab_size: int) -> None:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from interp.behavior import next_token_accuracy, preference_accuracies
 from interp.config import BadInput
-from interp.examples import check_batch, check_classes, check_model, read_examples
+from interp.examples import check_batch, check_classes, check_layers, check_model, read_examples
 from interp.experiment import Setting, fill_in
 from interp.language import REFLEXIVE, Reader, Sentences, check_sentences, read_language
 from interp.models import load_tokenizer, read_model_config
@@ -130,10 +130,7 @@ class LanguageTask:
 
     def read(self, config: Any, path: str, device: torch.device) -> Material:
         model = read_model_config("model_path", path)
-        for key, layer in (("target_layer_list", max(config.target_layer_list)), ("layer_reinit", config.layer_reinit)):
-            if layer >= model.num_hidden_layers:
-                raise BadInput(f"{key}: there is no layer {layer}; the model has {model.num_hidden_layers}, "
-                               "counted from 0.")
+        check_layers(model, {"target_layer_list": max(config.target_layer_list), "layer_reinit": config.layer_reinit})
         reader = Reader(load_tokenizer("model_path", path), path, config.sentence_prefix, config.capitalize)
         data = read_language(config.task, config.data_path, config.gen_path, reader, variable=config.variable,
                              train_size=config.train_size, test_size=config.test_size, data_seed=config.data_seed)
