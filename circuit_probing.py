@@ -20,8 +20,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from interp.behavior import masked, top_tokens
-from interp.bench import Bench, set_up, vanilla_accuracies
+from interp.behavior import masked
+from interp.bench import Bench, ask, set_up
 from interp.circuits import batches_in_order, find_circuit, mean_loss, shuffled_batches
 from interp.config import (
     BadInput,
@@ -44,9 +44,8 @@ from interp.neighbors import draw_references, majority_accuracy, nearest_neighbo
 from interp.plotting import UpdateAnimation
 from interp.runs import write_table
 from interp.sublayer import Replay, all_updates
-from interp.tasks import ArithmeticTask, LanguageTask, Material
+from interp.tasks import Answers, ArithmeticTask, LanguageTask, Material
 
-TOP_TOKENS = 50
 GIF_CLASSES, GIF_EXAMPLES = 10, 5
 
 
@@ -147,10 +146,11 @@ def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome
     }
     tables = {}
     if bench.material.behaviors:
-        tables["ablations"], reason = ablate(config, setting, bench, sublayer, circuit)
+        without = ask_without(setting, bench, sublayer, circuit.ablation(), setting.batch_size)
+        tables["ablations"], reason = ablations(config, setting, bench, sublayer, circuit, without)
         figures |= headline(config, tables["ablations"], reason)
-    if config.task in LANGUAGE_TASKS and bench.material.behaviors:
-        write_qualitative(config, setting, bench, sublayer, circuit)
+        if without.likeliest is not None:
+            write_qualitative(config, setting, bench, without)
     for file in artifacts(config, setting):
         save_circuit(circuit, file,
                      {"variable": config.variable, "model_path": fill_in("model_path", config.model_path, setting),
@@ -177,7 +177,7 @@ def bench_for(config: Config, setting: Setting, prepared: Prepared) -> Bench:
             reinitialize(model, setting.model_seed, everything=config.random_init,
                          embeddings=config.reinit_embeddings, layer=config.layer_reinit)
             material = prepared.task.material(setting, path)
-            known = model, material, vanilla_accuracies(model, material)
+            known = model, material, ask(model, material, spoken=max(config.batch_size_list))
         else:
             known = bench.model, bench.material, bench.vanilla
         del bench
@@ -201,15 +201,21 @@ def neighbor_accuracies(config: Config, material: Material, replays: dict[str, R
         for name, split in material.tests.items()}
 
 
-def ablate(config: Config, setting: Setting, bench: Bench, sublayer: Sublayer,
-           circuit: Circuit) -> tuple[list[dict[str, Any]], str | None]:
+def ask_without(setting: Setting, bench: Bench, sublayer: Sublayer, masks: Masks, spoken: int = 0) -> Answers:
+    """The model's answers without the neurons that the masks take from it."""
+    with masked(sublayer, masks):
+        return bench.ask(setting.target_layer, spoken)
+
+
+def ablations(config: Config, setting: Setting, bench: Bench, sublayer: Sublayer, circuit: Circuit,
+              without: Answers) -> tuple[list[dict[str, Any]], str | None]:
     """Accuracy of the whole model, without the circuit, without random neurons instead.
 
     With two tasks also without the circuit's neurons in one linear map alone. Returns a row for each
     evaluation set and condition, and why there are no random draws where there are none.
     """
     drawing, reason = torch.Generator().manual_seed(setting.model_seed), None
-    cases = [("circuit", "all", None, circuit.ablation())]
+    cases = []
     if config.task == "multitask":
         cases += [("circuit", name, None, circuit.ablation((name,))) for name in sublayer.maps]
     try:
@@ -217,25 +223,22 @@ def ablate(config: Config, setting: Setting, bench: Bench, sublayer: Sublayer,
                   for draw in range(config.num_random_ablations)]
     except ImpossibleAblation as error:
         reason = str(error)
-    measured = [("full", "all", None, bench.vanilla)]
-    for condition, maps, draw, masks in cases:
-        with masked(sublayer, masks):
-            measured.append((condition, maps, draw, bench.accuracies(setting.target_layer)))
+    measured = [("full", "all", None, bench.vanilla), ("circuit", "all", None, without)]
+    measured += [(condition, maps, draw, ask_without(setting, bench, sublayer, masks))
+                 for condition, maps, draw, masks in cases]
     return [{"evaluation": name, "maps": maps, "condition": condition, "draw": draw, "accuracy": accuracy}
-            for condition, maps, draw, accuracies in measured for name, accuracy in accuracies.items()], reason
+            for condition, maps, draw, answers in measured for name, accuracy in answers.accuracies.items()], reason
 
 
-def write_qualitative(config: Config, setting: Setting, bench: Bench, sublayer: Sublayer, circuit: Circuit) -> None:
+def write_qualitative(config: Config, setting: Setting, bench: Bench, without: Answers) -> None:
     """What the model would say next after the first test batch, before and after ablation, as text."""
-    behavior, layer = bench.material.behaviors[0], setting.target_layer
     tokenizer = load_tokenizer("model_path", fill_in("model_path", config.model_path, setting))
-    said = {}
-    for condition, masks in (("before", full_masks(sublayer)), ("after", circuit.ablation())):
-        with masked(sublayer, masks):
-            tokens = top_tokens(bench.model, behavior.forest, TOP_TOKENS, layer, bench.entering(behavior, layer))
-        said[condition] = [tokenizer.batch_decode(row.unsqueeze(1)) for row in tokens[:setting.batch_size]]
-    rows = [{"sentence": text, "before": " | ".join(before), "after": " | ".join(after)}
-            for text, before, after in zip(behavior.texts, said["before"], said["after"])]
+
+    def said(tokens: Tensor) -> list[str]:
+        return [" | ".join(tokenizer.batch_decode(row.unsqueeze(1))) for row in tokens]
+
+    rows = [{"sentence": text, "before": before, "after": after} for text, before, after in zip(
+        bench.material.behaviors[0].texts, said(bench.vanilla.likeliest), said(without.likeliest))]
     write_table(project_path(config.results_dir) / "qualitative" / f"{setting_name(setting)}.csv", rows)
 
 

@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.language_models import EXAMPLES, MIDDLE_LAYER, build_model, draw_sentences
 from benchmarks.timing import Step, compare
-from interp.behavior import masked, preference_accuracies
+from interp.behavior import masked, preference_accuracy
+from interp.blocks import final_states
 from interp.models import blocks_of, find_sublayer
 from interp.prefixes import plant
 from interp.sublayer import capture
@@ -36,7 +37,7 @@ def ablation(layer: int, operation: str, examples: int, name: str) -> Step:
 
     def fast() -> float:
         with masked(sublayer, masks):
-            return preference_accuracies(model, forest, {"rows": (right, wrong)}, layer, entering)["rows"]
+            return preference_accuracy(model, final_states(model, forest, layer, entering), right, wrong)
 
     @torch.no_grad()
     def plain() -> float:

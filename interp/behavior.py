@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interp.blocks import NODES_AT_ONCE, final_states
 from interp.masks import Masks
 from interp.models import Sublayer
-from interp.prefixes import Forest
 
 
 @contextmanager
@@ -56,27 +54,18 @@ def logit_differences(model: PreTrainedModel, states: Tensor, right: Tensor, wro
     return (states * directions[pair]).sum(-1)
 
 
-def preference_accuracies(model: PreTrainedModel, forest: Forest, answers: dict[str, tuple[Tensor, Tensor]],
-                          layer: int = 0, entering: Tensor | None = None,
-                          nodes: int = NODES_AT_ONCE) -> dict[str, float]:
-    """How often the right token is likelier than the wrong one, for each set of answers.
-
-    With `entering`, the residual stream that `capture` kept at a layer, the blocks below it are not
-    run: right for masks in it or above.
-
-    Args:
-        answers: by name, the right and the wrong token after each row's probed one, (rows,) each.
-        layer, entering, nodes: as in `final_states`.
-    """
-    states = final_states(model, forest, layer, entering, nodes)  # (rows, d_model)
-    return {name: (logit_differences(model, states, *pair) > 0).double().mean().item()
-            for name, pair in answers.items()}
+def preference_accuracy(model: PreTrainedModel, states: Tensor, right: Tensor, wrong: Tensor) -> float:
+    """How often the right token is likelier than the wrong one; arguments as of `logit_differences`."""
+    return (logit_differences(model, states, right, wrong) > 0).double().mean().item()
 
 
 @torch.no_grad()
-def top_tokens(model: PreTrainedModel, forest: Forest, k: int = 50, layer: int = 0, entering: Tensor | None = None,
-               nodes: int = NODES_AT_ONCE, batch_size: int = 500) -> Tensor:
-    """The k likeliest tokens after each row's probed one, the likeliest first: (rows, k)."""
+def top_tokens(model: PreTrainedModel, states: Tensor, k: int = 50, batch_size: int = 500) -> Tensor:
+    """The k likeliest tokens after each row's probed one, the likeliest first: (rows, k).
+
+    Args:
+        states: (rows, d_model) what `final_states` gives.
+        batch_size: rows whose logits are computed at a time; for all at once they take much memory.
+    """
     unembed = model.get_output_embeddings()
-    return torch.cat([unembed(states).topk(k).indices  # of (batch, vocabulary), large for all rows at once
-                      for states in final_states(model, forest, layer, entering, nodes).split(batch_size)])
+    return torch.cat([unembed(batch).topk(k).indices for batch in states.split(batch_size)])

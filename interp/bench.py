@@ -4,14 +4,16 @@ The model below a sublayer is frozen, so what the sublayer reads, and for ablati
 enters its layer, is computed once, in one pass for as many layers as memory holds.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from interp.models import Sublayer, find_sublayer
 from interp.sublayer import Captured, Replay, bytes_kept, capture, replay
-from interp.tasks import Behavior, Material, Preference
+from interp.tasks import Answers, Behavior, Material, Preference
 
 CACHE_BYTES = 2 * 2**30  # what a pass may keep, where the user does not say for how many layers
 
@@ -22,7 +24,7 @@ class Bench:
 
     model: PreTrainedModel
     material: Material
-    vanilla: dict[str, float]       # the untouched model's accuracy by evaluation set
+    vanilla: Answers                # the untouched model's
     layers: list[int]
     places: list[tuple[int, str]]   # the sublayers whose inputs were kept
     captured: dict[int, Captured]   # by id of the forest
@@ -33,26 +35,31 @@ class Bench:
         return {name: replay(sublayer, self.captured[id(split.forest)].inputs[number], split.forest)
                 for name, split in self.material.splits().items()}
 
-    def accuracies(self, layer: int) -> dict[str, float]:
-        """The accuracy by evaluation set under the masks in force in a layer."""
-        found = {}
-        for behavior in self.material.behaviors:
-            found |= behavior.accuracies(self.model, layer, self.entering(behavior, layer))
-        return found
+    def ask(self, layer: int, spoken: int = 0) -> Answers:
+        """The model's answers under the masks in force in a layer."""
+        return ask(self.model, self.material, spoken, layer,
+                   [self.entering(behavior, layer) for behavior in self.material.behaviors])
 
     def entering(self, behavior: Behavior, layer: int) -> Tensor | None:
         """The residual stream that enters a layer, where an ablated run can start from it: (chunks, N, d_model)."""
         return self.captured[id(behavior.forest)].entering[layer] if isinstance(behavior, Preference) else None
 
 
-def vanilla_accuracies(model: PreTrainedModel, material: Material) -> dict[str, float]:
-    found = {}
-    for behavior in material.behaviors:
-        found |= behavior.accuracies(model)
-    return found
+def ask(model: PreTrainedModel, material: Material, spoken: int = 0, layer: int = 0,
+        entering: Sequence[Tensor | None] = ()) -> Answers:
+    """A model's answers to all evaluation sets.
+
+    Args:
+        spoken: of how many rows of the first set the likeliest next tokens are wanted.
+        layer, entering: for each behavior what enters that layer, where blocks below it need not be run.
+    """
+    answers = [behavior.ask(model, layer, given, spoken if number == 0 else 0)
+               for number, (behavior, given) in enumerate(zip_longest(material.behaviors, entering))]
+    accuracies = {name: accuracy for answer in answers for name, accuracy in answer.accuracies.items()}
+    return Answers(accuracies, answers[0].likeliest if answers else None)
 
 
-def set_up(model: PreTrainedModel, material: Material, vanilla: dict[str, float], layers: list[int],
+def set_up(model: PreTrainedModel, material: Material, vanilla: Answers, layers: list[int],
            operations: list[str], at_once: int | None = None) -> Bench:
     """Run a model over its material and keep what its first few of some layers need.
 

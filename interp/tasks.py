@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interp.behavior import next_token_accuracy, preference_accuracies
+from interp.behavior import next_token_accuracy, preference_accuracy, top_tokens
+from interp.blocks import final_states
 from interp.config import BadInput
 from interp.examples import check_batch, check_classes, check_layers, check_model, read_examples
 from interp.experiment import Setting, fill_in
@@ -30,6 +31,14 @@ class Probed:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What a model answers, under whatever masks are in force."""
+
+    accuracies: dict[str, float]     # by evaluation set
+    likeliest: Tensor | None = None  # (rows, k) the likeliest next tokens after the first rows, where asked for
+
+
+@dataclass(frozen=True)
 class NextToken:
     """Does the model say the right next token?  tokens: (rows, positions); labels: (rows,)."""
 
@@ -37,9 +46,9 @@ class NextToken:
     tokens: Tensor
     labels: Tensor
 
-    def accuracies(self, model: PreTrainedModel, layer: int = 0, entering: Tensor | None = None) -> dict[str, float]:
-        """The model's accuracy by evaluation set, under whatever masks are in force."""
-        return {self.name: next_token_accuracy(model, self.tokens, self.labels)}
+    def ask(self, model: PreTrainedModel, layer: int = 0, entering: Tensor | None = None, spoken: int = 0) -> Answers:
+        """The model is run whole; its likeliest tokens say no more than its accuracy, and are not kept."""
+        return Answers({self.name: next_token_accuracy(model, self.tokens, self.labels)})
 
 
 @dataclass(frozen=True)
@@ -54,9 +63,15 @@ class Preference:
     answers: dict[str, tuple[Tensor, Tensor]]
     texts: list[str]
 
-    def accuracies(self, model: PreTrainedModel, layer: int = 0, entering: Tensor | None = None) -> dict[str, float]:
-        """As NextToken's. With what enters a layer, the blocks below it are not run again."""
-        return preference_accuracies(model, self.forest, self.answers, layer, entering)
+    def ask(self, model: PreTrainedModel, layer: int = 0, entering: Tensor | None = None, spoken: int = 0) -> Answers:
+        """The model's answers, and its likeliest tokens after the first `spoken` rows.
+
+        With `entering`, the residual stream that `capture` kept at a layer, the blocks below it are not
+        run again: right for masks in it or above.
+        """
+        states = final_states(model, self.forest, layer, entering)  # (rows, d_model)
+        return Answers({name: preference_accuracy(model, states, *pair) for name, pair in self.answers.items()},
+                       top_tokens(model, states[:spoken]) if spoken else None)
 
 
 Behavior = NextToken | Preference

@@ -13,7 +13,7 @@ from tokenizers.models import WordLevel
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from interp.behavior import logit_differences, masked, preference_accuracies, top_tokens
+from interp.behavior import logit_differences, masked, preference_accuracy, top_tokens
 from interp.blocks import final_states
 from interp.circuits import soft_nearest_neighbor_loss
 from interp.config import BadInput
@@ -208,8 +208,8 @@ def test_ablation_from_the_layer_upward_equals_zeroed_weights(kind, operation, m
         with masked(sublayer, masks):
             states = final_states(model, forest, layer, entering, nodes=40)
             differences = logit_differences(model, states, right, wrong)
-            accuracy = preference_accuracies(model, forest, {"set": (right, wrong)}, layer, entering)["set"]
-            top = top_tokens(model, forest, 5, layer, entering, batch_size=7)
+            accuracy = preference_accuracy(model, states, right, wrong)
+            top = top_tokens(model, states, 5, batch_size=7)
         for name, mask in masks.items():
             module = sublayer.module.get_submodule(name)
             if isinstance(module, nn.Linear):
