@@ -5,7 +5,8 @@
 
 Finds the circuits that two configs of circuit_probing.py have saved, sublayer by sublayer, or takes two files. Counts,
 for each linear map, each block of a map (the query, key and value of GPT-2's c_attn) and the whole sublayer, the
-neurons that each circuit has alone and that both have; writes OUT.csv and draws OUT.png and OUT.pdf. Its columns:
+neurons that each circuit has alone and that both have; writes OUT.csv and draws OUT.png and OUT.pdf, of more than
+four sublayers each as a whole only. The columns of OUT.csv:
 
 neurons                    how many there are
 alone_1, common, alone_2   of the first circuit only, of both, of the second only
@@ -36,6 +37,7 @@ from interp.runs import write_text
 
 BLOCKS = {"c_attn": ("query", "key", "value")}  # maps whose neurons are several maps' in one
 WHOLE, ALL = "whole", "all maps"
+SUBLAYERS_IN_DETAIL = 4  # drawn with their maps; of more the figure would be longer than a page
 PARTS = {"alone_1": "C0", "common": "C2", "alone_2": "C1"}
 
 Named = tuple[str, dict[str, Any], Circuit]  # the file, what it is about, the circuit
@@ -130,7 +132,7 @@ def jaccard(row: dict[str, Any]) -> float | None:
 
 
 def draw(table: pd.DataFrame, names: tuple[str, str], path: Path) -> None:
-    """A bar for each row: neurons of one circuit alone, of both, of the other alone, as a share of the map."""
+    """A bar for each row of the table: neurons of one circuit alone, of both, of the other alone, as a share of the map."""
     figure, axis = plt.subplots(figsize=(9, 1.8 + 0.36 * len(table)), layout="constrained")
     labels = [f"{COMPONENTS[row.operation]} {row.layer}: {row.map}{'' if row.block == WHOLE else f', {row.block}'}"
               for row in table.itertuples()]
@@ -178,7 +180,8 @@ def main() -> None:
     out = options.out.absolute()
     write_text(out.with_name(f"{out.name}.csv"), table.to_csv(index=False))
     print(table.to_string(index=False, float_format="%.3g"))
-    draw(table, distinct_names(*map(str, options.config or options.circuits)), out)
+    wholes = table[table["map"] == ALL]
+    draw(table if len(wholes) <= SUBLAYERS_IN_DETAIL else wholes, distinct_names(*map(str, options.config or options.circuits)), out)
 
 
 if __name__ == "__main__":
