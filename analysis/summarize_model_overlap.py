@@ -132,7 +132,7 @@ def jaccard(row: dict[str, Any]) -> float | None:
 
 
 def draw(table: pd.DataFrame, names: tuple[str, str], path: Path) -> None:
-    """A bar for each row of the table: neurons of one circuit alone, of both, of the other alone, as a share of the map."""
+    """A bar for each row: neurons of one circuit alone, of both, of the other alone, as a share of the map."""
     figure, axis = plt.subplots(figsize=(9, 1.8 + 0.36 * len(table)), layout="constrained")
     labels = [f"{COMPONENTS[row.operation]} {row.layer}: {row.map}{'' if row.block == WHOLE else f', {row.block}'}"
               for row in table.itertuples()]
@@ -181,7 +181,8 @@ def main() -> None:
     write_text(out.with_name(f"{out.name}.csv"), table.to_csv(index=False))
     print(table.to_string(index=False, float_format="%.3g"))
     wholes = table[table["map"] == ALL]
-    draw(table if len(wholes) <= SUBLAYERS_IN_DETAIL else wholes, distinct_names(*map(str, options.config or options.circuits)), out)
+    drawn = table if len(wholes) <= SUBLAYERS_IN_DETAIL else wholes
+    draw(drawn, distinct_names(*map(str, options.config or options.circuits)), out)
 
 
 if __name__ == "__main__":
