@@ -10,7 +10,8 @@ VARIABLES := a2 minus_b2 a_plus_b a_minus_b
 # After a kill Snakemake wants to be told that nobody is at work any more, and to redo what was being written. Only who
 # holds this lock may say so; a second make waits for the first, or for a script that outlived a killed one.
 SNAKEMAKE := .venv/bin/snakemake --cores all --rerun-triggers mtime --quiet rules
-ALONE := $(if $(shell command -v flock),flock .venv/.at_work)
+LOCK := .venv/.at_work
+ALONE := $(if $(shell command -v flock),flock --nonblock $(LOCK) true || echo 'waiting for the make that is at work here'; flock $(LOCK))
 
 .PHONY: quickstart test lint paper experiment1 experiment2 experiment3 language
 
