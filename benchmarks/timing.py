@@ -48,6 +48,11 @@ def peak_memory(build: Callable[[str], Step], name: str) -> float:
     step = build(name)
     for _ in range(3):
         step()
+    return own_peak_memory()
+
+
+def own_peak_memory() -> float:
+    """MiB that this process had at most."""
     try:  # Linux: the process's own peak; getrusage would count its parent's as well
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) / 1024
