@@ -85,7 +85,7 @@ class Chunk:
         return nodes
 
 
-def plant(prefixes: list[list[int]], chunk_size: int = 384, device: torch.device | str = "cpu") -> Forest:
+def plant(prefixes: list[list[int]], chunk_size: int = 192, device: torch.device | str = "cpu") -> Forest:
     """The forest of some rows of tokens, each of them cut off after its probed position.
 
     Rows are sorted, so that those which begin alike come to lie in the same chunk, and a chunk is
