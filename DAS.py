@@ -173,7 +173,7 @@ def open_site(stream: ResidualStream, path: str, site: tuple[int, str, int], pai
     return OpenSite(base, source, pairs.labels, head)
 
 
-SCRIPT = Script("DAS", Config, prepare, run_setting, artifacts)
+SCRIPT = Script("DAS", Config, prepare, run_setting, artifacts, side_tables=lambda config: ["training_log"])
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))

@@ -152,9 +152,10 @@ def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome
         if without.likeliest is not None:
             write_qualitative(config, setting, bench, without)
     for file in artifacts(config, setting):
-        save_circuit(circuit, file,
-                     {"variable": config.variable, "model_path": fill_in("model_path", config.model_path, setting),
-                      **setting._asdict()})
+        kept = {key: getattr(config, key) for key in ("task", "variable", "random_init", "reinit_embeddings",
+                                                      "layer_reinit")}
+        save_circuit(circuit, file, {**kept, "model_path": fill_in("model_path", config.model_path, setting),
+                                     **setting._asdict()})
     if animation:
         animation.save(project_path(config.results_dir) / f"updates_{setting_name(setting)}.gif")
     return Outcome(figures, tables)
@@ -278,7 +279,11 @@ class Animation(UpdateAnimation):
             self.add_frame(self.replayed.update(masks, self.rows), f"masked, epoch {epoch}")
 
 
-SCRIPT = Script("circuit_probing", Config, prepare, run_setting, artifacts)
+def side_tables(config: Config) -> list[str]:
+    return ["ablations"] if config.lm_eval else []
+
+
+SCRIPT = Script("circuit_probing", Config, prepare, run_setting, artifacts, side_tables=side_tables)
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))

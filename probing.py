@@ -139,7 +139,11 @@ def try_counterfactuals(config: Config, stream: ResidualStream, site: tuple[int,
     return means | {"dataset_size": len(changed)}, rows
 
 
-SCRIPT = Script("probing", Config, prepare, run_setting)
+def side_tables(config: Config) -> list[str]:
+    return ["counterfactual_examples"] if config.counterfactual_embeddings and config.save_examples else []
+
+
+SCRIPT = Script("probing", Config, prepare, run_setting, side_tables=side_tables)
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))

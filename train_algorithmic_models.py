@@ -312,7 +312,8 @@ def finish(config: Config, prepared: Prepared, run: RunDirectory) -> None:
         draw_curves(pd.DataFrame(run.tables["curves"]), run.setting_names, config.figtitle, run.path / "curves")
 
 
-SCRIPT = Script("train_algorithmic_models", Config, prepare, run_setting, artifacts, finish)
+SCRIPT = Script("train_algorithmic_models", Config, prepare, run_setting, artifacts, finish,
+                side_tables=lambda config: ["curves"])
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))

@@ -19,9 +19,27 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from interp.config import BadInput, RunFailed, ScriptConfig, find_config, load_config, project_path, shown
-from interp.models import choose_device
-from interp.runs import CONFIG, RunDirectory, check_folder, check_results_dir, open_run, recorded
+from interp.config import (
+    BadInput,
+    RunFailed,
+    ScriptConfig,
+    find_config,
+    load_config,
+    project_path,
+    require_file,
+    shown,
+)
+from interp.models import choose_device, model_files
+from interp.runs import (
+    CONFIG,
+    RunDirectory,
+    check_folder,
+    check_results_dir,
+    digests,
+    open_run,
+    recorded,
+    refuse_changed_inputs,
+)
 
 Setting = Any  # a namedtuple with one field for each *_list key of the config
 
@@ -41,7 +59,8 @@ class Script:
     prepare(config, settings, device) returns whatever run_setting needs, computes nothing
     long and writes nothing; it raises BadInput. artifacts(config, setting) are the files and
     folders that a setting leaves in model_dir: another run's are never replaced, and a setting
-    without its own is not done. finish(config, prepared, run) draws what the script draws.
+    without its own is not done. side_tables(config) are the tables besides results.csv in which every
+    setting has rows. finish(config, prepared, run) draws what the script draws.
     """
 
     name: str
@@ -50,6 +69,7 @@ class Script:
     run_setting: Callable[[ScriptConfig, Setting, Any], Outcome]
     artifacts: Callable[[ScriptConfig, Setting], list[Path]] = lambda config, setting: []
     finish: Callable[[ScriptConfig, Any, RunDirectory], None] | None = None
+    side_tables: Callable[[ScriptConfig], list[str]] = lambda config: []
 
 
 def expand_settings(config: ScriptConfig) -> list[Setting]:
@@ -106,9 +126,9 @@ def main(script: Script, arguments: list[str] | None = None) -> int:
     status = 0
     try:
         jobs = [check(script, file, options) for file in options.config]
-        refuse_twice([job[0] for job in jobs])
-        for config, settings, prepared, device in jobs:
-            run(script, config, settings, prepared, device, options.overwrite)
+        refuse_twice(script, [job[:2] for job in jobs])
+        while jobs:  # popped, so that a job's model does not stay in memory during the next ones
+            run(script, *jobs.pop(0), options.overwrite)
     except BadInput as error:
         status, message = 2, error
     except OSError as error:
@@ -118,7 +138,8 @@ def main(script: Script, arguments: list[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:  # torch on a CPU raises a plain RuntimeError
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
-        status, message = 1, "memory ran out; make the batch, the data or the model smaller."
+        status, message = 1, ("memory ran out; make the batch, the data or the model smaller (or layers_at_once, where "
+                              "there is that key).")
     except KeyboardInterrupt:
         status, message = 130, "interrupted; the same command goes on from here."
     if status:
@@ -159,32 +180,48 @@ def refuse_foreign_artifacts(script: Script, config: ScriptConfig, settings: lis
                            "or --overwrite, which sets it aside.")
 
 
-def refuse_twice(configs: list[ScriptConfig]) -> None:
-    """Refuse configs of one command that would write to the same folder."""
-    seen = set()
-    for config in configs:
+def refuse_twice(script: Script, jobs: list[tuple[ScriptConfig, list[Setting]]]) -> None:
+    """Refuse configs of one command that would write to the same folder, or the same file in model_dir."""
+    seen, written = set(), set()
+    for config, settings in jobs:
         path = project_path(config.results_dir).resolve()
         if path in seen:
             raise BadInput(f"results_dir: two of the configs write to {config.results_dir}.")
+        own = {path.resolve() for setting in settings for path in script.artifacts(config, setting)}
+        for path_of_both in sorted(own & written)[:1]:
+            raise BadInput(f"model_dir: two of the configs write {shown(path_of_both)}.")
         seen.add(path)
+        written |= own
 
 
 def run(script: Script, config: ScriptConfig, settings: list[Setting], prepared: Any,
         device: torch.device, overwrite: bool) -> None:
     """Compute the settings that the run directory lacks, a row each."""
-    with open_run(config, settings[0]._fields, [setting._asdict() for setting in settings], overwrite) as directory:
+    with open_run(config, settings[0]._fields, [setting._asdict() for setting in settings],
+                  script.side_tables(config), overwrite) as directory:
+        read = digests(read_by(config, settings))
+        refuse_changed_inputs(directory.path, read)
         where = shown(directory.path)
         todo = [setting for setting in settings if not (
             directory.has(setting._asdict()) and all(path.exists() for path in script.artifacts(config, setting)))]
         if len(todo) < len(settings):
             print(f"{where}: {len(settings) - len(todo)} of {len(settings)} settings are done already.")
         if todo:
-            with recorded(directory, device):
+            with recorded(directory, device, read):
                 for setting in tqdm(todo, desc=where, unit="setting", disable=None):
                     compute(script, config, setting, prepared, directory)
         if script.finish:
             script.finish(config, prepared, directory)
         print(f"{where}/results.csv: {len(settings)} settings.")
+
+
+def read_by(config: ScriptConfig, settings: list[Setting]) -> dict[str, list[Path]]:
+    """The files of the models and the data that a run reads, by the path that its config gives."""
+    values = {key: value for key, value in config.model_dump().items() if key.endswith("_path") and value}
+    template = values.pop("model_path", None)
+    models = {fill_in("model_path", template, setting) for setting in settings} if template else set()
+    return {path: model_files("model_path", path) for path in sorted(models)} | {
+        path: [require_file(key, path)] for key, path in values.items()}
 
 
 def compute(script: Script, config: ScriptConfig, setting: Setting, prepared: Any, directory: RunDirectory) -> None:

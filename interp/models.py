@@ -198,6 +198,14 @@ def locate_model(key: str, path: str) -> tuple[Path, dict[str, str]]:
                        "folder.") from None
 
 
+def model_files(key: str, path: str) -> list[Path]:
+    """The files that decide what a model computes and how it reads; path and errors as locate_model."""
+    folder, gguf = locate_model(key, path)
+    patterns = [*gguf.values()] or ["config.json", "model*.safetensors", "pytorch_model*.bin", "tokenizer*", "vocab*",
+                                    "merges.txt"]
+    return sorted(file for pattern in patterns for file in folder.glob(pattern) if file.is_file())
+
+
 def is_hub_name(path: str) -> bool:
     """Whether a path that does not exist may be a name on the hub ('gpt2', 'EleutherAI/pythia-70m').
 

@@ -7,12 +7,14 @@
 """
 
 import csv
+import hashlib
 import io
 import json
 import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -29,6 +31,7 @@ from safetensors.torch import save
 from interp.config import PROJECT_ROOT, BadInput, ScriptConfig, project_path, require_file, shown
 
 PACKAGES = ("torch", "transformers", "numpy", "pandas", "scikit-learn", "safetensors")
+FREE_KEYS = ("device", "results_dir", "layers_at_once")  # where and in what portions: no figure depends on them
 RESULTS, CONFIG, RECORD = "results", "config.yaml", "run.json"
 
 Row = dict[str, Any]
@@ -38,19 +41,24 @@ class RunDirectory:
     """One config's folder of results. Use `open_run` to get one.
 
     setting_names: the columns that identify a setting. settings: all of the config's, in order.
+    side_tables: the tables besides results.csv in which every finished setting has rows.
 
     Raises:
-        BadInput: its results table cannot be read.
+        BadInput: one of its tables cannot be read.
     """
 
-    def __init__(self, path: Path, setting_names: tuple[str, ...], settings: list[Row]):
+    def __init__(self, path: Path, setting_names: tuple[str, ...], settings: list[Row],
+                 side_tables: Sequence[str] = ()):
         self.path = path
         self.setting_names = setting_names
+        self.needed = (RESULTS, *side_tables)
         self.order = {self.key(setting): number for number, setting in enumerate(settings)}
         self.tables = {file.stem: rows for file in sorted(path.glob("*.csv"))
                        if (rows := self.read(file)) is not None}
         # `seconds` is the last cell: a row without it was cut off by whoever edited the table
         self.done = {self.key(row) for row in self.tables.get(RESULTS, []) if row.get("seconds")}
+        for name in side_tables:  # where one was lost, its settings are computed again
+            self.done &= {self.key(row) for row in self.tables.get(name, [])}
         for name, rows in self.tables.items():  # a setting cut off before its results row came is not done
             self.tables[name] = [row for row in rows if self.key(row) in self.done]
 
@@ -62,7 +70,7 @@ class RunDirectory:
                 return rows
         except (csv.Error, UnicodeDecodeError):
             pass
-        if file.stem == RESULTS:
+        if file.stem in self.needed:
             raise BadInput(f"results_dir: {shown(file)} is damaged (its settings cannot be read); move it away.")
         return None
 
@@ -133,8 +141,9 @@ def check_data_file(file: Path, text: str) -> None:
 
 
 @contextmanager
-def open_run(config: ScriptConfig, setting_names: tuple[str, ...], settings: list[Row], overwrite: bool = False):
-    """Open a config's run directory, alone, to begin it or to go on with it.
+def open_run(config: ScriptConfig, setting_names: tuple[str, ...], settings: list[Row],
+             side_tables: Sequence[str] = (), overwrite: bool = False):
+    """Open a config's run directory, alone, to begin it or to go on with it; tables as in RunDirectory.
 
     Raises:
         BadInput: another process works in it, or it holds a run of a different config.
@@ -146,7 +155,7 @@ def open_run(config: ScriptConfig, setting_names: tuple[str, ...], settings: lis
     path.mkdir(parents=True, exist_ok=True)
     with locked(path):
         check_results_dir(config, overwrite=False)
-        directory = RunDirectory(path, setting_names, settings)
+        directory = RunDirectory(path, setting_names, settings, side_tables)
         if not (path / CONFIG).exists():
             write_text(path / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False,
                                                      allow_unicode=True))
@@ -154,10 +163,10 @@ def open_run(config: ScriptConfig, setting_names: tuple[str, ...], settings: lis
 
 
 @contextmanager
-def recorded(directory: RunDirectory, device: torch.device):
+def recorded(directory: RunDirectory, device: torch.device, inputs: dict[str, str]):
     """Keep account in run.json of a start: with what, from when to when, and how it ended."""
     file = directory.path / RECORD
-    record = begin_record(file, device)
+    record = begin_record(file, device, inputs)
     try:
         yield
     except BaseException as error:
@@ -181,7 +190,7 @@ def locked(path: Path):
 
 
 def refuse_other_config(stored: Path, config: ScriptConfig) -> None:
-    """A run goes on only under the config it began with; the device may change, and the folder may move."""
+    """A run goes on only under the config it began with, but for keys that change no number."""
     try:
         old = yaml.safe_load(stored.read_text(encoding="utf-8"))
         if not isinstance(old, dict):
@@ -194,7 +203,7 @@ def refuse_other_config(stored: Path, config: ScriptConfig) -> None:
     except (ValidationError, TypeError):
         pass
     new = config.model_dump(mode="json")
-    changed = [key for key in new if key not in ("device", "results_dir") and old.get(key) != new[key]]
+    changed = [key for key in new if key not in FREE_KEYS and old.get(key) != new[key]]
     if changed:
         raise BadInput(
             f"results_dir: {shown(stored.parent)} holds a run with another "
@@ -318,13 +327,44 @@ def read_table(path: Path) -> list[Row]:
         return list(csv.DictReader(file))
 
 
-def begin_record(path: Path, device: torch.device) -> Row:
-    """This start's account; those of earlier starts, whose rows stay, go under `earlier`."""
+def digests(files: dict[str, list[Path]]) -> dict[str, str]:
+    """SHA-256 of some files together, by name: tells whether they changed."""
+    found = {}
+    for name, paths in files.items():
+        whole = hashlib.sha256()
+        for path in paths:
+            with open(path, "rb") as file:
+                whole.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+        found[name] = whole.hexdigest()
+    return found
+
+
+def refuse_changed_inputs(path: Path, inputs: dict[str, str]) -> None:
+    """A run goes on only with the models and data it began with: its rows would not be of the same thing.
+
+    Raises:
+        BadInput: naming what changed.
+    """
+    known = read_record(path / RECORD).get("inputs", {})
+    for name, digest in inputs.items():
+        if known.get(name, digest) != digest:
+            raise BadInput(f"results_dir: {shown(path)} holds a run of {name}, which has changed since; give another "
+                           "results_dir, or --overwrite, which moves the old run aside.")
+
+
+def read_record(path: Path) -> Row:
+    """run.json; empty where there is none, or a kill or an editor left something else."""
     try:
-        last = json.loads(path.read_text()) if path.exists() else {}
-        earlier = [*last.pop("earlier", []), last] if last else []
-    except (ValueError, AttributeError):  # a kill or an editor left something else
-        earlier = []
+        record = json.loads(path.read_text())
+        return record if isinstance(record, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def begin_record(path: Path, device: torch.device, inputs: dict[str, str]) -> Row:
+    """This start's account; those of earlier starts, whose rows stay, go under `earlier`."""
+    last = read_record(path)
+    earlier = [*last.pop("earlier", []), last] if last else []
     record = {
         "status": "running",
         "start": now(),
@@ -334,6 +374,7 @@ def begin_record(path: Path, device: torch.device) -> Row:
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "threads": torch.get_num_threads(),
+        "inputs": last.get("inputs", {}) | inputs,
         "earlier": earlier,
     }
     write_text(path, json.dumps(record, indent=2) + "\n")
