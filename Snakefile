@@ -12,7 +12,9 @@
 
 import sys
 
-from interp.config import project_path, read_yaml, shown
+from snakemake.exceptions import WorkflowError
+
+from interp.config import project_path, read_yaml, shown, with_bases
 
 CONFIGS, RESULTS = config.get("configs", "configs"), config.get("results", "Results")
 
@@ -37,6 +39,10 @@ OVERLAPS = {  # the circuits of two configs: are they the same neurons?
 }
 
 
+if not project_path(CONFIGS).is_dir():
+    raise WorkflowError(f"configs: there is no folder {CONFIGS}.")
+
+
 def config_file(name):
     return f"{CONFIGS}/{name}.yaml"
 
@@ -46,6 +52,11 @@ def configs_of(folder, method):
     ending = "_cf" if method == "DAS" and folder != "Grokking" else ""
     files = [config_file(f"{folder}/{method}/{variable}{ending}") for variable in VARIABLES[folder]]
     return [file for file in files if project_path(file).exists()]
+
+
+def read_by(files):
+    """Configs, and the ones they are based on: when any changes the step is to be made again."""
+    return sorted({shown(path.resolve()) for file in files for path in with_bases(project_path(file))})
 
 
 def marks(files):
@@ -94,12 +105,12 @@ for experiment in TRAINING:
 
             rule:
                 name: f"{method}_{folder.replace('/', '_')}"
-                input: trained=TRAINED[experiment], configs=configs,
+                input: TRAINED[experiment], read_by(configs),
                 output: touch(complete),
                 benchmark: f"{RESULTS}/times/{folder}/{method}.tsv"
-                params: script=script,
+                params: script=script, configs=configs,
                 threads: 1
-                shell: "OMP_NUM_THREADS={threads} {sys.executable} {params.script} --config {input.configs}"
+                shell: "OMP_NUM_THREADS={threads} {sys.executable} {params.script} --config {params.configs}"
 
     rule:
         name: f"draw_{experiment}"
@@ -112,11 +123,12 @@ for experiment in TRAINING:
 
 
 rule transfer:
-    input: trained=TRAINED["Disambiguation"], configs=TRANSFERS,
+    input: TRAINED["Disambiguation"], read_by(TRANSFERS),
     output: touch(marks(TRANSFERS)),
     benchmark: f"{RESULTS}/times/Disambiguation/transfer.tsv"
     threads: 1
-    shell: "OMP_NUM_THREADS={threads} {sys.executable} train_algorithmic_models.py --config {input.configs}"
+    params: configs=TRANSFERS,
+    shell: "OMP_NUM_THREADS={threads} {sys.executable} train_algorithmic_models.py --config {params.configs}"
 
 
 for name, pair in OVERLAPS.items():

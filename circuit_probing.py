@@ -13,6 +13,7 @@
 
 import sys
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -47,6 +48,9 @@ from interp.sublayer import Replay, all_updates
 from interp.tasks import Answers, ArithmeticTask, LanguageTask, Material
 
 GIF_CLASSES, GIF_EXAMPLES = 10, 5
+SPECIAL_TASKS = ("multitask", *LANGUAGE_TASKS)
+SEQUENCE_KEYS = ("train_data_path", "test_data_path", "lm_same_task_path", "lm_different_task_path")
+SENTENCE_KEYS = ("data_path", "gen_path", "sentence_prefix", "capitalize")
 
 
 class Config(ModelSweep):
@@ -87,10 +91,17 @@ class Config(ModelSweep):
 
     @model_validator(mode="after")
     def consistent(self):
-        needed = ("data_path",) if self.task in LANGUAGE_TASKS else ("train_data_path", "test_data_path")
-        for key in needed:
+        meant = get_close_matches(self.task, SPECIAL_TASKS, n=1, cutoff=0.7)
+        if meant and self.task not in SPECIAL_TASKS:  # any other word is an arithmetic task's name
+            raise ValueError(f"there is no task '{self.task}'; did you mean '{meant[0]}'?")
+        sentences = self.task in LANGUAGE_TASKS
+        hint = f"; tasks of sentences are {', '.join(LANGUAGE_TASKS)}" if self.data_path and not sentences else ""
+        for key in ("data_path",) if sentences else ("train_data_path", "test_data_path"):
             if getattr(self, key) is None:
-                raise ValueError(f"the key '{key}' is missing, which the task '{self.task}' needs")
+                raise ValueError(f"the key '{key}' is missing, which the task '{self.task}' needs{hint}")
+        for key in SEQUENCE_KEYS if sentences else SENTENCE_KEYS:
+            if getattr(self, key):
+                raise ValueError(f"the key '{key}' says nothing to the task '{self.task}'{hint}; leave it out")
         if self.task == "multitask" and self.lm_eval and not (self.lm_same_task_path and self.lm_different_task_path):
             raise ValueError("the task 'multitask' needs the keys lm_same_task_path and lm_different_task_path, "
                              "the data to evaluate on (or lm_eval: false)")
@@ -255,7 +266,7 @@ def headline(config: Config, rows: list[dict[str, Any]], reason: str | None) -> 
                 figures[f"{prefix}vanilla_acc_{evaluation}"] = vanilla
                 figures[f"{prefix}ablated_acc_{evaluation}"] = row["accuracy"]
         if config.num_random_ablations:
-            random = torch.tensor([row["accuracy"] for row in own if row["condition"] == "random"])
+            random = torch.tensor([row["accuracy"] for row in own if row["condition"] == "random"], dtype=torch.double)
             figures[f"random_ablated_acc_{evaluation}_mean"] = random.mean().item() if len(random) else None
             figures[f"random_ablated_acc_{evaluation}_std"] = random.std().item() if len(random) > 1 else None
     return figures | ({"random_ablation_impossible": reason} if config.num_random_ablations else {})

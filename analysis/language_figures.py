@@ -20,11 +20,12 @@ from matplotlib.figure import Figure
 from scipy.stats import t as student
 
 from analysis.method_figures import COMPONENTS, add_folders, present, read_csv, read_results_table
-from interp.config import BadInput, config_that_writes, shown
+from interp.config import BadInput, config_that_writes, read_yaml, shown
 from interp.plotting import draw_bars, draw_line, plt, save_figure
-from interp.runs import write_text
+from interp.runs import CONFIG, write_text
 
 SUBLAYER = ["target_layer", "operation"]
+SWEPT = ("checkpoint", "lr", "batch_size", "mask_init")  # what else a run may sweep; figures take one value
 FULL, CIRCUIT, RANDOM = "full model", "circuit ablated", "as many random neurons ablated (sd)"
 LEVEL = 0.05
 MARKS = {  # of a circuit's point: marker, size, label
@@ -38,19 +39,28 @@ LABELS_AT_MOST = 12  # layers named on an axis
 
 # ------------------------------------------------------------------------------- the numbers
 
-def read_run(results: Path, sets: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_run(results: Path, task: str, sets: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A run's finished settings, a row each, and their ablations, a row for each evaluation set, condition and draw.
 
     Raises:
-        BadInput: there is no run, or one without ablations on any of the sets.
+        BadInput: there is no run, one of another task, one without ablations on any of the sets, or a sweep over more
+            than layers, sublayers and seeds.
     """
     file, ablations_file = results / "results.csv", results / "ablations.csv"
     if not file.exists():
         config = config_that_writes(results)
         raise BadInput(f"nothing to draw in {shown(results)}: it has no results.csv"
                        + (f"; 'python circuit_probing.py --config {config}' makes it." if config else "."))
+    config = results / CONFIG
+    if config.exists() and read_yaml(config).get("task") != task:
+        raise BadInput(f"{shown(results)} is a run of another task: {read_yaml(config).get('task')}, not {task}.")
     table = read_results_table(file)
-    check_columns(file, table, ["operation"], ["target_layer", "l0_norm", "l0_max"])
+    neighbors = [column for name in NEIGHBORS for column in neighbor_columns(name) if column in table]
+    check_columns(file, table, ["operation"], ["target_layer", "l0_norm", "l0_max", *neighbors])
+    for column in SWEPT:
+        if column in table and table[column].nunique() > 1:
+            raise BadInput(f"{shown(results)} sweeps {column}, so that a sublayer's circuits are of several kinds; "
+                           "draw a run that has one value of it.")
     if not ablations_file.exists():
         raise BadInput(f"{shown(results)} has no ablations.csv: the run had lm_eval: false, or is another method's.")
     ablations = read_csv(ablations_file)
@@ -60,11 +70,12 @@ def read_run(results: Path, sets: dict[str, str]) -> tuple[pd.DataFrame, pd.Data
     if not found & set(sets):
         raise BadInput(f"{shown(results)} is a run of another task: its evaluation sets are "
                        f"{', '.join(sorted(map(str, found)))}, not {', '.join(sets)}.")
-    settings = [name for name in ablations if name in table]
+    settings = [name for name in ("model_seed", *SUBLAYER) if name in ablations and name in table]
     finished = ablations.merge(table[settings].drop_duplicates(), on=settings)
     finished = finished[(finished["maps"] == "all") & finished["evaluation"].isin(set(sets))]
-    if finished.empty:
-        raise BadInput(f"{shown(ablations_file)} has no row for any setting of {shown(file)}.")
+    measured = finished.groupby(SUBLAYER)["condition"].agg(set)
+    if finished.empty or not all({"full", "circuit"} <= conditions for conditions in measured):
+        raise BadInput(f"{shown(ablations_file)} lacks rows for settings of {shown(file)}.")
     return table, finished.assign(setting=finished.groupby(settings).ngroup())
 
 
@@ -77,6 +88,8 @@ def check_columns(file: Path, table: pd.DataFrame, words: list[str], numbers: li
     for column in (*words, *numbers):
         if column not in table:
             raise BadInput(f"{shown(file)} is no table of circuit_probing.py: it has no column '{column}'.")
+        if column == "operation" and not set(table[column]) <= set(COMPONENTS):
+            raise BadInput(f"{shown(file)} is damaged: its column 'operation' holds more than {', '.join(COMPONENTS)}.")
         if column in numbers and not pd.api.types.is_numeric_dtype(table[column]):
             raise BadInput(f"{shown(file)} is damaged: its column '{column}' holds more than numbers.")
 
@@ -277,11 +290,12 @@ def choose_sublayer(ranking: pd.DataFrame, layer: int | None, operation: str | N
     raise BadInput(f"there is no circuit with {asked} among the results ({there}).")
 
 
-def summarize(description: str, experiment: str, sets: dict[str, str], subject: str) -> None:
+def summarize(description: str, experiment: str, task: str, sets: dict[str, str], subject: str) -> None:
     """The command line of a script that draws one of the tasks, from results to figures.
 
     Args:
         experiment: the folder of results, below Results/, that is read by default.
+        task: the task of the runs that it can draw.
         sets: how the task's evaluation sets are called in the figures, in order; those that exist are drawn.
         subject: what the circuits are of, for titles.
 
@@ -296,7 +310,7 @@ def summarize(description: str, experiment: str, sets: dict[str, str], subject: 
     results = options.results.absolute()
     out = (options.out or results / "figures").absolute()
 
-    table, ablations = read_run(results, sets)
+    table, ablations = read_run(results, task, sets)
     sets = {name: label for name, label in sets.items() if name in set(ablations["evaluation"])}
     effects = measure_effects(ablations)
     ranking = rank_sublayers(table, effects, list(sets))

@@ -24,7 +24,7 @@ SETS = {"iid": "IID", "gen": "generalization"}
 
 
 def main() -> None:
-    summarize(__doc__.splitlines()[0], "SV_Agreement/small", SETS, "Agreement, number of the subject")
+    summarize(__doc__.splitlines()[0], "SV_Agreement/small", "agreement", SETS, "Agreement, number of the subject")
 
 
 if __name__ == "__main__":

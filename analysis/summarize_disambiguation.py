@@ -20,13 +20,28 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from analysis.method_figures import draw_by_variable, draw_probes, parse_folders, present, read_results, run
+from analysis.method_figures import (
+    METHODS,
+    draw_by_variable,
+    draw_probes,
+    parse_folders,
+    present,
+    read_results,
+    run,
+)
 from interp.runs import write_text
 
 PAPER = Path(__file__).with_name("paper_experiment_1.csv")
 VARIABLES = {"a2": "a²", "minus_b2": "-b²", "a_plus_b": "a+b", "a_minus_b": "a-b"}
 ABLATION = {"circuit_probing:vanilla_acc_test": "full model", "circuit_probing:ablated_acc_test": "circuit ablated",
             "circuit_probing:random_ablated_acc_test_mean": "as many random neurons ablated (sd)"}
+
+
+def with_own(results: Path, known: dict[str, str]) -> dict[str, str]:
+    """The variables to draw: those of the paper, and the reader's own; of the reader's alone, those alone."""
+    found = sorted({file.parent.name for method in METHODS for file in (results / method).glob("*/results.csv")})
+    own = {name: name for name in found if name not in known}
+    return known | own if set(found) & set(known) or not own else own
 
 
 def beside_the_paper(table: pd.DataFrame) -> pd.DataFrame:
@@ -44,10 +59,11 @@ def beside_the_paper(table: pd.DataFrame) -> pd.DataFrame:
 
 def main() -> None:
     results, out = parse_folders(__doc__.splitlines()[0], "Disambiguation")
-    table = read_results(results, VARIABLES)
-    draw_probes(table, VARIABLES, out)
+    variables = with_own(results, VARIABLES)
+    table = read_results(results, variables)
+    draw_probes(table, variables, out)
     if present(table, ABLATION):
-        draw_by_variable(table, VARIABLES, ABLATION, sorted(set(table["component"])), "model accuracy (test)",
+        draw_by_variable(table, variables, ABLATION, sorted(set(table["component"])), "model accuracy (test)",
                          "Is the circuit used? Ablation (n/a: too few neurons outside of it)", out / "ablation")
     comparison = beside_the_paper(table)
     if not comparison.empty:

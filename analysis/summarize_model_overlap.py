@@ -57,7 +57,13 @@ def circuits_of(file: Path) -> list[Named]:
     if missing:
         raise BadInput(f"{file}: there is no {shown(missing[0])}; "
                        f"'python circuit_probing.py --config {file}' makes it.")
-    return [load_named(path) for path in paths]
+    found = [load_named(path) for path in paths]
+    for path, about, _ in found:
+        for key in ("task", "variable"):
+            wanted = getattr(config, key)
+            if about.get(key, wanted) != wanted:
+                raise BadInput(f"{file}: {path} is another run's: its {key} is {about[key]}, not {wanted}.")
+    return found
 
 
 def load_named(path: Path) -> Named:
@@ -72,7 +78,7 @@ def pairs(first: list[Named], second: list[Named]) -> list[tuple[Named, Named]]:
         BadInput: there are none.
     """
     def place(named: Named) -> dict[str, Any]:
-        return {key: value for key, value in named[1].items() if key not in ("variable", "lr", "batch_size")}
+        return {key: value for key, value in named[1].items() if key not in ("task", "variable", "lr", "batch_size")}
 
     found = [(one, other) for one in first for other in second if place(one) == place(other)]
     if not found:
@@ -81,6 +87,10 @@ def pairs(first: list[Named], second: list[Named]) -> list[tuple[Named, Named]]:
 
 
 def check_comparable(one: Named, other: Named) -> None:
+    places = [f"{COMPONENTS.get(named[1].get('operation'))} of layer {named[1].get('target_layer')}"
+              for named in (one, other)]
+    if places[0] != places[1]:
+        raise BadInput(f"{one[0]} and {other[0]} are circuits of different sublayers: {' and '.join(places)}.")
     sizes = [{name: len(scores) for name, scores in named[2].scores.items()} for named in (one, other)]
     if sizes[0] != sizes[1]:
         raise BadInput(f"{one[0]} and {other[0]} are circuits of different sublayers: their maps are {sizes[0]} "

@@ -21,7 +21,7 @@ SETS = {"iid_masculine": "IID, masculine", "iid_feminine": "IID, feminine",
 
 
 def main() -> None:
-    summarize(__doc__.splitlines()[0], "Reflexives/small", SETS, "Reflexives, number of the antecedent")
+    summarize(__doc__.splitlines()[0], "Reflexives/small", "reflexive", SETS, "Reflexives, number of the antecedent")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ SETS = {"iid": "IID", "gen": "generalization"}
 
 
 def main() -> None:
-    summarize(__doc__.splitlines()[0], "Syntactic_Number/small", SETS, "Verb after ablating the object's number")
+    summarize(__doc__.splitlines()[0], "Syntactic_Number/small", "syntactic_number", SETS,
+              "Verb after ablating the object's number")
 
 
 if __name__ == "__main__":

@@ -61,11 +61,12 @@ def preference_accuracy(model: PreTrainedModel, states: Tensor, right: Tensor, w
 
 @torch.no_grad()
 def top_tokens(model: PreTrainedModel, states: Tensor, k: int = 50, batch_size: int = 500) -> Tensor:
-    """The k likeliest tokens after each row's probed one, the likeliest first: (rows, k).
+    """The k likeliest tokens after each row's probed one, the likeliest first: (rows, k), or as many as there are.
 
     Args:
         states: (rows, d_model) what `final_states` gives.
         batch_size: rows whose logits are computed at a time; for all at once they take much memory.
     """
     unembed = model.get_output_embeddings()
+    k = min(k, unembed.weight.shape[0])
     return torch.cat([unembed(batch).topk(k).indices for batch in states.split(batch_size)])

@@ -130,10 +130,22 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     base = values.pop("base", None)
     if base is None:
         return values
+    base_path = base_of(path, base)
+    return read_yaml(base_path, (*seen, path)) | values
+
+
+def base_of(path: Path, base: Any) -> Path:
     base_path = project_path(path.parent / str(base))
     if not base_path.is_file():
         raise BadInput(f"{shown(path)}: 'base' names {base}, and there is no such file beside it.")
-    return read_yaml(base_path, (*seen, path)) | values
+    return base_path
+
+
+def with_bases(path: Path) -> list[Path]:
+    """A config file and those that it is based on, directly or not; errors as read_yaml."""
+    read_yaml(path)  # refuses circles
+    base = parse_yaml(path.read_text(encoding="utf-8"), shown(path)).get("base")
+    return [path] if base is None else [path, *with_bases(base_of(path.resolve(), base))]
 
 
 class _UniqueKeys(yaml.SafeLoader):

@@ -105,6 +105,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         file = require_file("--file", options.file) if options.file else find_gguf(options.package)
+        if not file.is_file():
+            raise BadInput(f"--file: {shown(file)} is a folder, not a GGUF file.")
         folder = project_path(options.out)
         made = convert(file, folder)
     except BadInput as error:

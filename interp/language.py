@@ -5,6 +5,7 @@ reflexives at the token before the pronoun, where its grammatical form is compar
 one. Later positions never matter in a causal model, so sentences end at the probed position.
 """
 
+import re
 from dataclasses import dataclass
 
 import pandas as pd
@@ -69,14 +70,21 @@ def read_sentences(key: str, path: str, task: str, variable: str, must_have_vari
     binary = ["labels", "gender"] if task == REFLEXIVE else ["labels"]
     table = read_data(key, path, [*sentences, *binary, *([variable] if must_have_variable else [])])
     source = table.attrs["source"]
+    if task != REFLEXIVE and "ungrammatical" in table:
+        raise BadInput(f"{key}: {source} has a column 'ungrammatical': its sentences end with a pronoun, which gives "
+                       f"the answer away; they are for the task '{REFLEXIVE}'.")
     for column in sentences:
         if not all(isinstance(text, str) and text.strip() for text in table[column]):
             raise BadInput(f"{key}: {source}: the column '{column}' must hold a sentence in every row.")
     for column in [*binary, *({variable} & set(table))]:
         if not labels_of(table, column).lt(2).logical_and(labels_of(table, column).ge(0)).all():
             raise BadInput(f"{key}: {source}: the column '{column}' must hold 0 and 1 only.")
-    if variable in table:
-        table["label"] = table[variable]
+    labels = table[variable] if variable in table else None
+    table = table.drop(columns="label", errors="ignore")
+    if labels is not None:
+        table["label"] = labels
+    for column in sentences:  # a space at the end would be the token that is probed
+        table[column] = table[column].str.strip()
     if task == REFLEXIVE:
         return pair_genders(key, table)
     right = table["labels"].map(ANSWERS.__getitem__)
@@ -141,6 +149,10 @@ class Reader:
         Raises:
             BadInput: naming the first.
         """
+        for special in re.findall(r"<[^<>\s]+>", self.prefix):
+            if len(self.tokens([special])[0]) != 1:
+                raise BadInput(f"sentence_prefix: '{special}' is no special token of the tokenizer of {self.source}, "
+                               f"which has {', '.join(self.tokenizer.all_special_tokens) or 'none'}.")
         unknown = self.tokenizer.unk_token_id
         if unknown in self.tokens([self.prefix])[0] and self.tokenizer.unk_token not in self.prefix:
             raise BadInput(f"sentence_prefix: the tokenizer of {self.source} does not know '{self.prefix}'.")

@@ -80,7 +80,7 @@ ARCHITECTURES = {
         stored_as={"lm_head.weight": "embed_out.weight"},
     ),
     "llama": LLAMA,
-    "mistral": LLAMA,  # its sliding window, thousands of tokens, is never reached by a sentence
+    "mistral": LLAMA,  # sentences longer than its sliding window are refused (tasks.context_of)
     "qwen2": LLAMA,
 }
 
@@ -285,6 +285,8 @@ def load_tokenizer(key: str, path: str) -> PreTrainedTokenizerBase:
         BadInput: no such model to be had, or no tokenizer with it.
     """
     folder, gguf = locate_model(key, path)
+    if not gguf and not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab*")):
+        raise BadInput(f"{key}: {shown(project_path(path))} has no tokenizer (tokenizer.json).")
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, **gguf)
     except Exception as error:  # what is missing shows in many ways

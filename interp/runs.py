@@ -17,7 +17,7 @@ import subprocess
 from collections.abc import Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -370,7 +370,7 @@ def begin_record(path: Path, device: torch.device, inputs: dict[str, str]) -> Ro
         "start": now(),
         "end": None,
         "code_version": code_version(),
-        "packages": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "packages": {"python": platform.python_version()} | {name: installed(name) for name in PACKAGES},
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "threads": torch.get_num_threads(),
@@ -379,6 +379,13 @@ def begin_record(path: Path, device: torch.device, inputs: dict[str, str]) -> Ro
     }
     write_text(path, json.dumps(record, indent=2) + "\n")
     return record
+
+
+def installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # LEACE_environment.yml has not all of them
+        return None
 
 
 def end_record(path: Path, record: Row, status: str) -> None:

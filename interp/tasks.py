@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from interp.behavior import next_token_accuracy, preference_accuracy, top_tokens
 from interp.blocks import final_states
@@ -102,7 +102,7 @@ class ArithmeticTask:
                          for key in ("train_data_path", "test_data_path")}
         self.train, self.test = self.examples.values()
         check_classes(config.variable, self.train[config.variable], self.test[config.variable])
-        evaluations = {"test": self.test}
+        evaluations = {"test": self.test} if config.lm_eval else {}
         if config.task == "multitask" and config.lm_eval:
             evaluations = {name: read_examples(f"lm_{name}_task_path", getattr(config, f"lm_{name}_task_path"),
                                                ["labels"], device) for name in ("same", "different")}
@@ -133,9 +133,8 @@ class LanguageTask:
     """
 
     def __init__(self, config: Any, settings: Sequence[Setting], device: torch.device):
-        if len(config.probe_index_list) > 1:
-            raise BadInput("probe_index_list: a sentence is probed at one position, which the task decides; give one "
-                           "value, or leave the key out.")
+        if config.probe_index_list != [-1]:
+            raise BadInput("probe_index_list: the task decides at which token a sentence is probed; leave the key out.")
         self.materials: dict[str, Material] = {}  # by model path
         for setting in settings:
             path = fill_in("model_path", config.model_path, setting)
@@ -151,7 +150,7 @@ class LanguageTask:
                              train_size=config.train_size, test_size=config.test_size, data_seed=config.data_seed)
         for key, sentences in {"data_path": data.train, **data.evaluations}.items():
             key = "gen_path" if key.startswith("gen") else "data_path"
-            check_sentences(key, sentences, model.max_position_embeddings, model.vocab_size)
+            check_sentences(key, sentences, context_of(model), model.vocab_size)
 
         sets: dict[str, dict[str, Sentences]] = {}  # by file; reflexives have one for each gender
         for name, sentences in data.evaluations.items():
@@ -169,3 +168,8 @@ class LanguageTask:
 
     def material(self, setting: Setting, path: str) -> Material:
         return self.materials[path]
+
+
+def context_of(model: PretrainedConfig) -> int:
+    """How many tokens every later one sees; a sliding window would need masks that the prefix forest has not."""
+    return min(model.max_position_embeddings, getattr(model, "sliding_window", None) or model.max_position_embeddings)

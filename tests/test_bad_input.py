@@ -252,4 +252,9 @@ def test_command_line_mistakes(tiny, tmp_path, capsys):
     refuse(CIRCUITS, ["--config", config, "--set", "lr_list"], folders, ["--set", "key=value"], capsys)
     refuse(CIRCUITS, ["--config", config, "--set", "lrs=[1]"], folders, ["'lrs'"], capsys)
     refuse(CIRCUITS, ["--config", config, config], folders, ["results_dir", "two of the configs"], capsys)
+    twin = str(write_yaml(tmp_path / "t.yaml", tiny.circuits | {"results_dir": str(tmp_path / "twin"),
+                                                                "model_dir": str(tmp_path / "both")}))
+    sibling = str(write_yaml(tmp_path / "s.yaml", tiny.circuits | {"results_dir": str(tmp_path / "sibling"),
+                                                                   "model_dir": str(tmp_path / "both")}))
+    refuse(CIRCUITS, ["--config", twin, sibling], folders, ["model_dir", "two of the configs"], capsys)
     refuse(CIRCUITS, ["--config", config, "--device", "abacus"], folders, ["abacus"], capsys)

@@ -22,7 +22,7 @@ from analysis.language_figures import (
 from analysis.method_figures import run as run_script
 from analysis.summarize_model_overlap import circuits_of, overlap, pairs
 from conftest import rows_of, write_yaml
-from interp.config import CONFIGS, load_config
+from interp.config import CONFIGS, BadInput, load_config
 from interp.experiment import expand_settings, fill_in
 from interp.masks import Circuit, save_circuit
 from test_analysis import analyse, drawn
@@ -88,7 +88,7 @@ def test_marks_tell_a_significant_loss_from_a_gain_and_from_a_circuit_without_dr
         (0, layer, "attn"): {"iid": effect} for layer, effect in enumerate([
             (0.60, around), (0.92, around), (0.99, around), (0.93, [0.94] * 3), (0.94, [0.94] * 3), (0.2, []),
             (0.2, [0.9])])})
-    effects = measure_effects(read_run(run, SETS)[1])
+    effects = measure_effects(read_run(run, "agreement", SETS)[1])
     assert list(marks_of(effects)) == ["significant", "other", "other", "significant", "other", "alone", "other"]
     assert effects["p"].iloc[2] < 0.05  # a gain is no loss
 
@@ -97,7 +97,7 @@ def test_seeds_are_averaged_and_compared_with_their_own_draws(tmp_path):
     low, high = [0.70, 0.72, 0.74], [0.90, 0.92, 0.94]
     run = write_run(tmp_path / "run", {(0, 5, "attn"): {"iid": (0.68, low)}, (1, 5, "attn"): {"iid": (0.84, high)},
                                        (2, 5, "attn"): {"iid": (0.10, [])}})
-    [effect] = measure_effects(read_run(run, SETS)[1]).to_dict("records")
+    [effect] = measure_effects(read_run(run, "agreement", SETS)[1]).to_dict("records")
     assert effect["ablated"] == pytest.approx((0.68 + 0.84 + 0.10) / 3)
     assert effect["random"] == pytest.approx(0.82)
     assert effect["beyond"] == pytest.approx(0.06)  # (0.04 + 0.08) / 2: the third seed has no draws
@@ -138,7 +138,13 @@ def test_a_run_that_cannot_be_drawn_is_refused_in_one_sentence(tmp_path, monkeyp
     unevaluated = write_run(tmp_path / "unevaluated", {(0, 0, "attn"): {"iid": (0.5, [0.9, 0.8])}})
     (unevaluated / "ablations.csv").unlink()
     damaged = write_run(tmp_path / "damaged", {(0, 0, "attn"): {"iid": ("half", [0.9, 0.8])}})
-    for arguments, words in (((tmp_path / "none",), "nothing to draw"), ((arithmetic,), "another task"),
+    agreement = write_run(tmp_path / "agreement", {(0, 0, "attn"): {"iid": (0.9, [0.9, 0.8])}})
+    write_yaml(agreement / "config.yaml", {"task": "agreement"})
+    sweep = write_run(tmp_path / "sweep", {(0, 0, "attn"): {"iid": (0.9, [0.9])}, (0, 1, "attn"): {"iid": (0.9, [])}})
+    table = pd.read_csv(sweep / "results.csv")
+    table.assign(checkpoint=[0, "final"]).to_csv(sweep / "results.csv", index=False)
+    for arguments, words in (((tmp_path / "none",), "nothing to draw"), ((agreement,), "agreement, not syntactic"),
+                             ((sweep,), "sweeps checkpoint"), ((arithmetic,), "another task"),
                              ((unevaluated,), "lm_eval"), ((damaged,), "'accuracy'"),
                              ((run, "--layer", 7), "no circuit with layer 7"),
                              ((run, "--operation", "mlp"), "no circuit with operation mlp")):
@@ -167,3 +173,18 @@ def test_circuits_of_agreement_and_reflexives_are_compared_sublayer_by_sublayer(
     [pair] = pairs(*map(circuits_of, configs))
     [whole] = [row for row in overlap(*pair) if row["map"] == "c_attn" and row["block"] == "whole"]
     assert [whole[key] for key in ("layer", "alone_1", "common", "alone_2")] == [6, 0, 2, 2]
+
+
+def test_circuits_of_other_runs_and_of_other_sublayers_are_not_compared(tmp_path):
+    circuit = Circuit({"c_fc": torch.tensor([1.0, -1]), "c_proj": torch.tensor([1.0, -1])}, {"c_fc": 2, "c_proj": 2})
+    config = write_yaml(tmp_path / "c.yaml", {
+        "base": str(CONFIGS / "SV_Agreement/save_models/sv_agreement-small.yaml"), "model_dir": str(tmp_path)})
+    loaded = load_config(config, circuit_probing.Config)
+    [setting] = expand_settings(loaded)
+    [file] = circuit_probing.artifacts(loaded, setting)
+    save_circuit(circuit, file, {"task": "reflexive", "variable": "labels", **setting._asdict()})
+    with pytest.raises(BadInput, match="its task is reflexive, not agreement"):
+        circuits_of(config)
+    named = [("one", {"target_layer": layer, "operation": "mlp"}, circuit) for layer in (0, 2)]
+    with pytest.raises(BadInput, match="MLP of layer 0 and MLP of layer 2"):
+        overlap(*named)

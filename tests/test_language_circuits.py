@@ -122,7 +122,12 @@ def with_unknown_words(folder):
     ({"variable": "object labels"}, ["data_path", "object labels"]),
     ({"target_layer_list": [2]}, ["target_layer_list", "no layer 2"]),
     ({"batch_size_list": [501]}, ["batch_size_list", "501"]),
-    ({"probe_index_list": [-1, -2]}, ["probe_index_list"]),
+    ({"probe_index_list": [1]}, ["probe_index_list"]),
+    ({"task": "reflexives"}, ["task", "'reflexives'", "did you mean 'reflexive'"]),
+    ({"task": "sentences"}, ["train_data_path", "'sentences'", "agreement, reflexive"]),
+    ({"test_data_path": "data/x.csv"}, ["test_data_path", "leave it out"]),
+    ({"data_path": "REFLEXIVES"}, ["data_path", "ungrammatical"]),
+    ({"sentence_prefix": "<s>"}, ["sentence_prefix", "<s>"]),
     ({"task": "reflexive"}, ["data_path", "ungrammatical"]),
     ({"sentence_prefix": "<bos>"}, ["sentence_prefix", "<bos>"]),
     ({"model_path": "nobody/no-such-model"}, ["model_path", "nobody/no-such-model"]),
@@ -132,6 +137,8 @@ def test_language_mistakes_end_in_one_sentence(changes, words, language, tmp_pat
     values = language_values(language, tmp_path) | changes
     if values["data_path"] == "UNKNOWN":
         values["data_path"] = with_unknown_words(tmp_path)
+    if values["data_path"] == "REFLEXIVES":
+        values["data_path"] = str(language.data / "Reflexive_An.csv")
     assert main(CIRCUITS, ["--config", str(write_yaml(tmp_path / "c.yaml", values))]) == 2
     said = capsys.readouterr().err.strip()
     assert "\n" not in said and all(word in said for word in words), said

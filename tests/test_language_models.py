@@ -210,6 +210,7 @@ def test_ablation_from_the_layer_upward_equals_zeroed_weights(kind, operation, m
             differences = logit_differences(model, states, right, wrong)
             accuracy = preference_accuracy(model, states, right, wrong)
             top = top_tokens(model, states, 5, batch_size=7)
+            assert top_tokens(model, states, 10 ** 6).shape[1] == VOCABULARY
         for name, mask in masks.items():
             module = sublayer.module.get_submodule(name)
             if isinstance(module, nn.Linear):

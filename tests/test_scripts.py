@@ -228,6 +228,42 @@ def test_rows_cut_off_are_computed_again(ending, tiny, tmp_path):
     assert {name: rows_of(tmp_path / "run" / name) for name in wanted} == wanted
 
 
+def test_a_side_table_that_was_lost_is_made_again_and_a_damaged_one_refused(tiny, tmp_path, capsys):
+    config = write_yaml(tmp_path / "c.yaml", tiny.circuits | {"results_dir": str(tmp_path / "run"),
+                                                              "save_models": False})
+    assert main(CIRCUITS, ["--config", str(config)]) == 0
+    table = tmp_path / "run/ablations.csv"
+    whole = table.read_bytes()
+    damaged = whole.replace(b"mask_init", b"mask", 1)
+    table.write_bytes(damaged)
+    assert main(CIRCUITS, ["--config", str(config)]) == 2
+    assert "ablations.csv is damaged" in capsys.readouterr().err and table.read_bytes() == damaged
+    table.unlink()
+    assert main(CIRCUITS, ["--config", str(config)]) == 0
+    assert table.read_bytes() == whole
+
+
+def test_a_run_does_not_go_on_with_another_model_or_other_data(tiny, tmp_path, capsys):
+    shutil.copytree(tiny.circuits["model_path"], tmp_path / "model")
+    shutil.copy(tiny.circuits["test_data_path"], tmp_path / "test.csv")
+    values = tiny.circuits | {"model_path": str(tmp_path / "model"), "test_data_path": str(tmp_path / "test.csv"),
+                              "results_dir": str(tmp_path / "run"), "save_models": False}
+    config = str(write_yaml(tmp_path / "c.yaml", values))
+    assert main(CIRCUITS, ["--config", config]) == 0
+    before = (tmp_path / "run/results.csv").read_bytes()
+    for changed, content in (("model/model.safetensors",
+                              (tiny.folder / "models/model_LR_0.01_Seed_0_100/model.safetensors").read_bytes()),
+                             ("test.csv", (tmp_path / "test.csv").read_bytes()[:-20])):
+        original = (tmp_path / changed).read_bytes()
+        (tmp_path / changed).write_bytes(content.rsplit(b"\n", 1)[0] + b"\n" if changed == "test.csv" else content)
+        assert main(CIRCUITS, ["--config", config]) == 2
+        said = capsys.readouterr().err
+        assert str(tmp_path / changed.split("/")[0]) in said and "has changed since" in said
+        (tmp_path / changed).write_bytes(original)
+    assert main(CIRCUITS, ["--config", config]) == 0
+    assert (tmp_path / "run/results.csv").read_bytes() == before
+
+
 def test_two_at_once_on_one_directory_the_second_stops(tiny, tmp_path):
     config = write_yaml(tmp_path / "c.yaml", tiny.circuits | {
         "num_epochs": 100000, "results_dir": str(tmp_path / "run"), "save_models": False})
