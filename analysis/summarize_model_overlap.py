@@ -77,10 +77,11 @@ def pairs(first: list[Named], second: list[Named]) -> list[tuple[Named, Named]]:
     Raises:
         BadInput: there are none.
     """
-    def place(named: Named) -> dict[str, Any]:
-        return {key: value for key, value in named[1].items() if key not in ("task", "variable", "lr", "batch_size")}
+    def alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+        may_differ = {"task", "variable", "lr", "batch_size"}
+        return all(one[key] == other[key] for key in (set(one) & set(other)) - may_differ)
 
-    found = [(one, other) for one in first for other in second if place(one) == place(other)]
+    found = [(one, other) for one in first for other in second if alike(one[1], other[1])]
     if not found:
         raise BadInput(f"{first[0][0]} and {second[0][0]}: no two circuits of the same sublayer of one model.")
     return found
