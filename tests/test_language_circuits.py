@@ -6,6 +6,7 @@ import shutil
 import pandas as pd
 import pytest
 import torch
+from transformers import MistralConfig
 
 from conftest import CIRCUITS, kill_when, rows_of, start, write_yaml
 from interp.behavior import masked
@@ -13,6 +14,7 @@ from interp.bench import set_up
 from interp.experiment import expand_settings, main
 from interp.masks import load_circuit
 from interp.models import find_sublayer, load_model, load_tokenizer
+from interp.tasks import context_of
 
 FILES = {"agreement": ("SV_Agr", "SV_Agr_gen"), "reflexive": ("Reflexive_An", "Reflexive_An_gen"),
          "syntactic_number": ("Syntactic_Number", None)}
@@ -154,6 +156,11 @@ def test_a_context_too_short_for_a_sentence_is_refused(language, tmp_path, capsy
     values = language_values(language, tmp_path) | {"model_path": str(tmp_path / "short")}
     assert main(CIRCUITS, ["--config", str(write_yaml(tmp_path / "c.yaml", values))]) == 2
     assert "reads at most 5" in capsys.readouterr().err
+
+
+def test_a_sliding_window_counts_as_the_end_of_the_context():
+    assert context_of(MistralConfig(max_position_embeddings=40, sliding_window=7)) == 7
+    assert context_of(MistralConfig(max_position_embeddings=40, sliding_window=None)) == 40
 
 
 def test_a_pass_keeps_as_many_layers_as_memory_holds(language, tmp_path, monkeypatch):
