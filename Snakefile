@@ -14,7 +14,7 @@ import sys
 
 from snakemake.exceptions import WorkflowError
 
-from interp.config import project_path, read_yaml, shown, with_bases
+from interp.config import project_path, read_chain, read_yaml, shown
 
 CONFIGS, RESULTS = config.get("configs", "configs"), config.get("results", "Results")
 
@@ -56,7 +56,7 @@ def configs_of(folder, method):
 
 def read_by(files):
     """Configs, and the ones they are based on: when any changes the step is to be made again."""
-    return sorted({shown(path.resolve()) for file in files for path in with_bases(project_path(file))})
+    return sorted({shown(path) for file in files for path, _ in read_chain(project_path(file))})
 
 
 def marks(files):

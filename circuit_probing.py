@@ -13,7 +13,6 @@
 
 import sys
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,6 +35,7 @@ from interp.config import (
     Text,
     Whole,
     project_path,
+    suggestion,
 )
 from interp.experiment import Outcome, Script, Setting, fill_in, main, setting_name
 from interp.language import LANGUAGE_TASKS
@@ -91,9 +91,9 @@ class Config(ModelSweep):
 
     @model_validator(mode="after")
     def consistent(self):
-        meant = get_close_matches(self.task, SPECIAL_TASKS, n=1, cutoff=0.7)
+        meant = suggestion(self.task, SPECIAL_TASKS, cutoff=0.7)
         if meant and self.task not in SPECIAL_TASKS:  # any other word is an arithmetic task's name
-            raise ValueError(f"there is no task '{self.task}'; did you mean '{meant[0]}'?")
+            raise ValueError(f"there is no task '{self.task}'{meant}")
         sentences = self.task in LANGUAGE_TASKS
         hint = f"; tasks of sentences are {', '.join(LANGUAGE_TASKS)}" if self.data_path and not sentences else ""
         for key in ("data_path",) if sentences else ("train_data_path", "test_data_path"):

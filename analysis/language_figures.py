@@ -51,9 +51,10 @@ def read_run(results: Path, task: str, sets: dict[str, str]) -> tuple[pd.DataFra
         config = config_that_writes(results)
         raise BadInput(f"nothing to draw in {shown(results)}: it has no results.csv"
                        + (f"; 'python circuit_probing.py --config {config}' makes it." if config else "."))
-    config = results / CONFIG
-    if config.exists() and read_yaml(config).get("task") != task:
-        raise BadInput(f"{shown(results)} is a run of another task: {read_yaml(config).get('task')}, not {task}.")
+    run_config = results / CONFIG
+    own_task = read_yaml(run_config).get("task") if run_config.exists() else task
+    if own_task != task:
+        raise BadInput(f"{shown(results)} is a run of another task: {own_task}, not {task}.")
     table = read_results_table(file)
     neighbors = [column for name in NEIGHBORS for column in neighbor_columns(name) if column in table]
     check_columns(file, table, ["operation"], ["target_layer", "l0_norm", "l0_max", *neighbors])

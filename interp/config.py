@@ -115,8 +115,16 @@ def find_config(file: str | Path) -> Path:
     raise BadInput(f"--config {file}: there is no such file.")
 
 
-def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
     """A config file's keys, laid over those of the file its `base:` names."""
+    values = {}
+    for _, own in reversed(read_chain(path)):
+        values |= own
+    return values
+
+
+def read_chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
+    """A config file with its own keys, then the one that it is based on, and so on."""
     path = path.resolve()
     if path in seen:
         raise BadInput(f"{shown(seen[0])}: its 'base' leads back to {shown(path)}.")
@@ -129,23 +137,11 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise BadInput(f"{shown(path)} is not a config: it should hold lines of 'key: value'.")
     base = values.pop("base", None)
     if base is None:
-        return values
-    base_path = base_of(path, base)
-    return read_yaml(base_path, (*seen, path)) | values
-
-
-def base_of(path: Path, base: Any) -> Path:
+        return [(path, values)]
     base_path = project_path(path.parent / str(base))
     if not base_path.is_file():
         raise BadInput(f"{shown(path)}: 'base' names {base}, and there is no such file beside it.")
-    return base_path
-
-
-def with_bases(path: Path) -> list[Path]:
-    """A config file and those that it is based on, directly or not; errors as read_yaml."""
-    read_yaml(path)  # refuses circles
-    base = parse_yaml(path.read_text(encoding="utf-8"), shown(path)).get("base")
-    return [path] if base is None else [path, *with_bases(base_of(path.resolve(), base))]
+    return [(path, values), *read_chain(base_path, (*seen, path))]
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -191,9 +187,9 @@ def explain(error: dict[str, Any], source: str, schema: type[BaseModel]) -> str:
     return f"{source}: the key '{key}' is wrong: {message}."
 
 
-def suggestion(word: str, known) -> str:
-    """', did you mean X?' in the words of an error, or nothing."""
-    close = difflib.get_close_matches(str(word), [str(name) for name in known], n=1)
+def suggestion(word: str, known, cutoff: float = 0.6) -> str:
+    """', did you mean X?' in the words of an error, or nothing. cutoff: how alike, between 0 and 1."""
+    close = difflib.get_close_matches(str(word), [str(name) for name in known], n=1, cutoff=cutoff)
     return f"; did you mean '{close[0]}'" if close else ""
 
 
