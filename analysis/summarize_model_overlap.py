@@ -143,7 +143,10 @@ def jaccard(row: dict[str, Any]) -> float | None:
 
 
 def draw(table: pd.DataFrame, names: tuple[str, str], path: Path) -> None:
-    """A bar for each row: neurons of one circuit alone, of both, of the other alone, as a share of the map."""
+    """A bar for each row: neurons of one circuit alone, of both, of the other alone, as a share of the map's.
+
+    Rows of whole sublayers, all maps together, are shares of the sublayer's.
+    """
     figure, axis = plt.subplots(figsize=(9, 1.8 + 0.36 * len(table)), layout="constrained")
     labels = [f"{COMPONENTS[row.operation]} {row.layer}: {row.map}{'' if row.block == WHOLE else f', {row.block}'}"
               for row in table.itertuples()]
@@ -158,8 +161,8 @@ def draw(table: pd.DataFrame, names: tuple[str, str], path: Path) -> None:
         axis.text(1.02, number, f"{row.alone_1} | {row.common} | {row.alone_2};  {similarity}",
                   va="center", fontsize=9)
     axis.invert_yaxis()
-    axis.text(1.02, -0.75, "alone | both | alone;  Jaccard index, p by chance", va="center", fontsize=9, style="italic")
-    axis.set(xlim=(0, 1), xlabel="share of the map's neurons")
+    axis.text(1.02, -0.75, "left | both | right;  Jaccard index, p by chance", va="center", fontsize=9, style="italic")
+    axis.set(xlim=(0, 1), xlabel=f"share of the {'sublayer' if set(table['map']) == {ALL} else 'map'}'s neurons")
     axis.set_title("Neurons of two circuits", loc="left")
     axis.grid(axis="y", visible=False)
     figure.legend(loc="outside lower center", ncols=3)
