@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from interp.behavior import masked
 from interp.bench import Bench, ask, set_up
@@ -185,9 +186,7 @@ def bench_for(config: Config, setting: Setting, prepared: Prepared) -> Bench:
     bench = prepared.benches.get(key)
     if bench is None or setting.target_layer not in bench.layers:
         if bench is None:
-            model = load_model("model_path", path, prepared.device)
-            reinitialize(model, setting.model_seed, everything=config.random_init,
-                         embeddings=config.reinit_embeddings, layer=config.layer_reinit)
+            model = load_as_configured(config, setting, prepared.device)
             material = prepared.task.material(setting, path)
             known = model, material, ask(model, material, spoken=max(config.batch_size_list))
         else:
@@ -197,6 +196,14 @@ def bench_for(config: Config, setting: Setting, prepared: Prepared) -> Bench:
         layers = config.target_layer_list[config.target_layer_list.index(setting.target_layer):]
         prepared.benches[key] = set_up(*known, layers, config.operation_list, config.layers_at_once)
     return prepared.benches[key]
+
+
+def load_as_configured(config: Config, setting: Setting, device: torch.device) -> PreTrainedModel:
+    """The setting's model, with fresh weights where the config has controls."""
+    model = load_model("model_path", fill_in("model_path", config.model_path, setting), device)
+    reinitialize(model, setting.model_seed, everything=config.random_init, embeddings=config.reinit_embeddings,
+                 layer=config.layer_reinit)
+    return model
 
 
 def neighbor_accuracies(config: Config, material: Material, replays: dict[str, Replay], masks: Masks,

@@ -1,0 +1,141 @@
+"""At which tokens does a circuit's ablation act?
+
+    python analysis/ablate_by_position.py --config configs/SV_Agreement/sv_agreement-smollm2.yaml \\
+        --layer 11 --operation mlp [--device cpu] [--out FILE]
+
+Circuits are ablated at every token of a sentence. Language models write a massive update at the first token, which
+later attention leans on, and an ablation that destroys it costs accuracy whatever the variable. This takes the circuit
+that a config of circuit_probing.py has saved and asks the model without it at the first token alone, and at all others
+alone.
+Writes FILE.csv, a row for each evaluation set and case, and draws FILE.png and FILE.pdf.
+
+accuracy       how often the model prefers the right word
+stream_norm    mean norm of the full model's residual stream above the layer, at the tokens where the case ablates
+change_norm    mean norm of what the ablation changes in it there
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import PreTrainedModel
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import circuit_probing
+from analysis.method_figures import COMPONENTS, run
+from interp.behavior import masked
+from interp.config import BadInput, load_config, project_path, shown
+from interp.experiment import Setting, expand_settings, fill_in
+from interp.language import LANGUAGE_TASKS
+from interp.masks import Circuit, load_circuit
+from interp.models import Sublayer, choose_device, find_sublayer
+from interp.plotting import draw_bars, plt, save_figure
+from interp.runs import write_text
+from interp.sublayer import capture
+from interp.tasks import Preference
+
+NOWHERE, EVERYWHERE, FIRST, OTHERS = "full model", "every token", "first token", "all other tokens"
+
+
+def choose(file: Path, layer: int, operation: str) -> tuple[circuit_probing.Config, list[Setting]]:
+    """A config and those of its settings that have saved a circuit of the sublayer.
+
+    Raises:
+        BadInput: there are none, or the config is not of sentences that the model is judged on.
+    """
+    config = load_config(file, circuit_probing.Config)
+    if config.task not in LANGUAGE_TASKS or not config.lm_eval:
+        raise BadInput(f"{file}: its task must be one of {', '.join(LANGUAGE_TASKS)}, with lm_eval: true.")
+    if not config.save_models:
+        raise BadInput(f"{file}: it has save_models: false, so there are no circuits to ablate.")
+    settings = [setting for setting in expand_settings(config)
+                if (setting.target_layer, setting.operation) == (layer, operation)]
+    if not settings:
+        raise BadInput(f"{file}: it has no circuit of the {COMPONENTS[operation]} of layer {layer}.")
+    for path in (path for setting in settings for path in circuit_probing.artifacts(config, setting)):
+        if not path.exists():
+            raise BadInput(f"{file}: there is no {shown(path)}; "
+                           f"'python circuit_probing.py --config {file}' makes it.")
+    return config, settings
+
+
+@torch.no_grad()
+def ablate_by_position(model: PreTrainedModel, sublayer: Sublayer, circuit: Circuit,
+                       behavior: Preference) -> list[dict[str, Any]]:
+    """A row for each evaluation set and case.
+
+    What a block gives at a token depends on the masks through the sublayer's update at that token alone, so the
+    residual stream that enters the next block is put together, token by token, from a pass with and one without the
+    circuit.
+    """
+    above = sublayer.layer + 1
+    whole = capture(model, behavior.forest, [], layers=[above]).entering[above]        # (chunks, N, d_model)
+    with masked(sublayer, circuit.ablation()):
+        without = capture(model, behavior.forest, [], layers=[above]).entering[above]  # (chunks, N, d_model)
+    first = (behavior.forest.positions == 0).unsqueeze(-1)                             # (chunks, N, 1)
+    cases = {NOWHERE: torch.zeros_like(first), EVERYWHERE: torch.ones_like(first), FIRST: first, OTHERS: ~first}
+    norms, changes = (of.norm(dim=-1).flatten() for of in (whole, whole - without))    # (nodes,) each
+    path, lengths = behavior.forest.path, behavior.forest.lengths
+    read = torch.arange(path.shape[1], device=path.device) < lengths.unsqueeze(1)      # (rows, T) not beyond the end
+    rows = []
+    for case, ablated in cases.items():
+        answers = behavior.ask(model, above, torch.where(ablated, without, whole))
+        tokens = path[read & ablated.flatten()[path]]
+        means = {name: float(of[tokens].mean()) if len(tokens) else None
+                 for name, of in (("stream_norm", norms), ("change_norm", changes))}
+        rows += [{"evaluation": name, "ablated_at": case, "accuracy": accuracy, **means}
+                 for name, accuracy in answers.accuracies.items()]
+    return rows
+
+
+def draw(table: pd.DataFrame, title: str, path: Path) -> None:
+    """A group of bars for each evaluation set, a bar for each case, seeds as standard deviation."""
+    sets, cases = list(dict.fromkeys(table["evaluation"])), list(dict.fromkeys(table["ablated_at"]))
+    figure, axis = plt.subplots(figsize=(3 + 2.4 * max(len(sets), 2), 4.4), layout="constrained")
+    for number, case in enumerate(cases):
+        accuracy = table[table["ablated_at"] == case].groupby("evaluation")["accuracy"]
+        label = case if case == NOWHERE else f"circuit ablated at {case}"
+        draw_bars(axis, accuracy.mean().reindex(sets), accuracy.std().reindex(sets), label, number, len(cases))
+    axis.set_xticks(np.arange(len(sets)), sets)
+    axis.set(title=title, ylabel="model accuracy", xlabel="evaluation set", ylim=(0, 1.12))
+    axis.grid(axis="x", visible=False)
+    figure.legend(loc="outside lower center", ncols=2)
+    save_figure(figure, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, required=True, help="a config of circuit_probing.py, for sentences")
+    parser.add_argument("--layer", type=int, required=True)
+    parser.add_argument("--operation", choices=list(COMPONENTS), required=True)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, help="default: figures/ablation_by_position_OPERATION_LAYER of the run")
+    options = parser.parse_args()
+    config, settings = choose(options.config, options.layer, options.operation)
+    device = choose_device(options.device)
+    prepared = circuit_probing.prepare(config, settings, device)
+    rows = []
+    for setting in settings:
+        model = circuit_probing.load_as_configured(config, setting, device)
+        material = prepared.task.material(setting, fill_in("model_path", config.model_path, setting))
+        circuit, _ = load_circuit(circuit_probing.artifacts(config, setting)[0])
+        sublayer = find_sublayer(model, setting.target_layer, setting.operation)
+        rows += [setting._asdict() | row for behavior in material.behaviors
+                 for row in ablate_by_position(model, sublayer, circuit, behavior)]
+    results = project_path(config.results_dir)
+    out = (options.out or results / "figures" / f"ablation_by_position_{options.operation}_{options.layer}").absolute()
+    table = pd.DataFrame(rows)
+    write_text(out.with_name(f"{out.name}.csv"), table.to_csv(index=False))
+    shown_columns = ["evaluation", "ablated_at", "accuracy", "stream_norm", "change_norm"]
+    print(table[shown_columns].to_string(index=False, float_format="%.3f", na_rep=""))
+    place = f"{COMPONENTS[options.operation]} of layer {options.layer}"
+    draw(table, f"Where does the ablation act? {place} ({results.name})", out)
+
+
+if __name__ == "__main__":
+    run("ablate_by_position", main)
