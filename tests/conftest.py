@@ -45,7 +45,9 @@ def rows_of(file: Path, drop: str = "seconds") -> list[dict]:
 def start(script: str, config: Path) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, str(PROJECT_ROOT / f"{script}.py"), "--config", str(config)],
                             cwd="/", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env=os.environ | {"HF_HUB_OFFLINE": "1"})
+                            env=os.environ | {"HF_HUB_OFFLINE": "1"},
+                            # tests that run in the background of a shell ignore Ctrl-C, and their children would too
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def kill_when(process: subprocess.Popen, ready) -> None:
