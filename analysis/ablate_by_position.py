@@ -5,8 +5,9 @@
 
 Circuits are ablated at every token of a sentence. Language models write a massive update at the first token, which
 later attention leans on, and an ablation that destroys it costs accuracy whatever the variable. This takes the circuit
-that a config of circuit_probing.py has saved and asks the model without it at the first token alone, and at all others
-alone.
+that a config of circuit_probing.py has saved and gives the model the sublayer's update without it at the first token
+alone, and at all others alone. With a `sentence_prefix` the first token is the same in all sentences, otherwise a word.
+The keys and values that an attention reads from the first token belong to the updates of the tokens that read them.
 Writes FILE.csv, a row for each evaluation set and case, and draws FILE.png and FILE.pdf.
 
 accuracy       how often the model prefers the right word
@@ -28,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import circuit_probing
 from analysis.method_figures import COMPONENTS, run
+from analysis.summarize_model_overlap import refuse_another_runs
 from interp.behavior import masked
 from interp.config import BadInput, load_config, project_path, shown
 from interp.experiment import Setting, expand_settings, fill_in
@@ -62,6 +64,20 @@ def choose(file: Path, layer: int, operation: str) -> tuple[circuit_probing.Conf
             raise BadInput(f"{file}: there is no {shown(path)}; "
                            f"'python circuit_probing.py --config {file}' makes it.")
     return config, settings
+
+
+def read_circuit(file: Path, config: circuit_probing.Config, setting: Setting) -> Circuit:
+    """The circuit that a setting has saved.
+
+    Raises:
+        BadInput: what lies there is none, or is of another run.
+    """
+    [path] = circuit_probing.artifacts(config, setting)
+    circuit, about = load_circuit(path)
+    wanted = {"task": config.task, "variable": config.variable, "target_layer": setting.target_layer,
+              "operation": setting.operation, "model_path": fill_in("model_path", config.model_path, setting)}
+    refuse_another_runs(file, shown(path), about, wanted)
+    return circuit
 
 
 @torch.no_grad()
@@ -116,14 +132,16 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, help="default: figures/ablation_by_position_OPERATION_LAYER of the run")
     options = parser.parse_args()
+    if options.out and not options.out.name:
+        raise BadInput(f"--out {options.out}: it must end in a file's name.")
     config, settings = choose(options.config, options.layer, options.operation)
     device = choose_device(options.device)
+    circuits = [read_circuit(options.config, config, setting) for setting in settings]
     prepared = circuit_probing.prepare(config, settings, device)
     rows = []
-    for setting in settings:
+    for setting, circuit in zip(settings, circuits):
         model = circuit_probing.load_as_configured(config, setting, device)
         material = prepared.task.material(setting, fill_in("model_path", config.model_path, setting))
-        circuit, _ = load_circuit(circuit_probing.artifacts(config, setting)[0])
         sublayer = find_sublayer(model, setting.target_layer, setting.operation)
         rows += [setting._asdict() | row for behavior in material.behaviors
                  for row in ablate_by_position(model, sublayer, circuit, behavior)]

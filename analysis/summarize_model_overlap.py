@@ -59,11 +59,19 @@ def circuits_of(file: Path) -> list[Named]:
                        f"'python circuit_probing.py --config {file}' makes it.")
     found = [load_named(path) for path in paths]
     for path, about, _ in found:
-        for key in ("task", "variable"):
-            wanted = getattr(config, key)
-            if about.get(key, wanted) != wanted:
-                raise BadInput(f"{file}: {path} is another run's: its {key} is {about[key]}, not {wanted}.")
+        refuse_another_runs(file, path, about, {key: getattr(config, key) for key in ("task", "variable")})
     return found
+
+
+def refuse_another_runs(file: Path, path: str, about: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse a saved circuit that is not what a config's is about.
+
+    Raises:
+        BadInput: naming what differs.
+    """
+    for key, value in wanted.items():
+        if about.get(key, value) != value:
+            raise BadInput(f"{file}: {path} is another run's: its {key} is {about[key]}, not {value}.")
 
 
 def load_named(path: Path) -> Named:

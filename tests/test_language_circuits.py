@@ -89,7 +89,8 @@ def test_ablated_accuracy_is_that_of_the_whole_model_on_whole_sentences(language
             assert float(row[f"ablated_acc_iid_{gender}"]) == pytest.approx(sum(answers) / 250)
 
 
-def test_ablation_by_position_is_that_of_single_sentences_with_one_token_ablated(language, tmp_path, monkeypatch):
+def test_ablation_by_position_is_that_of_single_sentences_with_one_token_ablated(language, tmp_path, monkeypatch,
+                                                                                  capsys):
     values = language_values(language, tmp_path) | {
         "target_layer_list": [0], "num_epochs": 5, "test_size": 60, "num_random_ablations": 0, "save_models": True,
         "model_dir": str(tmp_path / "circuits")}
@@ -105,7 +106,7 @@ def test_ablation_by_position_is_that_of_single_sentences_with_one_token_ablated
         for name in ("iid", "gen"):
             assert found[name, "full model"] == pytest.approx(float(row[f"vanilla_acc_{name}"]))
             assert found[name, "every token"] == pytest.approx(float(row[f"ablated_acc_{name}"]))
-        [file] = (tmp_path / "circuits").glob(f"*{row['operation']}*")
+        [file] = (tmp_path / "circuits").glob(f"*_{row['operation']}_*")
         sublayer, masks = find_sublayer(model, 0, row["operation"]), load_circuit(file)[0].ablation()
         said = rows_of(next((tmp_path / "agreement/qualitative").glob(f"*{row['operation']}*")))
         for case, tokens in (("first token", slice(0, 1)), ("all other tokens", slice(1, None))):
@@ -116,6 +117,10 @@ def test_ablation_by_position_is_that_of_single_sentences_with_one_token_ablated
                     logits = model(ids, use_cache=False).logits[0, -1]  # a cache would hold both runs
                 hits.append(logits[answers].argmax().item() == labels[sentence])
             assert found["iid", case] == pytest.approx(sum(hits) / 60)
+    shutil.copy(*(next((tmp_path / "circuits").glob(f"*_{operation}_*")) for operation in ("attn", "mlp")))
+    with pytest.raises(SystemExit) as stopped:
+        summarize(monkeypatch, ablate_by_position, "--config", config, "--layer", 0, "--operation", "mlp")
+    assert stopped.value.code == 2 and "its operation is attn, not mlp." in capsys.readouterr().err
 
 
 @contextmanager
