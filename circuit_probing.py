@@ -164,13 +164,17 @@ def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome
         if without.likeliest is not None:
             write_qualitative(config, setting, bench, without)
     for file in artifacts(config, setting):
-        kept = {key: getattr(config, key) for key in ("task", "variable", "random_init", "reinit_embeddings",
-                                                      "layer_reinit")}
-        save_circuit(circuit, file, {**kept, "model_path": fill_in("model_path", config.model_path, setting),
-                                     **setting._asdict()})
+        save_circuit(circuit, file, description(config, setting))
     if animation:
         animation.save(project_path(config.results_dir) / f"updates_{setting_name(setting)}.gif")
     return Outcome(figures, tables)
+
+
+def description(config: Config, setting: Setting) -> dict[str, Any]:
+    """What a setting's saved circuit is about, kept in its file."""
+    kept = {key: getattr(config, key) for key in ("task", "variable", "random_init", "reinit_embeddings",
+                                                  "layer_reinit")}
+    return {**kept, "model_path": fill_in("model_path", config.model_path, setting), **setting._asdict()}
 
 
 def artifacts(config: Config, setting: Setting) -> list[Path]:

@@ -29,12 +29,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import circuit_probing
 from analysis.method_figures import COMPONENTS, run
-from analysis.summarize_model_overlap import refuse_another_runs
+from analysis.summarize_model_overlap import saved_circuits
 from interp.behavior import masked
-from interp.config import BadInput, load_config, project_path, shown
+from interp.config import BadInput, load_config, project_path
 from interp.experiment import Setting, expand_settings, fill_in
 from interp.language import LANGUAGE_TASKS
-from interp.masks import Circuit, load_circuit
+from interp.masks import Circuit
 from interp.models import Sublayer, choose_device, find_sublayer
 from interp.plotting import draw_bars, plt, save_figure
 from interp.runs import write_text
@@ -45,7 +45,7 @@ NOWHERE, EVERYWHERE, FIRST, OTHERS = "full model", "every token", "first token",
 
 
 def choose(file: Path, layer: int, operation: str) -> tuple[circuit_probing.Config, list[Setting]]:
-    """A config and those of its settings that have saved a circuit of the sublayer.
+    """A config and those of its settings that are about the sublayer.
 
     Raises:
         BadInput: there are none, or the config is not of sentences that the model is judged on.
@@ -53,31 +53,11 @@ def choose(file: Path, layer: int, operation: str) -> tuple[circuit_probing.Conf
     config = load_config(file, circuit_probing.Config)
     if config.task not in LANGUAGE_TASKS or not config.lm_eval:
         raise BadInput(f"{file}: its task must be one of {', '.join(LANGUAGE_TASKS)}, with lm_eval: true.")
-    if not config.save_models:
-        raise BadInput(f"{file}: it has save_models: false, so there are no circuits to ablate.")
     settings = [setting for setting in expand_settings(config)
                 if (setting.target_layer, setting.operation) == (layer, operation)]
     if not settings:
         raise BadInput(f"{file}: it has no circuit of the {COMPONENTS[operation]} of layer {layer}.")
-    for path in (path for setting in settings for path in circuit_probing.artifacts(config, setting)):
-        if not path.exists():
-            raise BadInput(f"{file}: there is no {shown(path)}; "
-                           f"'python circuit_probing.py --config {file}' makes it.")
     return config, settings
-
-
-def read_circuit(file: Path, config: circuit_probing.Config, setting: Setting) -> Circuit:
-    """The circuit that a setting has saved.
-
-    Raises:
-        BadInput: what lies there is none, or is of another run.
-    """
-    [path] = circuit_probing.artifacts(config, setting)
-    circuit, about = load_circuit(path)
-    wanted = {"task": config.task, "variable": config.variable, "target_layer": setting.target_layer,
-              "operation": setting.operation, "model_path": fill_in("model_path", config.model_path, setting)}
-    refuse_another_runs(file, shown(path), about, wanted)
-    return circuit
 
 
 @torch.no_grad()
@@ -136,7 +116,7 @@ def main() -> None:
         raise BadInput(f"--out {options.out}: it must end in a file's name.")
     config, settings = choose(options.config, options.layer, options.operation)
     device = choose_device(options.device)
-    circuits = [read_circuit(options.config, config, setting) for setting in settings]
+    circuits = [circuit for _, _, circuit in saved_circuits(options.config, config, settings)]
     prepared = circuit_probing.prepare(config, settings, device)
     rows = []
     for setting, circuit in zip(settings, circuits):

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import circuit_probing
 from analysis.method_figures import COMPONENTS, run
 from interp.config import BadInput, load_config, shown
-from interp.experiment import expand_settings
+from interp.experiment import Setting, expand_settings
 from interp.masks import Circuit, load_circuit
 from interp.plotting import plt, save_figure
 from interp.runs import write_text
@@ -47,31 +47,32 @@ def circuits_of(file: Path) -> list[Named]:
     """The circuits that a config saves.
 
     Raises:
-        BadInput: the config saves none, or they are not there yet.
+        BadInput: as saved_circuits.
     """
     config = load_config(file, circuit_probing.Config)
-    paths = [path for setting in expand_settings(config) for path in circuit_probing.artifacts(config, setting)]
-    if not paths:
-        raise BadInput(f"{file}: it has save_models: false, so there are no circuits to compare.")
-    missing = [path for path in paths if not path.exists()]
-    if missing:
-        raise BadInput(f"{file}: there is no {shown(missing[0])}; "
-                       f"'python circuit_probing.py --config {file}' makes it.")
-    found = [load_named(path) for path in paths]
-    for path, about, _ in found:
-        refuse_another_runs(file, path, about, {key: getattr(config, key) for key in ("task", "variable")})
-    return found
+    return saved_circuits(file, config, expand_settings(config))
 
 
-def refuse_another_runs(file: Path, path: str, about: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Refuse a saved circuit that is not what a config's is about.
+def saved_circuits(file: Path, config: circuit_probing.Config, settings: list[Setting]) -> list[Named]:
+    """The circuits that some settings of a config save, in order. file: the config's.
 
     Raises:
-        BadInput: naming what differs.
+        BadInput: the config saves none, they are not there yet, or what lies there is another run's.
     """
-    for key, value in wanted.items():
-        if about.get(key, value) != value:
-            raise BadInput(f"{file}: {path} is another run's: its {key} is {about[key]}, not {value}.")
+    if not config.save_models:
+        raise BadInput(f"{file}: it has save_models: false, so there are no saved circuits.")
+    found = []
+    for setting in settings:
+        [path] = circuit_probing.artifacts(config, setting)
+        if not path.exists():
+            raise BadInput(f"{file}: there is no {shown(path)}; "
+                           f"'python circuit_probing.py --config {file}' makes it.")
+        found.append(load_named(path))
+        name, about, _ = found[-1]
+        for key, wanted in circuit_probing.description(config, setting).items():
+            if about.get(key, wanted) != wanted:
+                raise BadInput(f"{file}: {name} is another run's: its {key} is {about[key]}, not {wanted}.")
+    return found
 
 
 def load_named(path: Path) -> Named:
