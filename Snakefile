@@ -14,7 +14,7 @@ import sys
 
 from snakemake.exceptions import WorkflowError
 
-from interp.config import project_path, read_chain, read_yaml, shown
+from interp.runs.config import project_path, read_chain, read_yaml, shown
 
 CONFIGS, RESULTS = config.get("configs", "configs"), config.get("results", "Results")
 

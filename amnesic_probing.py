@@ -1,47 +1,53 @@
 """Amnesic probing: erase a variable from the residual stream with LEACE; can the model still answer?
 
     python amnesic_probing.py --config configs/Disambiguation/amnesic/a2.yaml
+    python amnesic_probing.py --config configs/SV_Agreement/amnesic/smollm2.yaml
 
 1. Capture the residual stream, after attention (resid_mid) or after the MLP (resid_post).
 2. Fit LEACE: the smallest affine change after which no linear classifier reads the variable.
 3. How well does a linear probe read the variable before and after?
 4. Patch the erased activations in and see how often the model is still right.
+5. For comparison erase as many random dimensions.
 
 The published figures fit an eraser on each split itself (columns train_... and test_...); the
 held-out ones fit it on train and apply it to test. With two tasks, the eraser of one is also
-applied to the other (diff_...).
+applied to the other (diff_...). Of sentences, where a split has hundreds of classes less to fit chance with, only the
+held-out figures are asked for.
 """
 
 import sys
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import model_validator
+from concept_erasure import LeaceEraser
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from interp.config import Count, ModelSweep, NonEmpty, NonNegative, Positive, Text, Whole
-from interp.erasure import decodability, fit_eraser
-from interp.examples import Examples, check_classes, check_model, check_range, read_examples
-from interp.experiment import Outcome, Script, Setting, fill_in, main
-from interp.residual_stream import ResidualStream
+from interp.experiment import Outcome, Script, main
+from interp.methods.erasure import decodability, erased_rank, fit_eraser, random_eraser
+from interp.models.examples import Examples
+from interp.models.opened import run_all
+from interp.models.tail import run_on_from
+from interp.runs.config import Count, NonEmpty, NonNegative, Positive, Text, Whole
+from interp.runs.settings import Setting
+from interp.tasks.question import Question, QuestionConfig, accuracy, check_range, evaluations, site_of
 
-SPLITS = ("train", "test")
+OTHER_KEYS = {"train": "t2_train_data_path", "test": "t2_test_data_path"}
 
 
-class Config(ModelSweep):
-    variable: Text
-    train_data_path: Text
-    test_data_path: Text
-    multitask: bool = False
-    t2_train_data_path: Text | None = None
-    t2_test_data_path: Text | None = None
-
-    target_layer_list: NonEmpty[NonNegative] = [0]
-    target_position_list: NonEmpty[Whole] = [-1]
-    residual_location_list: NonEmpty[Literal["resid_mid", "resid_post"]]
-    lr_list: NonEmpty[Positive] = [0.1]
-    num_epochs: Count = 100
+class Config(QuestionConfig):
+    n_classes: Count | None = Field(None, description="more classes than occur change nothing; may be left out")
+    multitask: bool = Field(False, description="erase from another task's activations too")
+    t2_train_data_path: Text | None = Field(None, description="with multitask: the other task's data to train on")
+    t2_test_data_path: Text | None = Field(None, description="with multitask: the other task's data to test on")
+    target_position_list: NonEmpty[Whole] = Field([-1], description="the position of sequences, -1 for the last")
+    residual_location_list: NonEmpty[Literal["resid_mid", "resid_post"]] = Field(description=(
+        "after attention, after the MLP"))
+    lr_list: NonEmpty[Positive] = Field([0.1], description="learning rate of the probe that reads before and after")
+    num_epochs: Count = Field(100, description="its full-batch steps")
+    precision: Literal["float32", "float64"] = Field("float32", description=(
+        "of the fit: float32 as published, float64 where activations are small"))
+    num_random_erasures: NonNegative = Field(1, description="how many times to erase as many random dimensions")
 
     @model_validator(mode="after")
     def consistent(self):
@@ -49,68 +55,109 @@ class Config(ModelSweep):
             raise ValueError("multitask needs the keys t2_train_data_path and t2_test_data_path, the other task's data")
         return self
 
-
-@dataclass(frozen=True)
-class Prepared:
-    same: dict[str, Examples]   # the task whose variable is erased, by split
-    other: dict[str, Examples]  # the other task, by split; empty without one
-    device: torch.device
-    streams: dict[str, ResidualStream] = field(default_factory=dict)  # the last one used
+    def foreign_keys(self) -> tuple[str, ...]:
+        return (*super().foreign_keys(), *(("multitask", *OTHER_KEYS.values()) if self.of_sentences else ()))
 
 
-def prepare(config: Config, settings: list[Setting], device: torch.device) -> Prepared:
+def prepare(config: Config, settings: list[Setting], device: torch.device) -> Question:
     """Read the data and each model's configuration; refuse what does not fit together."""
-    same = {split: read_examples(f"{split}_data_path", getattr(config, f"{split}_data_path"),
-                                 [config.variable, "labels"], device) for split in SPLITS}
-    other = {split: read_examples(f"t2_{split}_data_path", getattr(config, f"t2_{split}_data_path"),
-                                  ["labels"], device) for split in SPLITS if config.multitask}
-    check_classes(config.variable, *(same[split][config.variable] for split in SPLITS))
-    for examples in same.values():  # one-hot classes, of which there cannot be more than examples
-        check_range("variable", config.variable, examples[config.variable], len(same["train"]))
-    sequences = {f"{split}_data_path": examples for split, examples in same.items()}
-    sequences |= {f"t2_{split}_data_path": examples for split, examples in other.items()}
+    question = Question(config, settings, device, extra=OTHER_KEYS.values() if config.multitask else ())
     for setting in settings:
-        check_model(fill_in("model_path", config.model_path, setting), {"target_layer_list": setting.target_layer},
-                    sequences, {"target_position_list": setting.target_position})
-    return Prepared(same, other, device)
+        train = question.data(setting).train
+        for examples in (train, *question.data(setting).tests.values()):  # one-hot: no more classes than examples
+            check_range("variable", config.asked, examples.variables[config.asked], len(train))
+    return question
 
 
-def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome:
-    """Erase the variable at one site, on each split by an eraser of its own, and on test by train's."""
-    stream = ResidualStream.kept(prepared.streams, fill_in("model_path", config.model_path, setting), prepared.device)
-    site = (setting.target_layer, setting.residual_location, setting.target_position)
-    labels = {split: prepared.same[split][config.variable] for split in SPLITS}
-    n_classes = 1 + max(int(values.max()) for values in labels.values())
-    activations = {split: stream.capture(examples.tokens, *site) for split, examples in prepared.same.items()}
-    erasers = {split: fit_eraser(activations[split], labels[split], n_classes) for split in SPLITS}
+# ------------------------------------------------------------------------------ the method
 
-    def readable(activations_there: Tensor, split: str) -> float:
-        return decodability(activations_there, labels[split], n_classes, lr=setting.lr, num_steps=config.num_epochs,
-                            seed=setting.model_seed)
+class Erasure:
+    """One setting's activations and what becomes of them."""
 
-    def accuracy(examples: Examples, activations_there: Tensor | None = None) -> float:
-        logits = (stream.answers(examples.tokens) if activations_there is None
-                  else stream.patched_answers(examples.tokens, *site, activations_there))
-        return (logits.argmax(-1) == examples["labels"]).double().mean().item()
+    def __init__(self, config: Config, setting: Setting, question: Question):
+        self.config, self.setting, self.question = config, setting, question
+        self.opened, self.data = question.open(setting), question.data(setting)
+        splits = (self.data.train, *self.data.tests.values())
+        self.n_classes = 1 + max(int(examples.variables[config.asked].max()) for examples in splits)
 
+    def activations(self, examples: Examples) -> Tensor:
+        return self.question.read(self.setting, examples)  # (rows, d_model)
+
+    def fit(self, examples: Examples) -> LeaceEraser:
+        return fit_eraser(self.activations(examples), examples.variables[self.config.asked], self.n_classes,
+                          self.config.precision)
+
+    def readable(self, examples: Examples, eraser: LeaceEraser | None = None) -> float:
+        """How well a linear probe reads the variable, before or after erasure."""
+        activations = self.activations(examples)
+        return decodability(eraser(activations) if eraser else activations, examples.variables[self.config.asked],
+                            self.n_classes, lr=self.setting.lr, num_steps=self.config.num_epochs,
+                            seed=self.setting.model_seed)
+
+    def accuracies(self, name: str, examples: Examples, eraser: LeaceEraser | None = None) -> dict[str, float]:
+        """How often the model answers rightly, before or after erasure, by evaluation set."""
+        states = (self.question.answers(self.setting, examples) if eraser is None else run_all(
+            run_on_from(self.opened, examples, site_of(self.setting)), eraser(self.activations(examples))))
+        return {own: accuracy(self.opened, states, examples.answer, rows)
+                for own, (_, rows) in evaluations({name: examples}).items()}
+
+
+def run_setting(config: Config, setting: Setting, question: Question) -> Outcome:
+    """Erase the variable at one site, on each split by an eraser of its own, and on others by train's."""
+    erasure, data = Erasure(config, setting, question), question.data(setting)
+    heldout = erasure.fit(data.train)
+    figures: dict[str, Any] = {}
+    if not config.of_sentences:
+        figures |= of_own_split(erasure, {"train": data.train, "test": data.tests["test"]}, heldout)
     prefix = "same_" if config.multitask else ""
-    figures = {}
-    for split in SPLITS:
-        figures |= {
-            f"{prefix}{split}_pre_erasure_probe_acc": readable(activations[split], split),
-            f"{prefix}{split}_post_erasure_probe_acc": readable(erasers[split](activations[split]), split),
-            f"{prefix}{split}_vanilla_acc": accuracy(prepared.same[split]),
-            f"{prefix}{split}_acc": accuracy(prepared.same[split], erasers[split](activations[split]))}
-    figures |= {
-        f"{prefix}heldout_post_erasure_probe_acc": readable(erasers["train"](activations["test"]), "test"),
-        f"{prefix}heldout_acc": accuracy(prepared.same["test"], erasers["train"](activations["test"]))}
-    for split, examples in prepared.other.items():
-        others = stream.capture(examples.tokens, *site)
-        figures |= {f"diff_{split}_vanilla_acc": accuracy(examples),
-                    f"diff_{split}_acc": accuracy(examples, erasers[split](others))}
-        if split == "test":
-            figures["diff_heldout_acc"] = accuracy(examples, erasers["train"](others))
+    drawing = torch.Generator().manual_seed(setting.model_seed)
+    rank = erased_rank(heldout)
+    controls = [random_eraser(erasure.activations(data.train), rank, drawing)
+                for _ in range(config.num_random_erasures)]
+    figures["erased_rank"] = rank
+    for name, examples in data.tests.items():
+        own = prefix if name == "test" else f"{name}_"
+        judged = data.judged.get({"test": "iid"}.get(name, name), examples)
+        if config.of_sentences:
+            figures[f"{own}pre_erasure_probe_acc"] = erasure.readable(examples)
+            figures |= named("vanilla_acc", own, erasure.accuracies("", judged))
+        figures[f"{own}heldout_post_erasure_probe_acc"] = erasure.readable(examples, heldout)
+        figures |= named("heldout_acc", own, erasure.accuracies("", judged, heldout))
+        random = [erasure.accuracies("", judged, control) for control in controls]
+        for group in random[0] if random else ():
+            shares = torch.tensor([draw[group] for draw in random], dtype=torch.double)
+            figures |= named("random_heldout_acc_mean", own, {group: shares.mean().item()})
+            figures |= named("random_heldout_acc_std", own, {group: shares.std().item() if len(shares) > 1 else None})
+    for split, key in OTHER_KEYS.items() if config.multitask else ():
+        figures |= of_other_task(erasure, split, data.extra[key],
+                                 heldout if split == "train" else erasure.fit(data.tests["test"]), heldout)
     return Outcome(figures)
+
+
+def named(measure: str, prefix: str, shares: dict[str, Any]) -> dict[str, Any]:
+    """Figures by evaluation set under their columns' names: gen_heldout_acc, heldout_acc_masculine, …"""
+    return {f"{prefix}{measure}{group}": share for group, share in shares.items()}
+
+
+def of_own_split(erasure: Erasure, splits: dict[str, Examples], train_eraser: LeaceEraser) -> dict[str, float]:
+    """The published figures: each split erased by the eraser that was fitted on it."""
+    prefix, figures = "same_" if erasure.config.multitask else "", {}
+    for split, examples in splits.items():
+        eraser = train_eraser if split == "train" else erasure.fit(examples)
+        figures |= {
+            f"{prefix}{split}_pre_erasure_probe_acc": erasure.readable(examples),
+            f"{prefix}{split}_post_erasure_probe_acc": erasure.readable(examples, eraser),
+            f"{prefix}{split}_vanilla_acc": erasure.accuracies("", examples)[""],
+            f"{prefix}{split}_acc": erasure.accuracies("", examples, eraser)[""]}
+    return figures
+
+
+def of_other_task(erasure: Erasure, split: str, examples: Examples, eraser: LeaceEraser,
+                  heldout: LeaceEraser) -> dict[str, float]:
+    """What the erasers of this task do to the other task's answers."""
+    figures = {f"diff_{split}_vanilla_acc": erasure.accuracies("", examples)[""],
+               f"diff_{split}_acc": erasure.accuracies("", examples, eraser)[""]}
+    return figures | ({"diff_heldout_acc": erasure.accuracies("", examples, heldout)[""]} if split == "test" else {})
 
 
 SCRIPT = Script("amnesic_probing", Config, prepare, run_setting)

@@ -19,91 +19,60 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from interp.behavior import masked
-from interp.bench import Bench, ask, set_up
-from interp.circuits import batches_in_order, find_circuit, mean_loss, shuffled_batches
-from interp.config import (
-    BadInput,
-    Count,
-    ModelSweep,
-    NonEmpty,
-    NonNegative,
-    Positive,
-    Real,
-    Seed,
-    Text,
-    Whole,
-    project_path,
-    suggestion,
-)
-from interp.experiment import Outcome, Script, Setting, fill_in, main, setting_name
-from interp.language import LANGUAGE_TASKS
-from interp.masks import Circuit, ImpossibleAblation, Masks, full_masks, save_circuit
-from interp.models import Sublayer, find_sublayer, load_model, load_tokenizer, reinitialize
-from interp.neighbors import draw_references, majority_accuracy, nearest_neighbor_accuracy
+from interp.experiment import Outcome, Script, main
+from interp.methods.circuits import batches_in_order, find_circuit, mean_loss, shuffled_batches
+from interp.methods.masks import Circuit, ImpossibleAblation, save_circuit
+from interp.methods.neighbors import draw_references, majority_accuracy, nearest_neighbor_accuracy
+from interp.models.examples import Examples
+from interp.models.kept import CACHE_BYTES, Kept, answer_from, bytes_kept, capture
+from interp.models.loading import load_tokenizer
+from interp.models.opened import OpenModel
+from interp.models.replay import Replay, all_updates, replay
+from interp.models.sublayers import Masks, Sublayer, find_sublayer, masked
 from interp.plotting import UpdateAnimation
-from interp.runs import write_table
-from interp.sublayer import Replay, all_updates
-from interp.tasks import Answers, ArithmeticTask, LanguageTask, Material
+from interp.runs.config import BadInput, Count, NonEmpty, NonNegative, Positive, Real, Text, Whole, project_path
+from interp.runs.files import write_table
+from interp.runs.settings import Setting, setting_name
+from interp.tasks.question import Data, Question, QuestionConfig, accuracy, check_batch, evaluations
 
 GIF_CLASSES, GIF_EXAMPLES = 10, 5
-SPECIAL_TASKS = ("multitask", *LANGUAGE_TASKS)
-SEQUENCE_KEYS = ("train_data_path", "test_data_path", "lm_same_task_path", "lm_different_task_path")
-SENTENCE_KEYS = ("data_path", "gen_path", "sentence_prefix", "capitalize")
+LM_KEYS = {"same": "lm_same_task_path", "different": "lm_different_task_path"}
 
 
-class Config(ModelSweep):
-    task: Text = "arithmetic"
-    variable: Text
-    train_data_path: Text | None = None
-    test_data_path: Text | None = None
-    data_path: Text | None = None
-    gen_path: Text | None = None
-    train_size: Count = 2000
-    test_size: Count = 1000
-    sentence_prefix: str = ""
-    capitalize: bool = False
-    random_init: bool = False
-    reinit_embeddings: bool = False
-    layer_reinit: Annotated[Whole, Field(ge=-1)] = -1
+class Config(QuestionConfig):
+    probe_index_list: NonEmpty[Whole] = Field([-1], description="the probed position of sequences, -1 for the last")
+    operation_list: NonEmpty[Literal["attn", "mlp"]] = Field(description="the sublayers")
+    lr_list: NonEmpty[Positive] = Field(description="learning rate of AdamW")
+    batch_size_list: NonEmpty[Annotated[Whole, Field(ge=2)]] = Field(description=(
+        "examples in a batch, which the objective depends on"))
+    mask_init_list: NonEmpty[Real] = Field(description="what the mask parameters start at")
+    num_epochs: Count = Field(description="epochs of mask training")
+    max_temp: Annotated[Real, Field(ge=1, le=1e6)] = Field(description="the temperature grows from 1 to this")
+    l0_lambda: Annotated[Real, Field(ge=0)] = Field(description="weight of the number of weights kept")
 
-    target_layer_list: NonEmpty[NonNegative]
-    probe_index_list: NonEmpty[Whole] = [-1]
-    operation_list: NonEmpty[Literal["attn", "mlp"]]
-    lr_list: NonEmpty[Positive]
-    batch_size_list: NonEmpty[Annotated[Whole, Field(ge=2)]]
-    mask_init_list: NonEmpty[Real]
-    num_epochs: Count
-    max_temp: Annotated[Real, Field(ge=1, le=1e6)]
-    l0_lambda: Annotated[Real, Field(ge=0)]
-    data_seed: Seed = 0
+    lm_eval: bool = Field(True, description="ablate circuits and see what the model answers")
+    lm_same_task_path: Text | None = Field(None, description="with two tasks: data of this task to judge answers on")
+    lm_different_task_path: Text | None = Field(None, description="with two tasks: data of the other task")
+    num_random_ablations: NonNegative = Field(0, description="how many times to ablate as many random neurons")
+    save_models: bool = Field(False, description="save the circuits")
+    model_dir: Text | None = Field(None, description="where to save them")
+    gif: bool = Field(False, description="animate the updates while the mask is learned")
+    gif_interval: Count = Field(10, description="epochs between frames")
+    layers_at_once: Count | None = Field(None, description=(
+        "layers whose activations are kept from one pass; by default as many as 2 GiB hold"))
 
-    lm_eval: bool = True
-    lm_same_task_path: Text | None = None
-    lm_different_task_path: Text | None = None
-    num_random_ablations: NonNegative = 0
-    save_models: bool = False
-    model_dir: Text | None = None
-    gif: bool = False
-    gif_interval: Count = 10
-    layers_at_once: Count | None = None
+    def foreign_keys(self) -> tuple[str, ...]:
+        return (*super().foreign_keys(), *(LM_KEYS.values() if self.of_sentences else ()))
+
+    @property
+    def judges_tasks(self) -> bool:
+        """Whether answers are judged on this task and on the other one."""
+        return self.task == "multitask" and self.lm_eval
 
     @model_validator(mode="after")
     def consistent(self):
-        meant = suggestion(self.task, SPECIAL_TASKS, cutoff=0.7)
-        if meant and self.task not in SPECIAL_TASKS:  # any other word is an arithmetic task's name
-            raise ValueError(f"there is no task '{self.task}'{meant}")
-        sentences = self.task in LANGUAGE_TASKS
-        hint = f"; tasks of sentences are {', '.join(LANGUAGE_TASKS)}" if self.data_path and not sentences else ""
-        for key in ("data_path",) if sentences else ("train_data_path", "test_data_path"):
-            if getattr(self, key) is None:
-                raise ValueError(f"the key '{key}' is missing, which the task '{self.task}' needs{hint}")
-        for key in SEQUENCE_KEYS if sentences else SENTENCE_KEYS:
-            if getattr(self, key):
-                raise ValueError(f"the key '{key}' says nothing to the task '{self.task}'{hint}; leave it out")
-        if self.task == "multitask" and self.lm_eval and not (self.lm_same_task_path and self.lm_different_task_path):
+        if self.judges_tasks and not (self.lm_same_task_path and self.lm_different_task_path):
             raise ValueError("the task 'multitask' needs the keys lm_same_task_path and lm_different_task_path, "
                              "the data to evaluate on (or lm_eval: false)")
         if self.save_models and self.model_dir is None:
@@ -112,19 +81,51 @@ class Config(ModelSweep):
 
 
 @dataclass(frozen=True)
+class Bench:
+    """A model with what a pass over its data kept of some layers."""
+
+    opened: OpenModel
+    data: Data
+    judged: dict[str, Examples]
+    whole: dict[str, Tensor]       # by name of `judged`: the untouched model's states, (rows, d_model)
+    layers: list[int]
+    kept: dict[Examples, Kept]
+
+    def replays(self, sublayer: Sublayer) -> dict[str, Replay]:
+        """The sublayer on train and each test, ready to be run through masks."""
+        place = (sublayer.layer, sublayer.operation)
+        return {name: replay(self.opened, sublayer, examples, self.kept[examples].inputs[place])
+                for name, examples in {"train": self.data.train, **self.data.tests}.items()}
+
+    def without(self, sublayer: Sublayer, masks: Masks) -> dict[str, Tensor]:
+        """The states of all that is judged, without the neurons that the masks take from the model."""
+        with masked(sublayer, masks):
+            return {name: answer_from(self.opened, self.kept[examples], sublayer.layer)
+                    for name, examples in self.judged.items()}
+
+    def accuracies(self, states: dict[str, Tensor]) -> dict[str, float]:
+        """Share of right answers, by evaluation set."""
+        found = {}
+        for file, examples in self.judged.items():
+            for name, (_, rows) in evaluations({file: examples}).items():
+                found[name] = accuracy(self.opened, states[file], examples.answer, rows)
+        return found
+
+
+@dataclass(frozen=True)
 class Prepared:
-    task: ArithmeticTask | LanguageTask
-    device: torch.device
+    question: Question
     benches: dict[tuple, Bench] = field(default_factory=dict)  # the last one used
 
 
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Prepared:
     """Read the data and each model's configuration; refuse what does not fit together."""
-    task = (LanguageTask if config.task in LANGUAGE_TASKS else ArithmeticTask)(config, settings, device)
-    path = fill_in("model_path", config.model_path, settings[0])
-    if config.gif and len(task.material(settings[0], path).tests["test"].labels) < 2:
+    question = Question(config, settings, device, extra=LM_KEYS.values() if config.judges_tasks else ())
+    for setting in settings:
+        check_batch(setting.batch_size, len(question.data(setting).train))
+    if config.gif and len(question.data(settings[0]).tests["test"]) < 2:
         raise BadInput("gif: an animation needs at least two test examples.")
-    return Prepared(task, device)
+    return Prepared(question)
 
 
 # ------------------------------------------------------------------------------ the method
@@ -132,10 +133,12 @@ def prepare(config: Config, settings: list[Setting], device: torch.device) -> Pr
 def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome:
     """Find one sublayer's circuit for the variable; measure what it holds and what it does."""
     bench = bench_for(config, setting, prepared)
-    train, test = bench.material.train.labels, bench.material.tests["test"].labels  # (rows,) each
-    sublayer = find_sublayer(bench.model, setting.target_layer, setting.operation)
+    labels = {name: examples.variables[config.asked]  # (rows,) each
+              for name, examples in {"train": bench.data.train, **bench.data.tests}.items()}
+    train, test = labels["train"], labels["test"]
+    sublayer = find_sublayer(bench.opened, setting.target_layer, setting.operation)
     replays = bench.replays(sublayer)
-    animation = Animation(config, test, replays["test"], full_masks(sublayer)) if config.gif else None
+    animation = Animation(config, test, replays["test"], sublayer.full_masks()) if config.gif else None
 
     shuffling = torch.Generator().manual_seed(setting.model_seed)
     circuit = find_circuit(
@@ -150,31 +153,29 @@ def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome
         "test_loss": mean_loss(replays["test"], masks, test,
                                batches_in_order(len(test), setting.batch_size)),
         "l0_norm": circuit.l0_norm(), "l0_max": circuit.l0_max(),
-        **neighbor_accuracies(config, bench.material, replays, masks, prefix=""),
-        **neighbor_accuracies(config, bench.material, replays, full_masks(sublayer), prefix="full_model_"),
+        **neighbor_accuracies(config, labels, replays, masks, prefix=""),
+        **neighbor_accuracies(config, labels, replays, sublayer.full_masks(), prefix="full_model_"),
         "majority_dev_acc": majority_accuracy(train, train),
-        **{f"majority_{name}_acc": majority_accuracy(train, split.labels)
-           for name, split in bench.material.tests.items()},
+        **{f"majority_{name}_acc": majority_accuracy(train, labels[name]) for name in bench.data.tests},
     }
     tables = {}
-    if bench.material.behaviors:
-        without = ask_without(setting, bench, sublayer, circuit.ablation(), setting.batch_size)
+    if bench.judged:
+        without = bench.without(sublayer, circuit.ablation())
         tables["ablations"], reason = ablations(config, setting, bench, sublayer, circuit, without)
         figures |= headline(config, tables["ablations"], reason)
-        if without.likeliest is not None:
-            write_qualitative(config, setting, bench, without)
+        if config.of_sentences:
+            write_qualitative(config, setting, bench, without, prepared.question.path(setting))
     for file in artifacts(config, setting):
-        save_circuit(circuit, file, description(config, setting))
+        save_circuit(circuit, file, description(config, setting, prepared.question.path(setting)))
     if animation:
         animation.save(project_path(config.results_dir) / f"updates_{setting_name(setting)}.gif")
     return Outcome(figures, tables)
 
 
-def description(config: Config, setting: Setting) -> dict[str, Any]:
-    """What a setting's saved circuit is about, kept in its file."""
-    kept = {key: getattr(config, key) for key in ("task", "variable", "random_init", "reinit_embeddings",
-                                                  "layer_reinit")}
-    return {**kept, "model_path": fill_in("model_path", config.model_path, setting), **setting._asdict()}
+def description(config: Config, setting: Setting, path: str) -> dict[str, Any]:
+    """What a setting's saved circuit is about, kept in its file. path: its model's."""
+    kept = {key: getattr(config, key) for key in ("task", "random_init", "reinit_embeddings", "layer_reinit")}
+    return {"variable": config.asked, **kept, "model_path": path, **setting._asdict()}
 
 
 def artifacts(config: Config, setting: Setting) -> list[Path]:
@@ -185,53 +186,50 @@ def artifacts(config: Config, setting: Setting) -> list[Path]:
 
 def bench_for(config: Config, setting: Setting, prepared: Prepared) -> Bench:
     """The setting's model with what a pass kept of its layer and of those that come next."""
-    path = fill_in("model_path", config.model_path, setting)
-    key = (path, setting.model_seed, setting.probe_index)
-    bench = prepared.benches.get(key)
-    if bench is None or setting.target_layer not in bench.layers:
-        if bench is None:
-            model = load_as_configured(config, setting, prepared.device)
-            material = prepared.task.material(setting, path)
-            known = model, material, ask(model, material, spoken=max(config.batch_size_list))
-        else:
-            known = bench.model, bench.material, bench.vanilla
-        del bench
+    opened, data = prepared.question.open(setting), prepared.question.data(setting)
+    bench = next(iter(prepared.benches.values()), None)
+    if bench is None or bench.opened is not opened or bench.data is not data or setting.target_layer not in bench.layers:
+        judged = {name: data.extra[key] for name, key in LM_KEYS.items()} if config.judges_tasks else data.judged
+        judged = judged if config.lm_eval else {}
+        known = bench is not None and bench.opened is opened and bench.data is data
+        whole = bench.whole if known else {name: opened.answer(examples) for name, examples in judged.items()}
         prepared.benches.clear()  # memory holds what was kept of one pass
-        layers = config.target_layer_list[config.target_layer_list.index(setting.target_layer):]
-        prepared.benches[key] = set_up(*known, layers, config.operation_list, config.layers_at_once)
-    return prepared.benches[key]
+        del bench
+        prepared.benches[()] = set_up(config, setting, opened, data, judged, whole)
+    return prepared.benches[()]
 
 
-def load_as_configured(config: Config, setting: Setting, device: torch.device) -> PreTrainedModel:
-    """The setting's model, with fresh weights where the config has controls."""
-    model = load_model("model_path", fill_in("model_path", config.model_path, setting), device)
-    reinitialize(model, setting.model_seed, everything=config.random_init, embeddings=config.reinit_embeddings,
-                 layer=config.layer_reinit)
-    return model
+def set_up(config: Config, setting: Setting, opened: OpenModel, data: Data, judged: dict[str, Examples],
+           whole: dict[str, Tensor]) -> Bench:
+    """Run a model over its data and keep what the setting's layer and the next ones need, as far as memory holds it."""
+    probed, operations = {data.train, *data.tests.values()}, config.operation_list
+    layers = config.target_layer_list[config.target_layer_list.index(setting.target_layer):]
+    per_layer = sum(bytes_kept(opened, examples, operations if examples in probed else [], examples in judged.values())
+                    for examples in probed | set(judged.values()))
+    layers = layers[:config.layers_at_once or max(1, CACHE_BYTES // per_layer)]
+    sublayers = [find_sublayer(opened, layer, operation) for layer in layers for operation in operations]
+    kept = {examples: capture(opened, examples, sublayers if examples in probed else [],
+                              layers if examples in judged.values() else [])
+            for examples in probed | set(judged.values())}
+    return Bench(opened, data, judged, whole, layers, kept)
 
 
-def neighbor_accuracies(config: Config, material: Material, replays: dict[str, Replay], masks: Masks,
+def neighbor_accuracies(config: Config, labels: dict[str, Tensor], replays: dict[str, Replay], masks: Masks,
                         prefix: str) -> dict[str, float]:
-    """Nearest neighbours on the rest of train ("dev") and on tests, one reference a class from train."""
-    train = material.train.labels
+    """Nearest neighbors on the rest of train ("dev") and on tests, one reference a class from train."""
+    train = labels["train"]
     references = draw_references(train, torch.Generator().manual_seed(config.data_seed)).to(train.device)
     rest = torch.ones_like(train, dtype=torch.bool)
     rest[references] = False
-    updates = all_updates(replays["train"], masks)  # (rows, d_model)
-    known = updates[references], train[references]
-    return {f"{prefix}knn_dev_acc": nearest_neighbor_accuracy(*known, updates[rest], train[rest])} | {
-        f"{prefix}knn_{name}_acc": nearest_neighbor_accuracy(*known, all_updates(replays[name], masks), split.labels)
-        for name, split in material.tests.items()}
-
-
-def ask_without(setting: Setting, bench: Bench, sublayer: Sublayer, masks: Masks, spoken: int = 0) -> Answers:
-    """The model's answers without the neurons that the masks take from it."""
-    with masked(sublayer, masks):
-        return bench.ask(setting.target_layer, spoken)
+    updates = {name: all_updates(replayed, masks) for name, replayed in replays.items()}  # (rows, d_model) each
+    known = updates["train"][references], train[references]
+    rows = {"dev": (updates["train"][rest], train[rest])} | {
+        name: (updates[name], labels[name]) for name in replays if name != "train"}
+    return {f"{prefix}knn_{name}_acc": nearest_neighbor_accuracy(*known, *own) for name, own in rows.items()}
 
 
 def ablations(config: Config, setting: Setting, bench: Bench, sublayer: Sublayer, circuit: Circuit,
-              without: Answers) -> tuple[list[dict[str, Any]], str | None]:
+              without: dict[str, Tensor]) -> tuple[list[dict[str, Any]], str | None]:
     """Accuracy of the whole model, without the circuit, without random neurons instead.
 
     With two tasks also without the circuit's neurons in one linear map alone. Returns a row for each
@@ -246,22 +244,23 @@ def ablations(config: Config, setting: Setting, bench: Bench, sublayer: Sublayer
                   for draw in range(config.num_random_ablations)]
     except ImpossibleAblation as error:
         reason = str(error)
-    measured = [("full", "all", None, bench.vanilla), ("circuit", "all", None, without)]
-    measured += [(condition, maps, draw, ask_without(setting, bench, sublayer, masks))
-                 for condition, maps, draw, masks in cases]
-    return [{"evaluation": name, "maps": maps, "condition": condition, "draw": draw, "accuracy": accuracy}
-            for condition, maps, draw, answers in measured for name, accuracy in answers.accuracies.items()], reason
+    measured = [("full", "all", None, bench.whole), ("circuit", "all", None, without)]
+    measured += [(condition, maps, draw, bench.without(sublayer, masks)) for condition, maps, draw, masks in cases]
+    return [{"evaluation": name, "maps": maps, "condition": condition, "draw": draw, "accuracy": share}
+            for condition, maps, draw, states in measured for name, share in bench.accuracies(states).items()], reason
 
 
-def write_qualitative(config: Config, setting: Setting, bench: Bench, without: Answers) -> None:
+def write_qualitative(config: Config, setting: Setting, bench: Bench, without: dict[str, Tensor], path: str) -> None:
     """What the model would say next after the first test batch, before and after ablation, as text."""
-    tokenizer = load_tokenizer("model_path", fill_in("model_path", config.model_path, setting))
+    tokenizer, (name, examples) = load_tokenizer("model_path", path), next(iter(bench.judged.items()))
+    first = next(iter(examples.groups.values()), torch.arange(len(examples)))[:setting.batch_size]  # (batch,)
 
-    def said(tokens: Tensor) -> list[str]:
-        return [" | ".join(tokenizer.batch_decode(row.unsqueeze(1))) for row in tokens]
+    def said(states: Tensor) -> list[str]:
+        return [" | ".join(tokenizer.batch_decode(row.unsqueeze(1))) for row in bench.opened.top_tokens(states[first])]
 
+    texts = [examples.texts[row] for row in first.tolist()]
     rows = [{"sentence": text, "before": before, "after": after} for text, before, after in zip(
-        bench.material.behaviors[0].texts, said(bench.vanilla.likeliest), said(without.likeliest))]
+        texts, said(bench.whole[name]), said(without[name]))]
     write_table(project_path(config.results_dir) / "qualitative" / f"{setting_name(setting)}.csv", rows)
 
 

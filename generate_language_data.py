@@ -16,10 +16,12 @@ import pandas as pd
 import torch
 from pydantic import Field
 
-from interp.config import NonEmpty, ScriptConfig, Seed, Text, Whole, project_path
-from interp.experiment import Outcome, Script, Setting, main
-from interp.grammar import SENTENCES, csv_text, make_table
-from interp.runs import RunDirectory, check_data_file, write_text
+from interp.experiment import Outcome, Script, main
+from interp.runs.config import NonEmpty, ScriptConfig, Seed, Text, Whole, project_path
+from interp.runs.directory import RunDirectory, check_data_file
+from interp.runs.files import write_text
+from interp.runs.settings import Setting
+from interp.tasks.grammar import SENTENCES, csv_text, make_table
 
 
 class Config(ScriptConfig):

@@ -1,142 +1,160 @@
 """Probing: can a classifier read a variable off the residual stream, and does the model use what it reads?
 
     python probing.py --config configs/Disambiguation/linear_probing/a2.yaml
+    python probing.py --config configs/SV_Agreement/linear_probing/smollm2.yaml
 
 1. Capture the residual stream once, after attention (resid_mid) or after the MLP (resid_post).
 2. Train a linear probe, or one with a hidden layer, to tell the variable's value from it.
-3. Counterfactual embeddings: move each test activation until the probe reads the variable's
-   counterfactual value, patch it in, run the rest of the model, and see what it answers.
+3. Counterfactual embeddings: move each test activation until the probe reads the value that the
+   variable has in its source, patch it in, run the rest of the model, and see what it answers.
 """
 
 import sys
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from interp.circuits import shuffled_batches
-from interp.config import BadInput, Count, ModelSweep, NonEmpty, NonNegative, Positive, Text, Whole
-from interp.counterfactual import counterfactual_embeddings, measure_patches
-from interp.examples import Examples, check_batch, check_classes, check_model, check_range, read_examples
-from interp.experiment import Outcome, Script, Setting, fill_in, main
-from interp.neighbors import majority_accuracy
-from interp.probes import build_probe, evaluate_probe, train_probe
-from interp.residual_stream import ResidualStream
+from interp.experiment import Outcome, Script, main
+from interp.methods.circuits import shuffled_batches
+from interp.methods.counterfactual import counterfactual_embeddings, measure_patches
+from interp.methods.neighbors import majority_accuracy
+from interp.methods.probes import build_probe, evaluate_probe, train_probe
+from interp.models.examples import Examples
+from interp.models.opened import OpenModel, run_all
+from interp.models.tail import run_on_from
+from interp.runs.config import BadInput, Count, NonEmpty, Positive, Text, Whole
+from interp.runs.settings import Setting
+from interp.tasks.question import (
+    Exchange,
+    Question,
+    QuestionConfig,
+    accuracy,
+    check_batch,
+    check_classes,
+    evaluations,
+    site_of,
+)
 
 
-class Config(ModelSweep):
-    variable: Text
-    train_data_path: Text
-    test_data_path: Text
-    n_classes: Count
+class Config(QuestionConfig):
+    n_classes: Count | None = Field(None, description="classes of the probe; by default as many as train has")
+    target_position_list: NonEmpty[Whole] = Field([-1], description="the position of sequences, -1 for the last")
+    residual_location_list: NonEmpty[Literal["resid_mid", "resid_post"]] = Field(description=(
+        "after attention, after the MLP"))
+    lr_list: NonEmpty[Positive] = Field(description="learning rate of AdamW")
+    batch_size_list: NonEmpty[Count] = Field(description="examples in a batch")
+    num_epochs: Count = Field(description="epochs of probe training")
+    intermediate_size: Whole = Field(-1, description="neurons of a hidden ReLU layer, -1 for a linear probe")
 
-    target_layer_list: NonEmpty[NonNegative] = [0]
-    target_position_list: NonEmpty[Whole] = [-1]
-    residual_location_list: NonEmpty[Literal["resid_mid", "resid_post"]]
-    lr_list: NonEmpty[Positive]
-    batch_size_list: NonEmpty[Count]
-    num_epochs: Count
-    intermediate_size: Whole
-
-    counterfactual_embeddings: bool = False
-    counterfactual_variable: Text | None = None
-    counterfactual_label: Text | None = None
-    cf_num_epochs: Count = 100
-    cf_lr: Positive = 0.1
-    save_examples: bool = False
+    counterfactual_embeddings: bool = Field(False, description="try counterfactual embeddings")
+    counterfactual_variable: Text | None = Field(None, description="sequences: the column with the values to read")
+    counterfactual_label: Text | None = Field(None, description="sequences: the column with the answers to expect")
+    cf_num_epochs: Count = Field(100, description="steps of AdamW that move an embedding")
+    cf_lr: Positive = Field(0.1, description="their learning rate")
+    save_examples: bool = Field(False, description="write a row for each embedding: counterfactual_examples.csv")
 
     @model_validator(mode="after")
     def consistent(self):
         if self.intermediate_size != -1 and self.intermediate_size < 1:
             raise ValueError("intermediate_size must be -1 (a linear probe) or a number of hidden neurons")
-        if self.counterfactual_embeddings and not (self.counterfactual_variable and self.counterfactual_label):
+        if (self.counterfactual_embeddings and not self.of_sentences
+                and not (self.counterfactual_variable and self.counterfactual_label)):
             raise ValueError("counterfactual_embeddings needs the keys counterfactual_variable and "
                              "counterfactual_label")
         return self
 
-
-@dataclass(frozen=True)
-class Prepared:
-    train: Examples
-    test: Examples
-    device: torch.device
-    streams: dict[str, ResidualStream] = field(default_factory=dict)  # the last one used
+    def foreign_keys(self) -> tuple[str, ...]:
+        return (*super().foreign_keys(),
+                *(("counterfactual_variable", "counterfactual_label") if self.of_sentences else ()))
 
 
-def prepare(config: Config, settings: list[Setting], device: torch.device) -> Prepared:
+def prepare(config: Config, settings: list[Setting], device: torch.device) -> Question:
     """Read the data and each model's configuration; refuse what does not fit together."""
-    counterfactual = ([config.counterfactual_variable, config.counterfactual_label]
-                      if config.counterfactual_embeddings else [])
-    train = read_examples("train_data_path", config.train_data_path, [config.variable], device)
-    test = read_examples("test_data_path", config.test_data_path, [config.variable, "labels", *counterfactual], device)
-    check_classes(config.variable, train[config.variable], test[config.variable], config.n_classes)
-    if config.counterfactual_embeddings:
-        check_range("n_classes", config.counterfactual_variable, test[config.counterfactual_variable],
-                    config.n_classes)
-        if not (test[config.counterfactual_label] != test["labels"]).any():
-            raise BadInput(f"counterfactual_label: '{config.counterfactual_label}' differs from the label in no "
-                           "row of test_data_path.")
+    exchange = config.of_sentences or Exchange(config.counterfactual_label, config.counterfactual_variable)
+    question = Question(config, settings, device, pairs=exchange if config.counterfactual_embeddings else False)
     for setting in settings:
-        check_model(fill_in("model_path", config.model_path, setting), {"target_layer_list": setting.target_layer},
-                    {"train_data_path": train, "test_data_path": test},
-                    {"target_position_list": setting.target_position},
-                    answers=("labels", config.counterfactual_label))
-        check_batch(setting.batch_size, len(train))
-    return Prepared(train, test, device)
+        data = question.data(setting)
+        check_batch(setting.batch_size, len(data.train))
+        n_classes = classes_of(config, data.train)
+        for examples in data.tests.values():
+            check_classes(config.asked, data.train.variables[config.asked], examples.variables[config.asked], n_classes)
+            if config.counterfactual_embeddings and not changed_rows(examples).numel():
+                raise BadInput(f"counterfactual_label: '{config.counterfactual_label or config.asked}' differs from the "
+                               "label in no row of the test data.")
+    return question
 
 
-def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome:
+def classes_of(config: Config, train: Examples) -> int:
+    return config.n_classes or 1 + int(train.variables[config.asked].max())
+
+
+# ------------------------------------------------------------------------------ the method
+
+def run_setting(config: Config, setting: Setting, question: Question) -> Outcome:
     """Train one probe; measure what it reads and, on request, whether the model uses it."""
-    train, test = prepared.train[config.variable], prepared.test[config.variable]  # (rows,) labels
-    stream = ResidualStream.kept(prepared.streams, fill_in("model_path", config.model_path, setting), prepared.device)
-    site = (setting.target_layer, setting.residual_location, setting.target_position)
-    activations = {split: stream.capture(examples.tokens, *site)  # (rows, d_model) each
-                   for split, examples in (("train", prepared.train), ("test", prepared.test))}
-
-    probe = build_probe(activations["train"].shape[1], config.n_classes, config.intermediate_size,
-                        setting.model_seed).to(prepared.device)
+    opened, data = question.open(setting), question.data(setting)
+    train = data.train.variables[config.asked]  # (rows,)
+    activations = question.read(setting, data.train)  # (rows, d_model)
+    probe = build_probe(activations.shape[1], classes_of(config, data.train), config.intermediate_size,
+                        setting.model_seed).to(question.device)
     shuffling = torch.Generator().manual_seed(setting.model_seed)
-    train_probe(probe, activations["train"], train, lr=setting.lr, batch_size=setting.batch_size,
+    train_probe(probe, activations, train, lr=setting.lr, batch_size=setting.batch_size,
                 num_epochs=config.num_epochs, generator=shuffling)
 
     # as the published figures: train without its incomplete batch, loss as the mean over batches
-    train_loss, train_acc = evaluate_probe(probe, activations["train"], train,
+    train_loss, train_acc = evaluate_probe(probe, activations, train,
                                            shuffled_batches(len(train), setting.batch_size, shuffling))
-    test_loss, test_acc = evaluate_probe(probe, activations["test"], test, batch_size=setting.batch_size)
-    figures = {"train_loss": train_loss, "test_loss": test_loss, "train_acc": train_acc, "test_acc": test_acc,
-               "majority_test_acc": majority_accuracy(train, test)}
-    tables = {}
+    figures, tables = {"train_loss": train_loss, "train_acc": train_acc}, {}
+    for name, examples in data.tests.items():
+        values = examples.variables[config.asked]
+        loss, share = evaluate_probe(probe, question.read(setting, examples), values, batch_size=setting.batch_size)
+        figures |= {f"{name}_loss": loss, f"{name}_acc": share,
+                    f"majority_{name}_acc": majority_accuracy(train, values)}
     if config.counterfactual_embeddings:
-        effects, rows = try_counterfactuals(config, stream, site, probe, activations["test"], prepared.test)
-        figures |= {f"counterfactual_{name}": value for name, value in effects.items()}
-        if config.save_examples:
-            tables["counterfactual_examples"] = rows
+        for name, examples in data.tests.items():
+            effects, rows = try_counterfactuals(config, setting, question, probe, examples)
+            prefix = "counterfactual_" if name == "test" else f"{name}_counterfactual_"
+            figures |= {f"{prefix}{measure}": value for measure, value in effects.items()}
+            if config.save_examples:
+                tables.setdefault("counterfactual_examples", []).extend({"split": name} | row for row in rows)
+    if config.of_sentences:
+        figures |= vanilla(opened, question, setting)
     return Outcome(figures, tables)
 
 
-def try_counterfactuals(config: Config, stream: ResidualStream, site: tuple[int, str, int], probe: nn.Module,
-                        activations: Tensor, test: Examples) -> tuple[dict[str, float], list[dict[str, Any]]]:
+def try_counterfactuals(config: Config, setting: Setting, question: Question, probe: nn.Module,
+                        examples: Examples) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Patch in counterfactual embeddings wherever they should change the answer.
 
     Returns the figures, and a row for each example.
     """
-    labels, wanted = test["labels"], test[config.counterfactual_label]
-    changed = (labels != wanted).nonzero().flatten()  # (examples,) row numbers
-    targets = test[config.counterfactual_variable][changed]
-    tokens, labels, wanted = test.tokens[changed], labels[changed], wanted[changed]
-
-    embeddings = counterfactual_embeddings(probe, activations[changed], targets,
+    opened, changed = question.open(setting), changed_rows(examples)  # (examples,) row numbers
+    targets = examples.source.variables[config.asked][changed]
+    embeddings = counterfactual_embeddings(probe, question.read(setting, examples)[changed], targets,
                                            num_steps=config.cf_num_epochs, lr=config.cf_lr)
-    measured = measure_patches(probe, embeddings, targets, clean=stream.answers(tokens),
-                               patched=stream.patched_answers(tokens, *site, embeddings),
-                               labels=labels, counterfactual_labels=wanted)
+    run_on = run_on_from(opened, examples, site_of(setting))
+    measured = measure_patches(opened, probe, embeddings, targets, clean=question.answers(setting, examples)[changed],
+                               patched=run_all(run_on, embeddings, changed), answer=examples.answer[changed],
+                               exchanged=examples.exchanged[changed])
     means = {name: values.double().mean().item() for name, values in measured.items()}
     means["average_logit_diff"] = means.pop("logit_diff")
-    columns = {"row": changed, "label": labels, "cf_label": wanted, "target": targets, **measured}
+    columns = {"row": changed, "label": examples.answer.right[changed], "cf_label": examples.exchanged.right[changed],
+               "target": targets, **measured}
     rows = [dict(zip(columns, values)) for values in zip(*(column.tolist() for column in columns.values()))]
     return means | {"dataset_size": len(changed)}, rows
+
+
+def changed_rows(examples: Examples) -> Tensor:
+    """The rows whose answer the exchange changes, (examples,)."""
+    return (examples.answer.right != examples.exchanged.right).nonzero().flatten()
+
+
+def vanilla(opened: OpenModel, question: Question, setting: Setting) -> dict[str, float]:
+    """How often the untouched model answers rightly, to read the probe's figures beside."""
+    return {f"vanilla_acc_{name}": accuracy(opened, question.answers(setting, examples), examples.answer, rows)
+            for name, (examples, rows) in evaluations(question.data(setting).judged).items()}
 
 
 def side_tables(config: Config) -> list[str]:

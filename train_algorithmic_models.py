@@ -22,21 +22,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import GPT2LMHeadModel
 
-from interp.arithmetic import (
-    SINGLE_TASK,
-    TASK_1,
-    TASK_2,
-    Function,
-    Rule,
-    Task,
-    check_task,
-    csv_text,
-    labels_of,
-    make_data,
-    token_ids,
-    write_data,
-)
-from interp.config import (
+from interp.experiment import Outcome, Script, main
+from interp.models.last_position import LastPositionLogits
+from interp.models.loading import build_gpt2, load_model, read_model_config, save_model
+from interp.plotting import draw_curves
+from interp.runs.config import (
     BadInput,
     Count,
     NonEmpty,
@@ -50,11 +40,23 @@ from interp.config import (
     project_path,
     shown,
 )
-from interp.experiment import Outcome, Script, Setting, main, setting_name
-from interp.last_position import LastPositionLogits
-from interp.models import build_gpt2, load_model, read_model_config, save_model
-from interp.plotting import draw_curves
-from interp.runs import RunDirectory, check_data_file, load_state, save_state
+from interp.runs.directory import RunDirectory, check_data_file
+from interp.runs.settings import Setting, setting_name
+from interp.runs.tensors import load_state, save_state
+from interp.tasks.arithmetic import (
+    SINGLE_TASK,
+    TASK_1,
+    TASK_2,
+    Function,
+    Rule,
+    Task,
+    check_task,
+    csv_text,
+    labels_of,
+    make_data,
+    token_ids,
+    write_data,
+)
 
 
 class Config(ScriptConfig):

@@ -16,7 +16,6 @@ change_norm    mean norm of what the ablation changes in it there
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +24,19 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import circuit_probing
 from analysis.method_figures import COMPONENTS, run
 from analysis.summarize_model_overlap import saved_circuits
-from interp.behavior import masked
-from interp.config import BadInput, load_config, project_path
 from interp.experiment import Setting, expand_settings, fill_in
-from interp.language import LANGUAGE_TASKS
-from interp.masks import Circuit
-from interp.models import Sublayer, choose_device, find_sublayer
+from interp.models.behavior import masked
+from interp.models.loading import Sublayer, choose_device, find_sublayer
+from interp.models.masks import Circuit
+from interp.models.sublayer import capture
 from interp.plotting import draw_bars, plt, save_figure
-from interp.runs import write_text
-from interp.sublayer import capture
-from interp.tasks import Preference
+from interp.runs.config import BadInput, load_config, project_path
+from interp.runs.files import write_text
+from interp.tasks.language import LANGUAGE_TASKS
+from interp.tasks.tasks import Preference
 
 NOWHERE, EVERYWHERE, FIRST, OTHERS = "full model", "every token", "first token", "all other tokens"
 

@@ -14,11 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from analysis.method_figures import PLACES, read_csv, run
-from interp.config import PROJECT_ROOT, BadInput, shown
-from interp.runs import write_text
+from interp.runs.config import PROJECT_ROOT, BadInput, shown
+from interp.runs.files import write_text
 
 COLUMNS = ["experiment", "task", "method", "variable", "component", "metric", "value"]
 

@@ -20,9 +20,10 @@ from matplotlib.figure import Figure
 from scipy.stats import t as student
 
 from analysis.method_figures import COMPONENTS, add_folders, present, read_csv, read_results_table
-from interp.config import BadInput, config_that_writes, read_yaml, shown
 from interp.plotting import draw_bars, draw_line, plt, save_figure
-from interp.runs import CONFIG, write_text
+from interp.runs.config import BadInput, config_that_writes, read_yaml, shown
+from interp.runs.directory import CONFIG
+from interp.runs.files import write_text
 
 SUBLAYER = ["target_layer", "operation"]
 SWEPT = ("checkpoint", "lr", "batch_size", "mask_init")  # what else a run may sweep; figures take one value

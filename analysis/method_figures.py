@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from interp.config import PROJECT_ROOT, BadInput, config_that_writes, shown
 from interp.plotting import draw_bars, plt, save_figure, sns
+from interp.runs.config import PROJECT_ROOT, BadInput, config_that_writes, shown
 
 RESULTS = PROJECT_ROOT / "Results"
 COMPONENTS = {"attn": "attention", "mlp": "MLP"}

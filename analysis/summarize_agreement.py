@@ -12,10 +12,6 @@ nearest_neighbors   is the variable there? circuit and full model, by layer
 and writes and prints strongest_sublayers.csv, all sublayers by what their ablation costs beyond a random one's.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from analysis.language_figures import summarize
 from analysis.method_figures import run

@@ -13,12 +13,9 @@ there_and_used         every method's answer to both questions, for each variabl
 and prints the circuits' figures beside the paper's.
 """
 
-import sys
 from pathlib import Path
 
 import pandas as pd
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from analysis.method_figures import (
     METHODS,
@@ -29,7 +26,7 @@ from analysis.method_figures import (
     read_results,
     run,
 )
-from interp.runs import write_text
+from interp.runs.files import write_text
 
 PAPER = Path(__file__).with_name("paper_experiment_1.csv")
 VARIABLES = {"a2": "a²", "minus_b2": "-b²", "a_plus_b": "a+b", "a_minus_b": "a-b"}

@@ -15,18 +15,15 @@ and writes all their figures to over_training.csv.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from analysis.method_figures import COMPONENTS, PROBES, RESULTS, add_folders, present, read_csv, read_results, run
-from interp.config import BadInput, require_file, shown
 from interp.plotting import draw_line, plt, save_figure
-from interp.runs import write_text
+from interp.runs.config import BadInput, require_file, shown
+from interp.runs.files import write_text
 
 VARIABLES = {"a2": "a² (needed)", "b2": "b² (control)"}
 CURVES = RESULTS / "Train_Algorithmic_Models" / "Grokking" / "curves.csv"

@@ -16,7 +16,6 @@ chance                     the probability that two random sets of these sizes h
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,13 @@ import pandas as pd
 from scipy.stats import hypergeom
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import circuit_probing
 from analysis.method_figures import COMPONENTS, run
-from interp.config import BadInput, load_config, shown
 from interp.experiment import Setting, expand_settings
-from interp.masks import Circuit, load_circuit
+from interp.models.masks import Circuit, load_circuit
 from interp.plotting import plt, save_figure
-from interp.runs import write_text
+from interp.runs.config import BadInput, load_config, shown
+from interp.runs.files import write_text
 
 BLOCKS = {"c_attn": ("query", "key", "value")}  # maps whose neurons are several maps' in one
 WHOLE, ALL = "whole", "all maps"

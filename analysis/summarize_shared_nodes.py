@@ -12,13 +12,9 @@ there_and_used         every method's answer to both questions
 ablation_attn, _mlp     which task needs the circuit: all of it, and its first linear map alone
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from analysis.method_figures import draw_by_variable, draw_probes, parse_folders, present, read_results, run
-from interp.config import BadInput, shown
+from interp.runs.config import BadInput, shown
 
 TASKS = {
     "Task_1": {"free": "free (b mod 31)", "shared": "shared (a mod 29)", "aux": "other task's (b mod 23)"},

@@ -8,10 +8,6 @@ judged on the verb.
 Reads and draws what summarize_agreement.py does.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from analysis.language_figures import summarize
 from analysis.method_figures import run

@@ -5,19 +5,15 @@
 A model of the paper's shape with fresh weights: time does not depend on what it has learned.
 """
 
-import sys
 from functools import partial
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from benchmarks.mask_training import mask_step, plain_updates
 from benchmarks.timing import Step, compare
-from interp.models import build_gpt2, find_sublayer
-from interp.prefixes import unshared
-from interp.sublayer import capture_inputs, replay
+from interp.models.forest import unshared
+from interp.models.loading import build_gpt2, find_sublayer
+from interp.models.sublayer import capture_inputs, replay
 
 MOD, ROWS, BATCH = 113, 7661, 500
 FAST, PLAIN = "replayed sublayer", "whole model, masked weights"

@@ -5,17 +5,13 @@
 Random activations and a probe of the paper's shape: time does not depend on what they hold.
 """
 
-import sys
 from functools import partial
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from benchmarks.timing import Step, compare
-from interp.counterfactual import counterfactual_embeddings
-from interp.probes import build_probe
+from interp.methods.counterfactual import counterfactual_embeddings
+from interp.methods.probes import build_probe
 
 EXAMPLES, SAMPLE, CLASSES, D_MODEL = 5000, 20, 113, 128
 FAST, PLAIN = "all at once", "one at a time, on a sample"

@@ -7,7 +7,6 @@ A model of the paper's shape with fresh weights. The fast way keeps the rotation
 the plain one is timed with that and with torch's default, matrix_exp.
 """
 
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -15,12 +14,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from benchmarks.timing import Step, compare
-from interp.das import AlignmentSearch, warm_up_and_decay
-from interp.models import build_gpt2, load_model, save_model
-from interp.residual_stream import LastPositionTail, ResidualStream
+from interp.methods.das import AlignmentSearch, warm_up_and_decay
+from interp.models.loading import build_gpt2, load_model, save_model
+from interp.models.residual_stream import LastPositionTail, ResidualStream
 
 MOD, ROWS, BATCH, STEPS = 113, 2500, 128, 5000
 FAST, PLAIN = "cached, above the site only", "whole model, base and source"

@@ -5,21 +5,17 @@
 The plain way is no straw man: it runs in batches and computes logits at the last position only.
 """
 
-import sys
 from functools import partial
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from benchmarks.language_models import EXAMPLES, MIDDLE_LAYER, build_model, draw_sentences
 from benchmarks.timing import Step, compare
-from interp.behavior import masked, preference_accuracy
-from interp.blocks import final_states
-from interp.models import blocks_of, find_sublayer
-from interp.prefixes import plant
-from interp.sublayer import capture
+from interp.models.behavior import masked, preference_accuracy
+from interp.models.blocks import final_states
+from interp.models.forest import plant
+from interp.models.loading import blocks_of, find_sublayer
+from interp.models.sublayer import capture
 
 FAST, PLAIN = "from the layer upward, on the forest", "whole model, single sentences"
 RIGHT, WRONG, PLAIN_BATCH = 1, 2, 100

@@ -5,21 +5,17 @@
 2000 sentences in batches of 500 for 90 epochs, which are 360 steps, for each of 24 sublayers.
 """
 
-import sys
 import time
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from benchmarks.language_models import BATCH, EXAMPLES, build_model, draw_sentences
 from benchmarks.timing import own_peak_memory
-from interp.circuits import find_circuit
-from interp.models import blocks_of, find_sublayer
-from interp.prefixes import plant
-from interp.sublayer import capture, replay
+from interp.methods.circuits import find_circuit
+from interp.models.forest import plant
+from interp.models.loading import blocks_of, find_sublayer
+from interp.models.sublayer import capture, replay
 
 EPOCHS = 90
 

@@ -7,21 +7,17 @@ sublayers' inputs takes, once for all steps, as layers and examples grow.
 """
 
 import multiprocessing
-import sys
 import time
 from functools import partial
-from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.language_models import BATCH, EXAMPLES, MIDDLE_LAYER, build_model, draw_sentences
 from benchmarks.mask_training import mask_step, plain_updates
 from benchmarks.timing import Step, compare, peak_memory
-from interp.models import Sublayer, blocks_of, find_sublayer
-from interp.prefixes import plant
-from interp.sublayer import bytes_kept, capture, capture_inputs, replay
+from interp.models.forest import plant
+from interp.models.loading import Sublayer, blocks_of, find_sublayer
+from interp.models.sublayer import bytes_kept, capture, capture_inputs, replay
 
 FAST, PLAIN = "replayed sublayer", "whole model, masked weights"
 STEPS = 20  # fast ones in a row, as in real use; of the plain way one is long enough

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interp.circuits import shuffled_batches, soft_nearest_neighbor_loss
-from interp.masks import Masks, NeuronMasks, l0
-from interp.models import Sublayer
+from interp.methods.circuits import shuffled_batches, soft_nearest_neighbor_loss
+from interp.models.loading import Sublayer
+from interp.models.masks import Masks, NeuronMasks, l0
 
 Update = Callable[[Masks, Tensor], Tensor]  # soft masks, rows (batch,) -> (batch, d_model)
 

@@ -7,11 +7,8 @@ Reads Results/times, which Snakemake writes; a stage that was killed and went on
 
 import csv
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from interp.config import PROJECT_ROOT
+from interp.runs.config import PROJECT_ROOT
 
 TIMES = PROJECT_ROOT / "Results" / "times"
 

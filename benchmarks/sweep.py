@@ -12,11 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from interp.config import CONFIGS, PROJECT_ROOT, read_yaml
+from interp.runs.config import CONFIGS, PROJECT_ROOT, read_yaml
 
 SWEEPS = {  # script and config: what is set besides
     ("circuit_probing.py", "Grokking/circuit_probing/a2.yaml"): ["num_epochs=9", "save_models=false"],

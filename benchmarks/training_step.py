@@ -3,18 +3,14 @@
     python benchmarks/training_step.py
 """
 
-import sys
 from functools import partial
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import train_algorithmic_models as training
 from benchmarks.timing import Step, compare
-from interp.config import CONFIGS, load_config
 from interp.experiment import expand_settings
+from interp.runs.config import CONFIGS, load_config
 
 FAST, PLAIN = "last position, exact", "Hugging Face, all positions"
 

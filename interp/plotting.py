@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from interp.config import shown
-from interp.runs import place, temporary_beside
+from interp.runs.config import shown
+from interp.runs.files import place, temporary_beside
 
 plt.switch_backend("Agg")  # figures are files; no display is needed
 sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")

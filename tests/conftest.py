@@ -21,8 +21,8 @@ import DAS
 import generate_language_data
 import probing
 import train_algorithmic_models
-from interp.config import PROJECT_ROOT
 from interp.experiment import main
+from interp.runs.config import PROJECT_ROOT
 from language_model import make_language_model
 
 TRAINING = train_algorithmic_models.SCRIPT

@@ -11,7 +11,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from interp.grammar import ANSWERS, make_table
+from interp.tasks.grammar import ANSWERS, make_table
 
 UNKNOWN, END = "[UNK]", "<|endoftext|>"
 IGNORED = -100

@@ -11,9 +11,9 @@ import torch
 
 from analysis.summarize_model_overlap import overlap
 from conftest import CIRCUITS, METHODS, rows_of, write_yaml
-from interp.config import PROJECT_ROOT
 from interp.experiment import main
-from interp.masks import Circuit, load_circuit
+from interp.models.masks import Circuit, load_circuit
+from interp.runs.config import PROJECT_ROOT
 
 
 def analyse(script: str, *arguments) -> subprocess.CompletedProcess:

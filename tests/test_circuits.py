@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from interp.behavior import masked, next_token_accuracy
-from interp.circuits import find_circuit, shuffled_batches, soft_nearest_neighbor_loss
-from interp.masks import Circuit, ImpossibleAblation, NeuronMasks, full_masks, l0, load_circuit, save_circuit
-from interp.models import build_gpt2, find_sublayer
-from interp.neighbors import draw_references, majority_accuracy, nearest_neighbor_accuracy
-from interp.prefixes import unshared
-from interp.sublayer import ReplayedMLP, all_updates, capture, capture_inputs, replay
+from interp.methods.circuits import find_circuit, shuffled_batches, soft_nearest_neighbor_loss
+from interp.methods.neighbors import draw_references, majority_accuracy, nearest_neighbor_accuracy
+from interp.models.behavior import masked, next_token_accuracy
+from interp.models.forest import unshared
+from interp.models.loading import build_gpt2, find_sublayer
+from interp.models.masks import Circuit, ImpossibleAblation, NeuronMasks, full_masks, l0, load_circuit, save_circuit
+from interp.models.sublayer import ReplayedMLP, all_updates, capture, capture_inputs, replay
 
 LAYER = 1
 

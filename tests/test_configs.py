@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from conftest import CIRCUITS, METHODS, SENTENCES, TRAINING
-from interp.config import CONFIGS, load_config, project_path, read_yaml
 from interp.experiment import expand_settings
+from interp.runs.config import CONFIGS, load_config, project_path, read_yaml
 
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 COLUMN_KEYS = ("variable", "counterfactual_variable", "counterfactual_label")

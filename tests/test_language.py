@@ -1,24 +1,22 @@
 """The sentences are those of the grammar, and are read to the right token with any tokenizer."""
 
 import hashlib
-import json
 import re
 
 import pandas as pd
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import generate_language_data
-import interp.convert_gguf as convert_gguf
 from conftest import SENTENCES, write_yaml
-from interp.config import BadInput
 from interp.experiment import main
-from interp.grammar import csv_text, make_table
-from interp.language import Reader, check_sentences, read_language, read_sentences
-from interp.models import load_tokenizer
-from interp.runs import read_table
+from interp.models.loading import load_tokenizer
+from interp.runs.config import BadInput
+from interp.runs.files import read_table
+from interp.tasks.grammar import csv_text, make_table
+from interp.tasks.language import Reader, check_sentences, read_language, read_sentences
 from language_model import END, completed_sentences, last_logits, word_level_tokenizer
 
 # A second, independent statement of the lexicon and the patterns, as regular expressions.
@@ -305,46 +303,3 @@ def test_the_small_model_agrees(language):
             rows = torch.arange(len(sentences))
             right = logits[rows, sentences.right] > logits[rows, sentences.wrong]
             assert right.float().mean() > 0.97, (task, name)
-
-
-# ------------------------------------------------------------------------------ from GGUF
-
-def test_conversion_is_done_once_and_replaces_nothing(language, tmp_path, monkeypatch, capsys):
-    config = LlamaConfig(vocab_size=130, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
-                         num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True)
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
-    model.config.quantization_config = {"quant_method": "gguf"}  # what one loaded from GGUF calls itself
-    monkeypatch.setattr(convert_gguf, "read_gguf", lambda file: (
-        convert_gguf.unquantized(model), load_tokenizer("model_path", str(language.model))))
-    (tmp_path / "a.gguf").write_bytes(b"one")
-    command = ["--file", str(tmp_path / "a.gguf"), "--out", str(tmp_path / "out")]
-    assert convert_gguf.main(command) == 0
-    loaded = LlamaForCausalLM.from_pretrained(tmp_path / "out")
-    assert "quantization_config" not in json.loads((tmp_path / "out/config.json").read_text())
-    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
-    assert load_tokenizer("model_path", str(tmp_path / "out")).encode("the") == [
-        load_tokenizer("model_path", str(language.model)).convert_tokens_to_ids("the")]
-
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    capsys.readouterr()
-    assert convert_gguf.main(command) == 0 and "already" in capsys.readouterr().out
-    (tmp_path / "b.gguf").write_bytes(b"two")
-    assert convert_gguf.main(["--file", str(tmp_path / "b.gguf"), "--out", str(tmp_path / "out")]) == 2
-    assert "not made from b.gguf" in capsys.readouterr().err
-    assert {path: path.stat().st_mtime_ns for path in before if path != tmp_path} == {
-        path: time for path, time in before.items() if path != tmp_path}
-
-
-@pytest.mark.parametrize("arguments, words", [
-    (["--package", "no-such-package"], ["no-such-package is not installed", "requirements-language.txt"]),
-    (["--package", "json"], ["json holds 0 GGUF files"]),
-    (["--file", "no.gguf"], ["--file", "no.gguf"]),
-    (["--file", "README.md"], ["README.md cannot be read"]),
-    (["--file", "README.md", "--out", "README.md"], ["--out", "README.md is there already"]),
-])
-def test_conversion_refuses(arguments, words, tmp_path, capsys):
-    assert convert_gguf.main(["--out", str(tmp_path / "out"), *arguments]) == 2
-    error = capsys.readouterr().err
-    assert all(word in error for word in words) and len(error.strip().splitlines()) == 1, error
-    assert not list(tmp_path.iterdir())

@@ -22,9 +22,9 @@ from analysis.language_figures import (
 from analysis.method_figures import run as run_script
 from analysis.summarize_model_overlap import circuits_of, overlap, pairs
 from conftest import rows_of, write_yaml
-from interp.config import CONFIGS, BadInput, load_config
 from interp.experiment import expand_settings, fill_in
-from interp.masks import Circuit, save_circuit
+from interp.models.masks import Circuit, save_circuit
+from interp.runs.config import CONFIGS, BadInput, load_config
 from test_analysis import analyse, drawn
 
 SETS = {"iid": "IID", "gen": "generalization"}

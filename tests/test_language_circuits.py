@@ -12,12 +12,12 @@ from transformers import MistralConfig
 
 from analysis import ablate_by_position
 from conftest import CIRCUITS, kill_when, rows_of, start, write_yaml
-from interp.behavior import masked
-from interp.bench import set_up
 from interp.experiment import expand_settings, main
-from interp.masks import load_circuit
-from interp.models import find_sublayer, load_model, load_tokenizer
-from interp.tasks import context_of
+from interp.models.behavior import masked
+from interp.models.bench import set_up
+from interp.models.loading import find_sublayer, load_model, load_tokenizer
+from interp.models.masks import load_circuit
+from interp.tasks.tasks import context_of
 
 FILES = {"agreement": ("SV_Agr", "SV_Agr_gen"), "reflexive": ("Reflexive_An", "Reflexive_An_gen"),
          "syntactic_number": ("Syntactic_Number", None)}
@@ -240,5 +240,5 @@ def test_a_pass_keeps_as_many_layers_as_memory_holds(language, tmp_path, monkeyp
     material = prepared.task.material(settings[0], config.model_path)
     model = load_model("", config.model_path, torch.device("cpu"))
     assert set_up(model, material, {}, [0, 1], ["attn"]).layers == [0, 1]
-    monkeypatch.setattr("interp.bench.CACHE_BYTES", 1)
+    monkeypatch.setattr("interp.models.bench.CACHE_BYTES", 1)
     assert set_up(model, material, {}, [0, 1], ["attn"]).layers == [0]

@@ -13,12 +13,11 @@ from tokenizers.models import WordLevel
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from interp.behavior import logit_differences, masked, preference_accuracy, top_tokens
-from interp.blocks import final_states
-from interp.circuits import soft_nearest_neighbor_loss
-from interp.config import BadInput
-from interp.masks import NeuronMasks, full_masks
-from interp.models import (
+from interp.methods.circuits import soft_nearest_neighbor_loss
+from interp.models.behavior import logit_differences, masked, preference_accuracy, top_tokens
+from interp.models.blocks import final_states
+from interp.models.forest import Forest, plant, unshared
+from interp.models.loading import (
     ARCHITECTURES,
     blocks_of,
     find_sublayer,
@@ -27,8 +26,9 @@ from interp.models import (
     read_model_config,
     reinitialize,
 )
-from interp.prefixes import Forest, plant, unshared
-from interp.sublayer import all_updates, bytes_kept, capture, capture_inputs, replay
+from interp.models.masks import NeuronMasks, full_masks
+from interp.models.sublayer import all_updates, bytes_kept, capture, capture_inputs, replay
+from interp.runs.config import BadInput
 
 CPU, VOCABULARY, LAYERS, D_MODEL = torch.device("cpu"), 60, 3, 32
 SHAPE = {"vocab_size": VOCABULARY, "hidden_size": D_MODEL, "num_hidden_layers": LAYERS, "num_attention_heads": 4,
@@ -345,7 +345,7 @@ def test_a_hub_model_in_the_cache_is_a_folder(models, tmp_path, monkeypatch):
             torch.save(models["qwen2"].state_dict(), tmp_path / "cache/pytorch_model.bin")
         return str(tmp_path / "cache")
 
-    monkeypatch.setattr("interp.models.snapshot_download", snapshot_download)
+    monkeypatch.setattr("interp.models.loading.snapshot_download", snapshot_download)
     models["qwen2"].save_pretrained(tmp_path / "cache")
     tokens = torch.arange(12).view(2, 6)
     assert torch.equal(load_model("m", "some/qwen-a", CPU)(tokens).logits, models["qwen2"](tokens).logits)

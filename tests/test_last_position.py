@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from interp.last_position import LastPositionLogits
-from interp.models import build_gpt2
+from interp.models.last_position import LastPositionLogits
+from interp.models.loading import build_gpt2
 
 
 @pytest.mark.parametrize("positions", [3, 5])

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
-from interp.counterfactual import counterfactual_embeddings, measure_patches
-from interp.das import (
+from interp.methods.counterfactual import counterfactual_embeddings, measure_patches
+from interp.methods.das import (
     Alignment,
     AlignmentSearch,
     boundary,
@@ -17,10 +17,10 @@ from interp.das import (
     search_alignment,
     warm_up_and_decay,
 )
-from interp.erasure import decodability, fit_eraser
-from interp.models import build_gpt2, load_model, save_model
-from interp.probes import build_probe, evaluate_probe, train_probe
-from interp.residual_stream import LastPositionTail, ResidualStream
+from interp.methods.erasure import decodability, fit_eraser
+from interp.methods.probes import build_probe, evaluate_probe, train_probe
+from interp.models.loading import build_gpt2, load_model, save_model
+from interp.models.residual_stream import LastPositionTail, ResidualStream
 
 SEARCH = dict(lr=0.01, boundary_lr=0.005, batch_size=64, orthogonal_map="cayley", seed=0)
 

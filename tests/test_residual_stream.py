@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from interp.config import BadInput
-from interp.models import build_gpt2, load_model, save_model
-from interp.residual_stream import LastPositionTail, ResidualStream
+from interp.models.loading import build_gpt2, load_model, save_model
+from interp.models.residual_stream import LastPositionTail, ResidualStream
+from interp.runs.config import BadInput
 
 CPU = torch.device("cpu")
 

@@ -12,13 +12,13 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from conftest import CIRCUITS, METHODS, TRAINING, kill_when, rows_of, start, write_yaml
-from interp.arithmetic import labels_of, read_data, token_ids
-from interp.behavior import masked, next_token_accuracy
-from interp.das import load_alignment
 from interp.experiment import main
-from interp.masks import load_circuit
-from interp.models import find_sublayer, load_model
-from interp.residual_stream import ResidualStream
+from interp.methods.das import load_alignment
+from interp.models.behavior import masked, next_token_accuracy
+from interp.models.loading import find_sublayer, load_model
+from interp.models.masks import load_circuit
+from interp.models.residual_stream import ResidualStream
+from interp.tasks.arithmetic import labels_of, read_data, token_ids
 
 
 def test_training_writes_curves_checkpoints_and_provenance(tiny):

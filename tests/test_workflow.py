@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import rows_of, write_yaml
-from interp.config import CONFIGS, PROJECT_ROOT, read_yaml, shown
+from interp.runs.config import CONFIGS, PROJECT_ROOT, read_yaml, shown
 
 pytest.importorskip("snakemake")
 

@@ -6,12 +6,9 @@ METHOD/VARIABLE.yaml sweeps all checkpoints in one process. METHOD/NAME/VARIABLE
 alone, with folders of its own.
 """
 
-import sys
 from pathlib import Path
 
 import yaml
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from interp.config import read_yaml
 from interp.runs import write_text

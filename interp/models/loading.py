@@ -1,9 +1,9 @@
-"""Models: build, load, re-initialise, save; the device; where each architecture keeps its sublayers."""
+"""Models: build, find, check, load, re-initialise, save; the device they are on."""
 
 import functools
 import importlib.util
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -23,97 +23,14 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from interp.config import PROJECT_ROOT, BadInput, project_path, require_file, shown
-from interp.runs import place, temporary_beside
+from interp.models.family import family_of
+from interp.runs.config import PROJECT_ROOT, BadInput, project_path, require_file, shown
+from interp.runs.files import place, temporary_beside
 
 logging.disable_progress_bar()  # loading a few tensors needs none, and it would break ours
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """Where a model family keeps its layers and sublayers, and which linear maps carry masks.
-
-    maps: for each operation the names of the sublayer's linear maps, first to last. Attention's are
-        query, key, value (in one map or three) and output; an MLP's gate, where it has one, up and down.
-    norm: the last normalisation, between the blocks and the output embedding.
-    position_table: learned position embeddings, added to the token's.
-    rotary: what turns queries and keys by their positions instead.
-    interleaved: one map holds query, key and value of the first head, then of the second, and so on,
-        rather than all queries, all keys, all values.
-    stored_as: weights that have another name in a saved model than in an open one.
-    """
-
-    layers: str
-    norm: str
-    sublayers: dict[str, str]
-    maps: dict[str, tuple[str, ...]]
-    activation: str = "act"
-    position_table: str | None = None
-    rotary: str | None = None
-    interleaved: bool = False
-    stored_as: dict[str, str] = field(default_factory=dict)
-
-
-LLAMA = Architecture(
-    layers="model.layers",
-    norm="model.norm",
-    sublayers={"attn": "self_attn", "mlp": "mlp"},
-    maps={"attn": ("q_proj", "k_proj", "v_proj", "o_proj"), "mlp": ("gate_proj", "up_proj", "down_proj")},
-    activation="act_fn",
-    rotary="model.rotary_emb",
-)
-ARCHITECTURES = {
-    "gpt2": Architecture(
-        layers="transformer.h",
-        norm="transformer.ln_f",
-        sublayers={"attn": "attn", "mlp": "mlp"},
-        maps={"attn": ("c_attn", "c_proj"), "mlp": ("c_fc", "c_proj")},
-        position_table="transformer.wpe",
-    ),
-    "gpt_neox": Architecture(
-        layers="gpt_neox.layers",
-        norm="gpt_neox.final_layer_norm",
-        sublayers={"attn": "attention", "mlp": "mlp"},
-        maps={"attn": ("query_key_value", "dense"), "mlp": ("dense_h_to_4h", "dense_4h_to_h")},
-        rotary="gpt_neox.rotary_emb",
-        interleaved=True,
-        stored_as={"lm_head.weight": "embed_out.weight"},
-    ),
-    "llama": LLAMA,
-    "mistral": LLAMA,  # sentences longer than its sliding window are refused (tasks.context_of)
-    "qwen2": LLAMA,
-}
-
-
-@dataclass(frozen=True)
-class LinearMap:
-    """One linear map of a sublayer, x -> x @ weight + bias."""
-
-    weight: Tensor  # (fan_in, neurons)
-    bias: Tensor    # (neurons,)
-
-
-@dataclass(frozen=True)
-class Heads:
-    """How an attention splits into heads, several queries sharing a key and a value in some models."""
-
-    queries: int
-    keys: int
-    width: int
-    interleaved: bool
-    rotary: nn.Module | None
-
-
-@dataclass(frozen=True)
-class Sublayer:
-    """The attention or MLP of one layer; `heads` are an attention's, `activation` an MLP's."""
-
-    operation: str
-    layer: int
-    module: nn.Module
-    maps: dict[str, LinearMap]
-    heads: Heads | None = None
-    activation: nn.Module | None = None
+STORED_AS = {"lm_head.weight": "embed_out.weight"}  # weights that have another name in a saved model (GPT-NeoX)
 
 
 def choose_device(name: str) -> torch.device:
@@ -130,7 +47,7 @@ def choose_device(name: str) -> torch.device:
             raise RuntimeError
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise BadInput(f"device: '{name}' is not to be had on this machine.") from None
+        raise BadInput(f"device: '{name}' is not available on this machine.") from None
     return device
 
 
@@ -156,7 +73,7 @@ def read_model_config(key: str, path: str):
         path: a folder, a GGUF file, or a name on the Hugging Face hub, which is fetched once.
 
     Raises:
-        BadInput: no such model to be had, not one of a known architecture, or a broken weight file.
+        BadInput: no such model to be had, not one that TransformerLens knows, or a broken weight file.
     """
     folder, gguf = locate_model(key, path)
     if not gguf and not (folder / "config.json").is_file():
@@ -165,9 +82,11 @@ def read_model_config(key: str, path: str):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, **gguf)
     except Exception as error:  # whatever a hand-edited configuration raises, the user sees its folder named
         raise BadInput(f"{key}: {shown(project_path(path))} cannot be read as a model: {first_line(error)}") from None
-    if config.model_type not in ARCHITECTURES:
-        raise BadInput(f"{key}: {shown(folder)} is a '{config.model_type}' model; "
-                       f"known are {', '.join(ARCHITECTURES)}.")
+    try:
+        family_of(config)
+    except Exception as error:  # TransformerLens says in many ways that it does not know a model
+        raise BadInput(f"{key}: {shown(folder)} is a '{config.model_type}' model, which cannot be opened: "
+                       f"{first_line(error)[:120]}.") from None
     if not gguf:  # such a file's tensors have other names; load_model sees whether any is missing
         check_weights(key, folder, config)
     return config
@@ -254,13 +173,19 @@ def check_weights(key: str, folder: Path, config) -> None:
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     prefix = f"{model.base_model_prefix}."
     for name, parameter in model.named_parameters():
-        names = name, name.removeprefix(prefix), architecture_of(config).stored_as.get(name)
+        names = name, name.removeprefix(prefix), STORED_AS.get(name)
         shape = next((stored[known] for known in names if known in stored), None)
-        if shape is None and name not in tied:
+        if shape is None and name not in tied and name in missing_when_loaded(folder):
             raise BadInput(f"{key}: the weights in {shown(folder)} lack {name}.")
         if shape is not None and list(shape) != list(parameter.shape):
             raise BadInput(f"{key}: {name} in {shown(folder)} has shape {list(shape)}, its config.json wants "
                            f"{list(parameter.shape)}.")
+
+
+def missing_when_loaded(folder: Path) -> set[str]:
+    """The weights that a folder lacks, asked of transformers, which knows what families call them in files."""
+    return set(AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, output_loading_info=True)[1][
+        "missing_keys"])
 
 
 def load_model(key: str, path: str, device: torch.device) -> PreTrainedModel:
@@ -294,27 +219,36 @@ def load_tokenizer(key: str, path: str) -> PreTrainedTokenizerBase:
                        f"{first_line(error)}") from None
 
 
-def reinitialize(model: PreTrainedModel, seed: int, *, everything: bool = False, embeddings: bool = False,
+def reinitialize(model: PreTrainedModel, seed: int, *, body: bool = False, embeddings: bool = False,
                  layer: int = -1) -> None:
     """Give parts of a model the weights of a freshly initialised one: controls for a probe.
 
     Args:
-        everything: all weights.
+        body: all weights but the embeddings.
         embeddings: whatever stands outside of the layers' blocks and is an embedding: of tokens, of
             positions, and the output's, which in many models is the tokens' own.
         layer: one layer's block; -1 for none.
     """
-    if not (everything or embeddings or layer >= 0):
+    if not (body or embeddings or layer >= 0):
         return
     seed_everything(seed)
     fresh = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32).to(model.device).state_dict()
-    block = f"{architecture_of(model.config).layers}.{layer}."
+    block = f"{family_of(model.config).blocks}.{layer}."
     tables = tuple(f"{name}." for name, module in model.named_modules()
                    if isinstance(module, nn.Embedding) or module is model.get_output_embeddings())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if everything or (embeddings and name.startswith(tables)) or name.startswith(block):
+            if (embeddings if name.startswith(tables) else body) or name.startswith(block):
                 parameter.copy_(fresh[name])
+
+
+@torch.no_grad()
+def shuffle_weights(maps: Iterable[nn.Module], seed: int) -> None:
+    """Put the weights of some linear maps in random order: as large as they were, but nothing learned is left."""
+    drawing = torch.Generator().manual_seed(seed)
+    for linear in maps:
+        order = torch.randperm(linear.weight.numel(), generator=drawing).to(linear.weight.device)
+        linear.weight.copy_(linear.weight.flatten()[order].view_as(linear.weight))
 
 
 def first_line(error: Exception) -> str:
@@ -326,37 +260,3 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
     temporary = temporary_beside(folder)
     model.save_pretrained(temporary)
     place(temporary, folder)
-
-
-def architecture_of(config) -> Architecture:
-    return ARCHITECTURES[config.model_type]
-
-
-def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
-    return model.get_submodule(architecture_of(model.config).layers)
-
-
-def find_sublayer(model: PreTrainedModel, layer: int, operation: str) -> Sublayer:
-    """The attention ('attn') or MLP ('mlp') of a layer, with the linear maps that carry masks."""
-    architecture = architecture_of(model.config)
-    module = blocks_of(model)[layer].get_submodule(architecture.sublayers[operation])
-    maps = {name: linear_map(module.get_submodule(name)) for name in architecture.maps[operation]}
-    if operation == "attn":
-        return Sublayer(operation, layer, module, maps, heads=heads_of(model))
-    return Sublayer(operation, layer, module, maps, activation=module.get_submodule(architecture.activation))
-
-
-def heads_of(model: PreTrainedModel) -> Heads:
-    architecture, config = architecture_of(model.config), model.config
-    queries = config.num_attention_heads
-    return Heads(queries, keys=getattr(config, "num_key_value_heads", None) or queries,
-                 width=getattr(config, "head_dim", None) or config.hidden_size // queries,
-                 interleaved=architecture.interleaved,
-                 rotary=model.get_submodule(architecture.rotary) if architecture.rotary else None)
-
-
-def linear_map(module: nn.Module) -> LinearMap:
-    """GPT-2's Conv1D keeps (fan_in, neurons), nn.Linear its transpose; both are the module's own storage."""
-    weight = module.weight.T if isinstance(module, nn.Linear) else module.weight
-    bias = module.bias if module.bias is not None else weight.new_zeros(weight.shape[1])
-    return LinearMap(weight, bias)

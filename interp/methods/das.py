@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 from tqdm.auto import tqdm
 
-from interp.config import BadInput, RunFailed, shown
-from interp.runs import load_tensors, save_tensors
+from interp.models.examples import Answer
+from interp.models.opened import OpenModel, RunOn, run_all
+from interp.runs.config import BadInput, RunFailed, shown
+from interp.runs.tensors import load_tensors, save_tensors
 
 FIRST_TEMPERATURE, LAST_TEMPERATURE = 50.0, 0.1
 SMALLEST_WIDTH = 1e-3
 
-Head = Callable[[Tensor, Tensor], Tensor]  # intervened (batch, d), row numbers (batch,) -> logits (batch, vocabulary)
+Loss = Callable[[Tensor, Tensor], Tensor]  # states (batch, d), row numbers (batch,) -> (batch,)
 
 
 @dataclass(frozen=True)
@@ -86,21 +87,26 @@ class AlignmentSearch(nn.Module):
 
 
 @torch.no_grad()
-def interchange_accuracy(alignment: Alignment, head: Head, base: Tensor, source: Tensor, labels: Tensor,
-                         rows: Tensor) -> float:
-    """Share of base-source pairs after which the model gives the counterfactual label."""
-    answers = head(alignment.intervene(base[rows], source[rows]), rows).argmax(-1)
-    return (answers == labels[rows]).double().mean().item()
+def interchange_hits(alignment: Alignment, opened: OpenModel, run_on: RunOn, base: Tensor, source: Tensor,
+                     exchanged: Answer, rows: Tensor | None = None) -> Tensor:
+    """After which base-source pairs the model answers as the exchange should make it: (rows,) of truth values.
+
+    rows: the numbers of the pairs; all of them where there are none.
+    """
+    rows = torch.arange(len(base), device=base.device) if rows is None else rows
+    states = run_all(run_on, alignment.intervene(base[rows], source[rows]), rows)
+    return opened.is_right(states, exchanged[rows])
 
 
-def search_alignment(head: Head, base: Tensor, source: Tensor, labels: Tensor, train: Tensor, *, lr: float,
+def search_alignment(run_on: RunOn, loss_of: Loss, base: Tensor, source: Tensor, train: Tensor, *, lr: float,
                      boundary_lr: float, batch_size: int, epochs: int, orthogonal_map: str, seed: int,
                      accuracy: Callable[[Alignment], float]) -> tuple[Alignment, list[dict[str, Any]]]:
     """Learn a rotation and its boundary; the best by `accuracy` (the later of equals) is returned.
 
     Args:
-        head: what lies above the site.
-        base, source: (examples, d) activations at the site; labels (examples,) counterfactual.
+        run_on: the rest of the model above the site.
+        loss_of: how far its states are from the answers that the exchange should give.
+        base, source: (examples, d) activations at the site.
         train: row numbers to learn from, in batches of this order.
         accuracy: called with the alignment after each epoch.
 
@@ -115,7 +121,7 @@ def search_alignment(head: Head, base: Tensor, source: Tensor, labels: Tensor, t
                                   {"params": [search.boundary], "lr": boundary_lr}],
                                  fused=base.device.type != "mps")  # a step is short enough for this to show
     # not shuffled, so every epoch has the same batches
-    batches = [(rows, base[rows], source[rows], labels[rows]) for rows in train.split(batch_size)]
+    batches = [(rows, base[rows], source[rows]) for rows in train.split(batch_size)]
     steps = epochs * len(batches)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_and_decay(step, steps))
     temperatures = torch.linspace(FIRST_TEMPERATURE, LAST_TEMPERATURE, steps).tolist()
@@ -124,9 +130,9 @@ def search_alignment(head: Head, base: Tensor, source: Tensor, labels: Tensor, t
     bar = tqdm(range(epochs), desc="DAS", unit="epoch", leave=False, disable=None)
     for epoch in bar:
         losses = []
-        for number, (rows, bases, sources, wanted) in enumerate(batches, start=epoch * len(batches)):
+        for number, (rows, bases, sources) in enumerate(batches, start=epoch * len(batches)):
             intervened, penalty = search(bases, sources, temperatures[number])
-            loss = F.cross_entropy(head(intervened, rows), wanted) + penalty
+            loss = loss_of(run_on(intervened, rows), rows).mean() + penalty
             if not torch.isfinite(loss):
                 raise RunFailed(f"the loss of DAS became {loss.item()} in epoch {epoch} with lr {lr}; "
                                 "try a smaller value in lr_list.")

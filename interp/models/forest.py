@@ -22,12 +22,15 @@ class Forest:
     tokens: Tensor     # (chunks, N)
     positions: Tensor  # (chunks, N)
     mask: Tensor       # (chunks or 1, 1, N, N), added to attention's scores: 0 where a node sees, else -inf
-    probed: Tensor     # (rows,) each row's last node
     path: Tensor       # (rows, T) the nodes from a row's first token to its last; the last again beyond
     lengths: Tensor    # (rows,) how many of them there are
 
     def __len__(self) -> int:
-        return len(self.probed)
+        return len(self.path)
+
+    def nodes_at(self, positions: Tensor) -> Tensor:
+        """The node of a position in each row, (rows,)."""
+        return self.path.gather(1, positions.unsqueeze(1)).squeeze(1)
 
     @property
     def nodes(self) -> int:
@@ -47,12 +50,12 @@ class Forest:
     def mask_of(self, chunks: slice) -> Tensor:
         return self.mask if len(self.mask) == 1 else self.mask[chunks]
 
-    def probed_in(self, chunks: slice) -> tuple[Tensor, Tensor]:
-        """The rows whose last node lies in these chunks, and its number among the nodes of these chunks."""
+    def rows_in(self, chunks: slice, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows whose node, of (rows,), lies in these chunks, and its number among the nodes of these chunks."""
         length = self.tokens.shape[1]
-        chunk = self.probed // length
+        chunk = nodes // length
         rows = ((chunk >= chunks.start) & (chunk < chunks.stop)).nonzero().flatten()
-        return rows, self.probed[rows] - chunks.start * length
+        return rows, nodes[rows] - chunks.start * length
 
 
 @dataclass
@@ -86,14 +89,14 @@ class Chunk:
 
 
 def plant(prefixes: list[list[int]], chunk_size: int = 192, device: torch.device | str = "cpu") -> Forest:
-    """The forest of some rows of tokens, each of them cut off after its probed position.
+    """The forest of some rows of tokens.
 
     Rows are sorted, so that those which begin alike come to lie in the same chunk, and a chunk is
     closed when the next row does not fit. Small chunks share less; large ones waste attention on
     pairs of nodes that do not see each other.
 
     Args:
-        prefixes: for each row its tokens up to the probed one.
+        prefixes: for each row its tokens.
         chunk_size: nodes in a chunk; where a single row has more, chunks are as long as it.
 
     Raises:
@@ -123,23 +126,23 @@ def plant(prefixes: list[list[int]], chunk_size: int = 192, device: torch.device
     lengths = torch.tensor([len(prefix) for prefix in prefixes])
     path = torch.tensor([[number * length + node for node in nodes + nodes[-1:] * (lengths.max() - len(nodes))]
                          for number, nodes in (places[row] for row in range(len(prefixes)))])
-    return Forest(tokens.to(device), positions.to(device), additive(sees).to(device), path[:, -1].to(device),
-                  path.to(device), lengths.to(device))
+    return Forest(tokens.to(device), positions.to(device), additive(sees).to(device), path.to(device),
+                  lengths.to(device))
 
 
-def unshared(tokens: Tensor, probed: Tensor) -> Forest:
-    """Rows of equal length as a forest in which nothing is shared: each row is a chunk of its own.
+def unshared(tokens: Tensor, lengths: Tensor) -> Forest:
+    """Rows as a forest in which nothing is shared: each row is a chunk of its own.
 
     Args:
-        tokens: (rows, positions).
-        probed: (rows,) the position that is probed in each row.
+        tokens: (rows, T), beyond a row's end whatever it is filled up with.
+        lengths: (rows,) how many tokens of each row matter.
     """
-    tokens = tokens[:, :int(probed.max()) + 1]
+    tokens = tokens[:, :int(lengths.max())]
     positions = torch.arange(tokens.shape[1], device=tokens.device)
     first = torch.arange(len(tokens), device=tokens.device).unsqueeze(1) * len(positions)  # (rows, 1)
-    sees = positions <= positions.unsqueeze(1)                                             # (positions, positions)
-    return Forest(tokens, positions.expand_as(tokens), additive(sees.unsqueeze(0)), first.flatten() + probed,
-                  first + positions.minimum(probed.unsqueeze(1)), probed + 1)
+    sees = positions <= positions.unsqueeze(1)                                             # (T, T)
+    return Forest(tokens, positions.expand_as(tokens), additive(sees.unsqueeze(0)),
+                  first + positions.minimum(lengths.unsqueeze(1) - 1), lengths)
 
 
 def additive(sees: Tensor) -> Tensor:

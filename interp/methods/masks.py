@@ -11,20 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interp.config import BadInput, shown
-from interp.models import Sublayer
-from interp.runs import load_tensors, save_tensors
-
-Masks = dict[str, Tensor]  # for each linear map of a sublayer: (neurons,), between 0 and 1
+from interp.models.sublayers import Masks, Sublayer
+from interp.runs.config import BadInput, shown
+from interp.runs.tensors import load_tensors, save_tensors
 
 
 class ImpossibleAblation(ValueError):
     """No random ablation of the circuit's size exists outside of it."""
-
-
-def full_masks(sublayer: Sublayer) -> Masks:
-    """Masks that keep everything: the untouched model."""
-    return {name: torch.ones_like(linear.bias) for name, linear in sublayer.maps.items()}
 
 
 class NeuronMasks(nn.Module):
@@ -32,16 +25,17 @@ class NeuronMasks(nn.Module):
 
     def __init__(self, sublayer: Sublayer, init: float):
         super().__init__()
-        self.fan_in = {name: linear.weight.shape[0] for name, linear in sublayer.maps.items()}
-        self.scores = nn.ParameterDict({name: torch.full_like(linear.bias, init)
-                                        for name, linear in sublayer.maps.items()})
+        self.fan_in = sublayer.fan_in()
+        whole = sublayer.full_masks()
+        self.names = sorted(whole)  # the order of random draws; names with dots fit no ParameterDict
+        self.scores = nn.ParameterList([torch.full_like(whole[name], init) for name in self.names])
 
     def soft(self, temperature: float) -> Masks:
         """σ(T·m), which nears the step function as the temperature T grows."""
-        return {name: torch.sigmoid(temperature * score) for name, score in self.scores.items()}
+        return {name: torch.sigmoid(temperature * score) for name, score in zip(self.names, self.scores)}
 
     def circuit(self) -> "Circuit":
-        return Circuit({name: score.detach().clone() for name, score in self.scores.items()},
+        return Circuit({name: score.detach().clone() for name, score in zip(self.names, self.scores)},
                        dict(self.fan_in))
 
 

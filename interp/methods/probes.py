@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from interp.circuits import batches_in_order, shuffled_batches
-from interp.config import RunFailed
+from interp.methods.circuits import batches_in_order, shuffled_batches
+from interp.runs.config import RunFailed
 
 
 def build_probe(d_model: int, n_classes: int, intermediate_size: int, seed: int) -> nn.Module:

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
+PROJECT_ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIGS = PROJECT_ROOT / "configs"
 TRAINING = "Train_Algorithmic_Models"  # the folder of configs that make the data and models of the others
-CONVERTED = {"Models/SmolLM2-135M": "python -m interp.convert_gguf"}  # models that no config makes, and what does
+ALIASES = {  # the paper's several names for one key: they are read under the one that the script's config has
+    "train_path": "train_data_path", "test_path": "test_data_path", "epochs": "num_epochs"}
+CONVERTED = {"Models/SmolLM2-135M": "python -m interp.convert_gguf",
+             "Models/Gemma3-270M": "python -m interp.convert_gguf --model gemma3"}  # models that no config makes, and what does
 
 T = TypeVar("T")
 
@@ -52,16 +55,31 @@ class ScriptConfig(BaseModel):
         protected_namespaces=(),  # keys such as model_path are ours, not pydantic's
     )
 
-    results_dir: Text
-    device: Text = "auto"
+    results_dir: Text = Field(description="where the run's tables are written")
+    device: Text = Field("auto", description="auto (cuda where there is one, else cpu), cpu, cuda, cuda:1, mps")
+
+    @model_validator(mode="before")
+    @classmethod
+    def one_name(cls, values):
+        """Keys under the paper's other names."""
+        values = dict(values)
+        for alias, name in ALIASES.items():
+            for given, known in ((alias, name), (name, alias)):
+                if given in values and given not in cls.model_fields and known in cls.model_fields:
+                    if known in values:
+                        raise ValueError(f"the keys '{given}' and '{known}' are two names of one; give one of them")
+                    values[known] = values.pop(given)
+        return values
 
 
 class ModelSweep(ScriptConfig):
     """The models that a method looks into: one, or one for each seed and checkpoint in its path."""
 
-    model_path: Text
-    model_seed_list: NonEmpty[Seed] = [0]
-    checkpoint_list: NonEmpty[int | str] | None = None
+    model_path: Text = Field(description=(
+        "the model: a folder, a GGUF file or a name on the Hugging Face hub; {model_seed} and {checkpoint} stand for the "
+        "values of these lists"))
+    model_seed_list: NonEmpty[Seed] = Field([0], description="seeds of models, and of what the method draws")
+    checkpoint_list: NonEmpty[int | str] | None = Field(None, description="checkpoints of a training")
 
 
 C = TypeVar("C", bound=ScriptConfig)

@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from interp.config import BadInput, require_file, shown, suggestion
-from interp.runs import write_text
+from interp.runs.config import BadInput, require_file, shown, suggestion
+from interp.runs.files import write_text
 
 Function = tuple[str, int, int]  # a variable's name and the positions of its two arguments
 Rule = tuple[str, str, str]      # (x, y, op): the counterfactual label (x op y) mod p

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from interp.config import RunFailed
-from interp.masks import Circuit, Masks, NeuronMasks, l0
-from interp.models import Sublayer
-from interp.sublayer import Replay, all_updates
+from interp.methods.masks import Circuit, NeuronMasks, l0
+from interp.models.replay import Replay, all_updates
+from interp.models.sublayers import Masks, Sublayer
+from interp.runs.config import RunFailed
 
 EPSILON = 1e-5
 

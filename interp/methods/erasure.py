@@ -1,21 +1,38 @@
 """Amnesic probing: erase what is linearly readable about a variable, with LEACE (arXiv 2306.03819)."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from concept_erasure import LeaceEraser
 from torch import Tensor
 
-from interp.config import RunFailed
-from interp.probes import build_probe
+from interp.methods.probes import build_probe
+from interp.runs.config import RunFailed
 
 
-def fit_eraser(activations: Tensor, labels: Tensor, n_classes: int) -> LeaceEraser:
+def fit_eraser(activations: Tensor, labels: Tensor, n_classes: int, precision: str = "float32") -> LeaceEraser:
     """The smallest affine change after which no linear classifier reads the variable.
 
     Args:
         activations: (examples, d_model) with labels (examples,) below n_classes.
+        precision: of the fit; the eraser itself is in the activations' own.
     """
-    return LeaceEraser.fit(activations, F.one_hot(labels, n_classes).to(activations.dtype))
+    wide = activations.to(getattr(torch, precision))
+    eraser = LeaceEraser.fit(wide, F.one_hot(labels, n_classes).to(wide.dtype))
+    return replace(eraser, **{name: getattr(eraser, name).to(activations) for name in ("proj_left", "proj_right", "bias")})
+
+
+def erased_rank(eraser: LeaceEraser) -> int:
+    """How many dimensions an eraser takes away."""
+    return int(torch.linalg.matrix_rank(eraser.proj_left.double() @ eraser.proj_right.double()))
+
+
+def random_eraser(activations: Tensor, rank: int, generator: torch.Generator) -> LeaceEraser:
+    """The control: as many random dimensions taken away, around the mean of the activations, (examples, d_model)."""
+    d = activations.shape[1]
+    basis = torch.linalg.qr(torch.randn(d, rank, generator=generator)).Q.to(activations)  # (d_model, rank)
+    return LeaceEraser(basis, basis.T, activations.mean(0))
 
 
 def decodability(activations: Tensor, labels: Tensor, n_classes: int, *, lr: float, num_steps: int,

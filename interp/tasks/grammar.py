@@ -9,7 +9,7 @@ from itertools import permutations, product
 import pandas as pd
 import torch
 
-from interp.config import BadInput
+from interp.runs.config import BadInput
 
 SINGULAR, PLURAL = 0, 1
 MASCULINE, FEMININE = 0, 1
@@ -24,7 +24,8 @@ RELATIVE_VERBS = ("admire", "hate", "like", "love")
 MATRIX_VERBS = ("knew", "said", "thought")
 REFLEXIVE_VERBS = ("congratulated", "disguised", "doubted", "embarrassed", "hated", "hurt", "injured")
 PRONOUNS = {MASCULINE: ("himself", "themselves"), FEMININE: ("herself", "themselves")}  # by number
-ANSWERS = ("is", "are")  # likewise
+GENDERS = {"masculine": MASCULINE, "feminine": FEMININE}
+ANSWERS = ("is", "are")  # by number
 
 Labelled = tuple[str, int]  # words, and the number of the noun that what follows agrees with
 
@@ -121,7 +122,7 @@ def make_table(name: str, gen_size: int, data_seed: int) -> pd.DataFrame:
         BadInput: the grammar has fewer rows.
     """
     sentences = SENTENCES[name]()
-    genders = len(PRONOUNS) if name.startswith("Reflexive") else 1
+    genders = len(GENDERS) if name.startswith("Reflexive") else 1
     if name.endswith("_gen"):
         if gen_size > genders * len(sentences):
             raise BadInput(f"gen_size: {gen_size} rows are more than the {genders * len(sentences)} that the grammar "
@@ -130,15 +131,17 @@ def make_table(name: str, gen_size: int, data_seed: int) -> pd.DataFrame:
         sentences = [sentences[i] for i in order[:gen_size // genders].tolist()]
     if genders > 1:
         return with_pronouns(sentences)
-    return pd.DataFrame(sentences, columns=["sentence", "labels", "object labels"][:len(sentences[0])])
+    table = pd.DataFrame(sentences, columns=["sentence", "labels", "object labels"][:len(sentences[0])])
+    return table.assign(right=[ANSWERS[number] for number in table["labels"]],
+                        wrong=[ANSWERS[1 - number] for number in table["labels"]])
 
 
 def with_pronouns(parts: list[Labelled]) -> pd.DataFrame:
-    """Each sentence for both genders, with the pronoun of its number and, ungrammatically, of the other."""
+    """Each sentence for both genders, with the pronoun of its number as the right word and of the other as the wrong."""
     return pd.DataFrame(
-        [(f"{part} {pronouns[number]}", number, f"{part} {pronouns[1 - number]}", gender)
-         for part, number in parts for gender, pronouns in PRONOUNS.items()],
-        columns=["sentence", "labels", "ungrammatical", "gender"])
+        [(part, number, PRONOUNS[gender][number], PRONOUNS[gender][1 - number], name)
+         for part, number in parts for name, gender in GENDERS.items()],
+        columns=["sentence", "labels", "right", "wrong", "group"])
 
 
 def csv_text(table: pd.DataFrame) -> str:

@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from interp.config import RunFailed
+from interp.models.examples import Answer
+from interp.models.opened import OpenModel
+from interp.runs.config import RunFailed
 
 
 def counterfactual_embeddings(probe: nn.Module, activations: Tensor, targets: Tensor, *, num_steps: int,
@@ -38,24 +40,21 @@ def counterfactual_embeddings(probe: nn.Module, activations: Tensor, targets: Te
     return embeddings.detach()
 
 
-def measure_patches(probe: nn.Module, embeddings: Tensor, targets: Tensor, clean: Tensor, patched: Tensor,
-                    labels: Tensor, counterfactual_labels: Tensor) -> dict[str, Tensor]:
+def measure_patches(opened: OpenModel, probe: nn.Module, embeddings: Tensor, targets: Tensor, clean: Tensor,
+                    patched: Tensor, answer: Answer, exchanged: Answer) -> dict[str, Tensor]:
     """What each counterfactual embedding did, an entry for each example.
 
     Args:
         targets: (examples,) the values that the embeddings should carry.
-        clean, patched: (examples, vocabulary) logits without and with the embedding patched in.
-        labels, counterfactual_labels: (examples,) the right answers without and with it.
+        clean, patched: (examples, d_model) the model's states without and with the embedding patched in.
+        answer, exchanged: what is right without and with it.
     """
-    answers = patched.argmax(-1)
-
-    def difference(logits: Tensor) -> Tensor:
-        at = torch.arange(len(labels), device=labels.device)
-        return logits[at, counterfactual_labels] - logits[at, labels]
+    def difference(states: Tensor) -> Tensor:
+        return opened.logit(states, exchanged.right) - opened.logit(states, answer.right)
 
     return {
         "embedding_success": probe(embeddings).argmax(-1) == targets,
-        "predicts_cf_label": answers == counterfactual_labels,
-        "predicts_original_label": answers == labels,
+        "predicts_cf_label": opened.is_right(patched, exchanged),
+        "predicts_original_label": opened.is_right(patched, answer),
         "logit_diff": difference(patched) / difference(clean),
     }

@@ -1,0 +1,94 @@
+"""The one container of what a model is shown: rows of tokens, a variable at a position, an answer that is right."""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from interp.models.forest import Forest, plant, unshared
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What counts as right after each row.
+
+    right: (rows,) token ids. wrong: (rows,) token ids, and the right one must be the likelier of the two, strictly: a
+    model must choose, so a tie is wrong; or None, and the right one must be the likeliest of all.
+    """
+
+    right: Tensor
+    wrong: Tensor | None = None
+
+    def __getitem__(self, rows: Tensor) -> "Answer":
+        return Answer(self.right[rows], None if self.wrong is None else self.wrong[rows])
+
+
+@dataclass(frozen=True, eq=False)  # compared, and found in caches, as the object that it is
+class Examples:
+    """Rows of one split.
+
+    tokens: (rows, T) token ids; rows that are shorter are filled up behind their end, which no causal model notices.
+    probed: (rows,) the position at which variables are looked for.
+    answering: (rows,) the position after which the answer comes; a row ends at the later of the two.
+    variables: values by name, (rows,) each.
+    answer: what is right.
+    groups: evaluation subsets, row numbers by name; one called "" where there is no other.
+    texts: the rows as words, where they were any.
+    source: rows that are paired with these, for exchanging a variable between the two.
+    exchanged: what is right after the variable has been exchanged.
+    """
+
+    tokens: Tensor
+    probed: Tensor
+    answering: Tensor
+    variables: dict[str, Tensor]
+    answer: Answer
+    groups: dict[str, Tensor] = field(default_factory=dict)
+    texts: list[str] = field(default_factory=list)
+    source: "Examples | None" = None
+    exchanged: Answer | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, rows: Tensor) -> "Examples":
+        """Some of the rows, as examples of their own; as one group."""
+        return Examples(
+            self.tokens[rows], self.probed[rows], self.answering[rows],
+            {name: values[rows] for name, values in self.variables.items()}, self.answer[rows],
+            texts=[self.texts[row] for row in rows.tolist()] if self.texts else [],
+            source=self.source and self.source[rows], exchanged=self.exchanged and self.exchanged[rows])
+
+    def paired_with(self, source: "Examples", exchanged: Answer) -> "Examples":
+        return replace(self, source=source, exchanged=exchanged)
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """How many tokens of each row matter, (rows,)."""
+        return self.probed.maximum(self.answering) + 1
+
+    @cached_property
+    def at_answer(self) -> bool:
+        """Whether variables are looked for where the answer is given."""
+        return bool((self.probed == self.answering).all())
+
+    @cached_property
+    def rows_apart(self) -> Forest:
+        """The rows as they are, each run by itself."""
+        return unshared(self.tokens, self.lengths)
+
+    @cached_property
+    def forest(self) -> Forest:
+        """The rows with what they begin alike shared, where that halves the tokens that a model has to read."""
+        rows = [row[:length] for row, length in zip(self.tokens.tolist(), self.lengths.tolist())]
+        distinct = len({tuple(row[:length]) for row in rows for length in range(1, len(row) + 1)})
+        if 2 * distinct > sum(map(len, rows)):
+            return self.rows_apart
+        return plant(rows, device=self.tokens.device)
+
+
+def from_rows(rows: list[list[int]], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Rows of token ids of any lengths as (rows, T), filled up with zeros, and their last positions, (rows,)."""
+    tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+    return tokens.to(device), torch.tensor([len(row) - 1 for row in rows], device=device)

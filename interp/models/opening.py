@@ -1,0 +1,113 @@
+"""Opening a model: its fast ways compared with the plain one, on a few rows of what it is to be shown."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from interp.models.examples import Examples
+from interp.models.family import family_of
+from interp.models.forest import plant
+from interp.models.kept import answer_from, capture
+from interp.models.opened import ATTN_OUT, MLP_OUT, RESID_POST, RESID_PRE, OpenModel, Site
+from interp.models.tail import tail
+
+ROWS_COMPARED = 4
+TOLERANCE = 1e-3  # of the standard deviation of what is compared; rounding gives 1e-6, another function 0.1 and more
+
+
+class CannotOpen(ValueError):
+    """A model that is not read rightly even by the plain way."""
+
+
+@torch.no_grad()
+def open_model(model: PreTrainedModel, examples: Examples) -> OpenModel:
+    """A frozen model, opened; whatever fast way differs from the plain one on the examples is said and not used.
+
+    Raises:
+        CannotOpen: not even the plain way gives what the model gives, or a block does not add up its sublayers' updates.
+        ValueError: as family_of.
+    """
+    opened = OpenModel(model, family_of(model.config))
+    # the shortest and the longest rows; as new examples, since what is cached of examples lasts
+    order = examples.lengths.argsort()
+    few = examples[torch.cat([order[:ROWS_COMPARED // 2], order[-ROWS_COMPARED // 2:]]).unique()]
+    rows = [row[:length] for row, length in zip(few.tokens.tolist(), (few.answering + 1).tolist())]
+    plain = torch.cat([model(torch.tensor([row], device=opened.device), use_cache=False).logits[:, -1] for row in rows])
+
+    states = apart(opened, few)
+    opened.direct = close(lambda: opened.logits(states), plain)
+    if not opened.direct and not close(lambda: opened.logits(states), plain):
+        raise CannotOpen(f"a '{model.config.model_type}' model gives other logits with its hooks than without")
+    check_sums(opened, few)
+    check_sharing(opened, examples)
+    check_tails(opened, few)
+    return opened
+
+
+def close(found: Callable[[], Tensor], wanted: Tensor) -> bool:
+    """Whether a way of computing gives what is wanted; one that fails does not."""
+    try:
+        values = found()
+    except Exception:  # a family that is called otherwise fails in ways of its own
+        return False
+    return values.shape == wanted.shape and bool((values - wanted).abs().max() <= TOLERANCE * wanted.std() + 1e-12)
+
+
+def apart(opened: OpenModel, few: Examples) -> Tensor:
+    """The states of the plain way: rows apart, masks and positions left to the model."""
+    opened.shares = False
+    states = opened.answer(few)
+    opened.shares = True
+    return states
+
+
+def check_sums(opened: OpenModel, few: Examples) -> None:
+    """Every block adds its sublayers' updates to the residual stream, and nothing else."""
+    opened.shares = False
+    for layer in range(len(opened.blocks)):
+        pre, attention, mlp, post = opened.read(few, [Site(layer, location) for location in (
+            RESID_PRE, ATTN_OUT, MLP_OUT, RESID_POST)])
+        if not close(lambda: pre + attention + mlp, post):
+            raise CannotOpen(f"layer {layer} of a '{opened.model.config.model_type}' model is more than what goes in and "
+                             "the updates of its attention and its MLP")
+    opened.shares = True
+
+
+def check_sharing(opened: OpenModel, examples: Examples) -> None:
+    """Rows of a whole chunk of the prefix forest, and passes that start at a block in the middle.
+
+    A whole one, since a family may look at how far apart two nodes are packed.
+    """
+    forest, length = examples.forest, examples.forest.tokens.shape[1]
+    in_order = forest.nodes_at(examples.answering).argsort()
+    in_first = int((forest.nodes_at(examples.answering) < length).sum())
+    shared = examples[in_order[:max(ROWS_COMPARED, in_first)]]
+    if forest is not examples.rows_apart:
+        rows = [row[:end] for row, end in zip(shared.tokens.tolist(), shared.lengths.tolist())]
+        shared.__dict__["forest"] = plant(rows, device=opened.device)
+    states, middle = apart(opened, shared), len(opened.blocks) // 2
+    opened.shares = (close(lambda: opened.answer(shared), states)
+                     and close(lambda: answer_from(opened, capture(opened, shared, [], [middle]), middle), states))
+    if not opened.shares:
+        opened.tell("rows that share what they begin with, or passes that start in the middle, give other answers")
+
+
+def check_tails(opened: OpenModel, few: Examples) -> None:
+    """Runs on from the middle and from the last layer, with activations of other rows."""
+    if not few.at_answer:
+        return
+    rows = torch.arange(len(few), device=opened.device)
+    for location in sorted(opened.tails):
+        if opened.family.parallel and location != RESID_POST:
+            opened.tails.discard(location)
+            continue
+        for layer in {len(opened.blocks) // 2 - 1, len(opened.blocks) - 1} - {-1}:
+            site = Site(layer, location)
+            moved = opened.read(few, [site])[0].flip(0)
+            wanted = opened.patched(few, site)(moved, rows)
+            if location in opened.tails and not close(lambda: tail(opened, few, site)(moved, rows), wanted):
+                opened.tails.discard(location)
+                opened.tell(f"running on from {location} at the last token alone gives other answers")
+    opened.earlier.clear()

@@ -1,0 +1,155 @@
+"""What lies above a site, run at the answering token only.
+
+A patch at the answering token changes no earlier one, so the blocks above need the earlier tokens' keys and values
+once, from an ordinary pass. The blocks are the model's own, called with a small object in place of their cache.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from interp.models.examples import Examples
+from interp.models.family import MLP
+from interp.models.opened import NODES_AT_ONCE, RESID_MID, Call, OpenModel, RunOn, Site, tensor_of
+
+
+class Recorder(Cache):
+    """A cache that only hands on what each layer of a pass gives it."""
+
+    def __init__(self, keep: Callable[[int, Tensor, Tensor], None]):
+        self.layers, self.keep = [], keep
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_, **__) -> tuple[Tensor, Tensor]:
+        self.keep(layer, keys, values)
+        return keys, values
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        return query_length, 0
+
+
+class Behind(Cache):
+    """Earlier tokens' keys and values, to which a layer adds the answering token's; keeps nothing.
+
+    earlier: by layer a pair of (batch, heads, T, width).
+    """
+
+    def __init__(self, length: int, earlier: Callable[[int], tuple[Tensor, Tensor]] | None = None):
+        self.layers, self.length, self.earlier = [], length, earlier
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_, **__) -> tuple[Tensor, Tensor]:
+        return tuple(torch.cat([old, new], dim=2) for old, new in zip(self.earlier(layer), (keys, values)))
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.length
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return self.length
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        return self.length + query_length, 0
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Keys and values of all tokens of some rows, and how the blocks are called for the answering one.
+
+    keys, values: by layer, (nodes, heads, width). path: (rows, T) the nodes of the tokens before the answering one,
+    any node beyond them, which the calls' masks hide.
+    """
+
+    keys: dict[int, Tensor]
+    values: dict[int, Tensor]
+    path: Tensor
+    calls: list[Call]
+
+    def behind(self, rows: Tensor) -> Behind:
+        path = self.path[rows]  # (batch, T)
+        return Behind(path.shape[1], lambda layer: tuple(
+            table[path].transpose(1, 2) for table in (self.keys[layer], self.values[layer])))
+
+
+@torch.no_grad()
+def read_earlier(opened: OpenModel, examples: Examples) -> Earlier:
+    """One pass that keeps every layer's keys and values."""
+    forest = opened.forest(examples)
+    keys, values = {}, {}
+    for chunks in forest.batches(NODES_AT_ONCE):
+        def keep(layer, *pair, chunks=chunks):
+            for tables, own in zip((keys, values), pair):  # own: (chunks, heads, N, width)
+                nodes = own.transpose(1, 2).flatten(0, 1)
+                if layer not in tables:
+                    tables[layer] = nodes.new_empty(forest.nodes, *nodes.shape[1:])
+                first = chunks.start * own.shape[2]
+                tables[layer][first:first + len(nodes)] = nodes
+
+        opened.forward(forest.tokens[chunks], **opened.inputs(forest, chunks), use_cache=True,
+                       past_key_values=Recorder(keep))
+    rows, positions = torch.arange(len(examples), device=opened.device), examples.answering
+    path = forest.path[:, :max(1, int(positions.max()))]  # a row of one token has none, which its mask says
+    seen = torch.arange(path.shape[1], device=opened.device) < positions.unsqueeze(1)
+    calls = opened.calls(
+        examples.tokens[rows, positions].unsqueeze(1), use_cache=True, past_key_values=Behind(path.shape[1]),
+        attention_mask=torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1).long(),
+        **opened.at(positions.unsqueeze(1)))
+    return Earlier(keys, values, path, calls)
+
+
+def tail(opened: OpenModel, examples: Examples, site: Site) -> RunOn:
+    """What lies above a site, at the answering token: a run on, differentiable in the activations."""
+    above = range(site.layer + 1, len(opened.blocks))
+    if above and examples not in opened.earlier:
+        opened.earlier[examples] = read_earlier(opened, examples)
+
+    def run_on(activations: Tensor, rows: Tensor) -> Tensor:
+        stream = activations.unsqueeze(1)  # (batch, 1, d_model)
+        if site.location == RESID_MID:
+            stream = stream + mlp_update(opened, site.layer, stream)
+        if above:
+            earlier = opened.earlier[examples]
+            behind = earlier.behind(rows)
+            for layer in above:
+                arguments, keywords = at_rows(earlier.calls[layer], rows, len(examples), behind)
+                stream = tensor_of(opened.blocks[layer](stream, *arguments, **keywords))
+        return opened.norm(stream.squeeze(1))
+
+    return run_on
+
+
+def mlp_update(opened: OpenModel, layer: int, stream: Tensor) -> Tensor:
+    """What a layer's MLP adds to the residual stream that it reads, token by token; the stream's shape."""
+    block, component = opened.blocks[layer], opened.family.components[MLP]
+    if component.norm is not None:
+        stream = block.get_submodule(component.norm)(stream)
+    update = tensor_of(block.get_submodule(component.module)(stream))
+    if component.out != component.module:  # a norm behind the MLP
+        update = block.get_submodule(component.out)(update)
+    return update * component.scale
+
+
+def at_rows(call: Call, rows: Tensor, count: int, behind: Behind) -> Call:
+    """A block's call for all rows as one for some of them, with the earlier tokens that these have."""
+    def part(value: Any) -> Any:
+        if isinstance(value, Cache):
+            return behind
+        if isinstance(value, Tensor) and value.dim() and value.shape[0] == count and count > 1:
+            return value[rows]
+        return tuple(map(part, value)) if isinstance(value, tuple) else value
+
+    arguments, keywords = call
+    return tuple(map(part, arguments)), {name: part(value) for name, value in keywords.items()}
+
+
+def run_on_from(opened: OpenModel, examples: Examples, site: Site) -> RunOn:
+    """The rest of the model above a site: by the tail where it is right, else by running the whole of it."""
+    fast = site.location in opened.tails and examples.at_answer
+    return tail(opened, examples, site) if fast else opened.patched(examples, site)

@@ -1,0 +1,184 @@
+"""The run directory: a run that explains itself, continues after a kill and deletes nothing.
+
+    config.yaml   the config as resolved
+    run.json      code and package versions, device, threads, start, end, status
+    results.csv   one row per setting, written as soon as the setting is done
+    *.csv         further tables of the same run, keyed by the same setting columns
+"""
+
+import csv
+import os
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from interp.runs.config import BadInput, ScriptConfig, project_path, shown
+from interp.runs.files import Row, cell, read_table, set_aside, write_table, write_text
+
+FREE_KEYS = ("device", "results_dir", "layers_at_once")  # where and in what portions: no figure depends on them
+RESULTS, CONFIG = "results", "config.yaml"
+
+
+class RunDirectory:
+    """One config's folder of results. Use `open_run` to get one.
+
+    setting_names: the columns that identify a setting. settings: all of the config's, in order.
+    side_tables: the tables besides results.csv in which every finished setting has rows.
+
+    Raises:
+        BadInput: one of its tables cannot be read.
+    """
+
+    def __init__(self, path: Path, setting_names: tuple[str, ...], settings: list[Row],
+                 side_tables: Sequence[str] = ()):
+        self.path = path
+        self.setting_names = setting_names
+        self.needed = (RESULTS, *side_tables)
+        self.order = {self.key(setting): number for number, setting in enumerate(settings)}
+        self.tables = {file.stem: rows for file in sorted(path.glob("*.csv"))
+                       if (rows := self.read(file)) is not None}
+        # `seconds` is the last cell: a row without it was cut off by whoever edited the table
+        self.done = {self.key(row) for row in self.tables.get(RESULTS, []) if row.get("seconds")}
+        for name in side_tables:  # where one was lost, its settings are computed again
+            self.done &= {self.key(row) for row in self.tables.get(name, [])}
+        for name, rows in self.tables.items():  # a setting cut off before its results row came is not done
+            self.tables[name] = [row for row in rows if self.key(row) in self.done]
+
+    def read(self, file: Path) -> list[Row] | None:
+        """A table of this run; None for a CSV that somebody else put here."""
+        try:
+            rows = read_table(file)
+            if all(name in row for row in rows for name in self.setting_names):
+                return rows
+        except (csv.Error, UnicodeDecodeError):
+            pass
+        if file.stem in self.needed:
+            raise BadInput(f"results_dir: {shown(file)} is damaged (its settings cannot be read); move it away.")
+        return None
+
+    def key(self, row: Row) -> tuple[str, ...]:
+        """What identifies a row's setting, however its numbers are written."""
+        return tuple(plain_number(cell(row[name])) for name in self.setting_names)
+
+    def has(self, setting: Row) -> bool:
+        return self.key(setting) in self.done
+
+    def record(self, setting: Row, row: Row, tables: dict[str, list[Row]]) -> None:
+        """Write a finished setting: side tables first, so that its results row means done."""
+        key = self.key(setting)
+        for name, rows in {**tables, RESULTS: [row]}.items():
+            others = [old for old in self.tables.get(name, []) if self.key(old) != key]
+            table = sorted(others + [setting | new for new in rows],
+                           key=lambda entry: self.order.get(self.key(entry), len(self.order)))
+            self.tables[name] = table
+            write_table(self.path / f"{name}.csv", table, last="seconds" if name == RESULTS else None)
+        self.done.add(key)
+
+
+def plain_number(text: str) -> str:
+    try:
+        return str(float(text))
+    except ValueError:
+        return text
+
+
+def check_results_dir(config: ScriptConfig, overwrite: bool) -> None:
+    """Refuse a results_dir that cannot be written, that is no run's, or that is another config's.
+
+    Raises:
+        BadInput: as said.
+    """
+    path = project_path(config.results_dir)
+    check_folder("results_dir", path)
+    begun = (path / CONFIG).exists()
+    if path.exists() and not begun and any(not file.name.startswith(".") for file in path.iterdir()):
+        raise BadInput(f"results_dir: {shown(path)} is not empty and holds no run; give another results_dir.")
+    if begun and not overwrite:
+        refuse_other_config(path / CONFIG, config)
+
+
+def check_folder(key: str, path: Path) -> None:
+    """Refuse a folder that cannot be made or written.
+
+    Raises:
+        BadInput: as said.
+    """
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not existing.is_dir():
+        raise BadInput(f"{key}: {shown(existing)} is a file, not a folder.")
+    if not os.access(existing, os.W_OK):
+        raise BadInput(f"{key}: {shown(existing)} cannot be written to.")
+
+
+def check_data_file(file: Path, text: str) -> None:
+    """Refuse a data file that cannot be written, or that is there and holds anything but this text.
+
+    Raises:
+        BadInput: as said.
+    """
+    check_folder("data_dir", file.parent)
+    if file.exists() and (not file.is_file() or file.read_bytes() != text.encode()):
+        raise BadInput(f"data_dir: {shown(file)} holds other data than this config makes; "
+                       "give another data_dir or move the file away.")
+
+
+@contextmanager
+def open_run(config: ScriptConfig, setting_names: tuple[str, ...], settings: list[Row],
+             side_tables: Sequence[str] = (), overwrite: bool = False):
+    """Open a config's run directory, alone, to begin it or to go on with it; tables as in RunDirectory.
+
+    Raises:
+        BadInput: another process works in it, or it holds a run of a different config.
+    """
+    path = project_path(config.results_dir)
+    if overwrite and path.exists():
+        with locked(path):
+            set_aside(path)
+    path.mkdir(parents=True, exist_ok=True)
+    with locked(path):
+        check_results_dir(config, overwrite=False)
+        directory = RunDirectory(path, setting_names, settings, side_tables)
+        if not (path / CONFIG).exists():
+            write_text(path / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False,
+                                                     allow_unicode=True))
+        yield directory
+
+
+@contextmanager
+def locked(path: Path):
+    lock = FileLock(path / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise BadInput(f"results_dir: another process is at work in {shown(path)}; "
+                       "wait for it to end or give another results_dir.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def refuse_other_config(stored: Path, config: ScriptConfig) -> None:
+    """A run goes on only under the config it began with, but for keys that change no number."""
+    try:
+        old = yaml.safe_load(stored.read_text(encoding="utf-8"))
+        if not isinstance(old, dict):
+            raise ValueError
+    except (OSError, ValueError, yaml.YAMLError):
+        raise BadInput(f"results_dir: {shown(stored)} is damaged, so the run cannot go on; give another "
+                       "results_dir, or --overwrite, which moves the old run aside.") from None
+    try:
+        old = type(config)(**old).model_dump(mode="json")  # fill in keys newer than that run
+    except (ValidationError, TypeError):
+        pass
+    new = config.model_dump(mode="json")
+    changed = [key for key in new if key not in FREE_KEYS and old.get(key) != new[key]]
+    if changed:
+        raise BadInput(
+            f"results_dir: {shown(stored.parent)} holds a run with another "
+            f"{', '.join(changed)}; give another results_dir, or --overwrite, which moves "
+            "the old run aside.")

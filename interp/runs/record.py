@@ -1,0 +1,111 @@
+"""run.json: with what, from when to when a run was made, and how it ended; and whether what it reads has changed."""
+
+import hashlib
+import json
+import platform
+import subprocess
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from interp.runs.config import PROJECT_ROOT, BadInput, shown
+from interp.runs.files import Row, write_text
+
+PACKAGES = ("torch", "transformers", "transformer-lens", "numpy", "pandas", "scikit-learn", "safetensors")
+RECORD = "run.json"
+
+
+@contextmanager
+def recorded(folder: Path, device: torch.device, inputs: dict[str, str]):
+    """Keep account in run.json of a start: with what, from when to when, and how it ended."""
+    file = folder / RECORD
+    record = begin_record(file, device, inputs)
+    try:
+        yield
+    except BaseException as error:
+        end_record(file, record, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+        raise
+    end_record(file, record, "done")
+
+
+def digests(files: dict[str, list[Path]]) -> dict[str, str]:
+    """SHA-256 of some files together, by name: tells whether they changed."""
+    found = {}
+    for name, paths in files.items():
+        whole = hashlib.sha256()
+        for path in paths:
+            with open(path, "rb") as file:
+                whole.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+        found[name] = whole.hexdigest()
+    return found
+
+
+def refuse_changed_inputs(path: Path, inputs: dict[str, str]) -> None:
+    """A run goes on only with the models and data it began with: its rows would not be of the same thing.
+
+    Raises:
+        BadInput: naming what changed.
+    """
+    known = read_record(path / RECORD).get("inputs", {})
+    for name, digest in inputs.items():
+        if known.get(name, digest) != digest:
+            raise BadInput(f"results_dir: {shown(path)} holds a run of {name}, which has changed since; give another "
+                           "results_dir, or --overwrite, which moves the old run aside.")
+
+
+def read_record(path: Path) -> Row:
+    """run.json; empty where there is none, or a kill or an editor left something else."""
+    try:
+        record = json.loads(path.read_text())
+        return record if isinstance(record, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def begin_record(path: Path, device: torch.device, inputs: dict[str, str]) -> Row:
+    """This start's account; those of earlier starts, whose rows stay, go under `earlier`."""
+    last = read_record(path)
+    earlier = [*last.pop("earlier", []), last] if last else []
+    record = {
+        "status": "running",
+        "start": now(),
+        "end": None,
+        "code_version": code_version(),
+        "packages": {"python": platform.python_version()} | {name: installed(name) for name in PACKAGES},
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "inputs": last.get("inputs", {}) | inputs,
+        "earlier": earlier,
+    }
+    write_text(path, json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # LEACE_environment.yml has not all of them
+        return None
+
+
+def end_record(path: Path, record: Row, status: str) -> None:
+    write_text(path, json.dumps(record | {"end": now(), "status": status}, indent=2) + "\n")
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def code_version() -> str | None:
+    """The commit of this checkout, marked where files differ from it; None outside of git."""
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(PROJECT_ROOT), *arguments], check=True,
+                              capture_output=True, text=True).stdout.strip()
+    try:
+        return git("rev-parse", "HEAD") + ("-modified" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

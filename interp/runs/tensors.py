@@ -1,0 +1,58 @@
+"""Tensors saved with what they are about, and the state of an interrupted computation."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from interp.runs.config import BadInput, require_file, shown
+from interp.runs.files import place, temporary_beside
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
+    """Save tensors as safetensors in one step; `about`, whatever JSON can hold, goes into the file."""
+    temporary = temporary_beside(path)
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    temporary.write_bytes(save(tensors, {"about": json.dumps(about)}))
+    place(temporary, path)
+
+
+def load_tensors(what: str, path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """What save_tensors saved.
+
+    Raises:
+        BadInput: no such file, or not a `what` ("circuit", ...) that this project saved.
+    """
+    file = require_file(what, str(path))
+    try:
+        with safe_open(file, framework="pt") as stored:
+            about = json.loads(stored.metadata()["about"])
+            return {name: stored.get_tensor(name) for name in stored.keys()}, about
+    except (SafetensorError, KeyError, TypeError, OSError, json.JSONDecodeError):
+        raise BadInput(f"{shown(file)} is not a saved {what}.") from None
+
+
+def save_state(file: Path, **state: Any) -> None:
+    """Save what an interrupted computation needs to go on, in one step."""
+    temporary = temporary_beside(file)
+    torch.save(state, temporary)
+    temporary.replace(file)
+
+
+def load_state(file: Path) -> dict[str, Any] | None:
+    """What save_state saved; None where nothing was.
+
+    Raises:
+        BadInput: the file is damaged.
+    """
+    if not file.exists():
+        return None
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception:  # torch.load raises anything on a damaged file
+        raise BadInput(f"{shown(file)} is damaged; move it away, and the training begins anew.") from None
+
+

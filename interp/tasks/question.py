@@ -1,0 +1,423 @@
+"""What is asked of which models: a config's data, sequences or sentences, as each of its models reads them.
+
+Whatever the task, a method gets Examples and an open model; nothing further down asks which task it is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from interp.models.examples import Answer, Examples
+from interp.models.family import family_of
+from interp.models.loading import load_model, load_tokenizer, read_model_config, reinitialize, shuffle_weights
+from interp.models.opened import RESID_MID, OpenModel, Site
+from interp.models.opening import CannotOpen, open_model
+from interp.models.sublayers import find_sublayer
+from interp.runs.config import BadInput, Count, ModelSweep, NonEmpty, NonNegative, Seed, Text, Whole, suggestion
+from interp.runs.settings import Setting, fill_in
+from interp.tasks.arithmetic import labels_of, read_data, token_ids
+from interp.tasks.sentences import (
+    AGREEMENT,
+    LABELS,
+    REFLEXIVE,
+    SENTENCES,
+    SYNTACTIC_NUMBER,
+    Reader,
+    check_tokens_fit,
+    draw,
+    pair,
+    read_sentences,
+)
+
+SENTENCE_TASKS = (SENTENCES, AGREEMENT, REFLEXIVE, SYNTACTIC_NUMBER)
+TASKS = ("multitask", *SENTENCE_TASKS)  # any other word is an arithmetic task's name
+DEFAULT_VARIABLE = {SYNTACTIC_NUMBER: "object labels"}  # else `labels`
+SEQUENCE_KEYS = ("train_data_path", "test_data_path")
+SENTENCE_KEYS = ("data_path", "gen_path", "sentence_prefix", "capitalize", "answer_variable")
+POSITION_KEYS = ("probe_index", "target_position", "token_range")  # the paper's names of the probed position
+LOCATION_KEYS = ("operation", "residual_location", "location")  # and of the place in a layer
+SITES = {"attn": RESID_MID, "mlp": "resid_post"}  # DAS names the site after the sublayer it follows
+TRAIN, TEST, GEN = "train", "test", "gen"
+CACHE_BYTES = 2**30  # activations kept for the sites that come next
+
+
+class QuestionConfig(ModelSweep):
+    """The keys by which every method is told of which data and models it is asked."""
+
+    task: Text = Field("arithmetic", description=(
+        "`sentences` for a file of one's own, `agreement`, `reflexive`, `syntactic_number` for the paper's, `multitask` "
+        "for two arithmetic tasks in one model; any other word is an arithmetic task's name"))
+    variable: Text | None = Field(None, description=(
+        "the column of the variable that is looked for; of sentences `labels` where left out (`object labels` for "
+        "syntactic_number)"))
+    train_data_path: Text | None = Field(None, description="sequences to train on (a CSV of train_algorithmic_models.py)")
+    test_data_path: Text | None = Field(None, description="sequences to test on")
+    data_path: Text | None = Field(None, description="the file of sentences that train and test are drawn from")
+    gen_path: Text | None = Field(None, description="a file of other sentences, to test generalization on")
+    train_size: Count = Field(2000, description="how many sentences to train on; says nothing to sequences")
+    test_size: Count = Field(1000, description="how many sentences to test on, of each file")
+    data_seed: Seed = Field(0, description="of the draws of sentences, of their sources and of reference examples")
+    sentence_prefix: str = Field("", description="put before each sentence, there to be a special token")
+    capitalize: bool = Field(False, description="begin each sentence with a capital letter")
+    answer_variable: Text | None = Field(None, description=(
+        "the column of sentences that the answer depends on: `labels`, or else `variable`; exchanging it exchanges the "
+        "answer, exchanging another does not"))
+    random_init: bool = Field(False, description="a control: all weights but the embeddings freshly drawn")
+    reinit_embeddings: bool = Field(False, description="a control: the embeddings freshly drawn")
+    layer_reinit: bool | Annotated[Whole, Field(ge=-1)] = Field(-1, description=(
+        "a control: this layer's block freshly drawn; `true` shuffles the weights of the sublayer that is looked at"))
+    target_layer_list: NonEmpty[NonNegative] = Field([0], description="the layers, counted from 0")
+
+    @property
+    def of_sentences(self) -> bool:
+        return self.task in SENTENCE_TASKS
+
+    @property
+    def asked(self) -> str:
+        """The variable that is looked for."""
+        return self.variable or DEFAULT_VARIABLE.get(self.task, LABELS)
+
+    @model_validator(mode="after")
+    def consistent_task(self):
+        meant = suggestion(self.task, TASKS, cutoff=0.7)
+        if meant and self.task not in TASKS:
+            raise ValueError(f"there is no task '{self.task}'{meant}")
+        hint = ("" if self.of_sentences or not self.data_path
+                else f"; tasks of sentences are {', '.join(SENTENCE_TASKS)}")
+        for key in ("data_path",) if self.of_sentences else SEQUENCE_KEYS:
+            if getattr(self, key) is None:
+                raise ValueError(f"the key '{key}' is missing, which the task '{self.task}' needs{hint}")
+        for key in self.foreign_keys():
+            if getattr(self, key, None):
+                raise ValueError(f"the key '{key}' says nothing to the task '{self.task}'{hint}; leave it out")
+        if self.variable is None and not self.of_sentences and self.needs_variable():
+            raise ValueError("the key 'variable' is missing")
+        return self
+
+    def foreign_keys(self) -> tuple[str, ...]:
+        """The keys that say nothing to the config's task."""
+        return SEQUENCE_KEYS if self.of_sentences else SENTENCE_KEYS
+
+    def needs_variable(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class Data:
+    """What one model is shown.
+
+    train: to learn from. tests: to probe on, by name, the one called `test` first. judged: what answers are judged on,
+    by the name that the figures carry. extra: other sequences of the config, by its key.
+    """
+
+    train: Examples
+    tests: dict[str, Examples]
+    judged: dict[str, Examples]
+    extra: dict[str, Examples]
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """How sequences say what exchanging a variable with their counterfactual ones does: columns of the data."""
+
+    label: str
+    variable: str | None = None
+
+
+class Question:
+    """A config's data and models: read and checked when made, opened one model at a time.
+
+    pairs: for sequences the columns of their exchange, for sentences whether sources are wanted.
+    extra: further sequences whose answers are judged, config key by config key.
+
+    Raises:
+        BadInput: the data are missing, or do not fit each other, the keys or the models.
+    """
+
+    def __init__(self, config: QuestionConfig, settings: Sequence[Setting], device: torch.device, *,
+                 pairs: Exchange | bool = False, extra: Sequence[str] = ()):
+        self.config, self.settings, self.device = config, settings, device
+        self.pairs, self.extra = pairs, extra
+        self.configurations: dict[str, PretrainedConfig] = {}
+        self.known: dict[Any, Data] = {}
+        self.opened: dict[Any, OpenModel] = {}
+        self.activations: dict[Any, Tensor] = {}
+        self.states: dict[Examples, Tensor] = {}
+        for setting in settings:
+            path = self.path(setting)
+            if path not in self.configurations:
+                self.configurations[path] = read_model_config("model_path", path)
+                check_reinit(self.configurations[path], config)
+            check_layer(self.configurations[path], path, setting.target_layer, site_of(setting))
+            self.data(setting)
+
+    def path(self, setting: Setting) -> str:
+        return fill_in("model_path", self.config.model_path, setting)
+
+    # ------------------------------------------------------------------------------ data
+
+    def data(self, setting: Setting) -> Data:
+        """What the setting's model is shown, probed at the setting's position."""
+        path, position = self.path(setting), position_of(self.config, setting)
+        key = (path, position) if self.config.of_sentences else position
+        if key not in self.known:
+            self.known[key] = (self.read_sentences(path, position) if self.config.of_sentences
+                               else self.read_sequences(position))
+        data = self.known[key]
+        if not self.config.of_sentences:
+            check_sequences(self.configurations[path], {TRAIN: data.train, **data.tests, **data.extra})
+        return data
+
+    def read_sequences(self, position: int) -> Data:
+        config = self.config
+        columns = [config.variable] if config.variable else []
+        train, test = (read_sequences(key, getattr(config, key), columns, self.device, position, self.pairs or None,
+                                      config.variable) for key in SEQUENCE_KEYS)
+        for column in columns:
+            check_classes(column, train.variables[column], test.variables[column])
+        extra = {key: read_sequences(key, getattr(config, key), [], self.device, position) for key in self.extra}
+        return Data(train, {TEST: test}, {TEST: test}, extra)
+
+    def read_sentences(self, path: str, position: int) -> Data:
+        """Train and test sentences drawn from data_path, and test_size more from gen_path."""
+        config, variable = self.config, self.config.asked
+        if position != -1:
+            raise BadInput("probe_index_list: sentences are probed at their last token; leave the position out.")
+        model = self.configurations[path]
+        reader = Reader(load_tokenizer("model_path", path), path, config.sentence_prefix, config.capitalize)
+        wanted = list(dict.fromkeys([variable, *filter(None, [config.answer_variable])]))
+        table = read_sentences("data_path", config.data_path, config.task, wanted)
+        answer_variable = config.answer_variable or (LABELS if LABELS in table else variable)
+        drawing = torch.Generator().manual_seed(config.data_seed)
+        drawn = draw("train_size", config.data_path, table, config.train_size + config.test_size, drawing)
+        tables = {TRAIN: drawn[drawn["drawn"] < config.train_size], TEST: drawn[drawn["drawn"] >= config.train_size]}
+        if config.gen_path:
+            gen = read_sentences("gen_path", config.gen_path, config.task, wanted, optional=tuple(wanted))
+            tables[GEN] = draw("test_size", config.gen_path, gen, config.test_size, drawing)
+        read, probed = {}, {}
+        for name, own in tables.items():
+            key = "gen_path" if name == GEN else "data_path"
+            examples = reader.read(own, wanted, self.device)
+            check_tokens_fit(key, examples, context_of(model), model.vocab_size)
+            if self.pairs and variable in own:
+                examples = pair(examples, own, reader, variable, answer_variable, key, config.data_seed)
+            read[name] = examples
+            first = torch.tensor((~own["sentence"].duplicated()).tolist(), device=self.device)
+            probed[name] = examples if first.all() or "source" in own else examples[first.nonzero().flatten()]
+        for name, examples in probed.items():
+            if variable in examples.variables:
+                check_classes(variable, probed[TRAIN].variables[variable], examples.variables[variable])
+        read.pop(TRAIN)
+        judged = {"iid": read.pop(TEST), **read}
+        return Data(probed.pop(TRAIN), {name: examples for name, examples in probed.items()
+                                        if variable in examples.variables}, judged, {})
+
+    # ----------------------------------------------------------------------------- models
+
+    def open(self, setting: Setting) -> OpenModel:
+        """The setting's model, with fresh weights where the config has controls; kept until another is asked for."""
+        config, path = self.config, self.path(setting)
+        shuffled = config.layer_reinit is True and (setting.target_layer, location_of(setting))
+        key = (path, setting.model_seed, shuffled)
+        if key not in self.opened:
+            self.opened.clear()
+            self.activations.clear()
+            self.states.clear()
+            model = load_model("model_path", path, self.device)
+            layer = config.layer_reinit
+            reinitialize(model, setting.model_seed, body=config.random_init, embeddings=config.reinit_embeddings,
+                         layer=-1 if isinstance(layer, bool) else layer)
+            try:
+                opened = open_model(model, self.data(setting).train)
+            except CannotOpen as error:
+                raise BadInput(f"model_path: {path}: {error}.") from None
+            if shuffled:
+                operation = "mlp" if location_of(setting) in ("mlp", "resid_post") else "attn"
+                shuffle_weights(find_sublayer(opened, setting.target_layer, operation).maps.values(), setting.model_seed)
+            self.opened[key] = opened
+        return self.opened[key]
+
+    def read(self, setting: Setting, examples: Examples) -> Tensor:
+        """The activations at the setting's site, (rows, d_model); those of the settings to come in the same pass."""
+        opened, site = self.open(setting), site_of(setting)
+        if (examples, site) not in self.activations:
+            coming = self.sites(setting, examples)
+            self.activations = {key: kept for key, kept in self.activations.items() if key[1] in coming}
+            self.activations |= zip([(examples, own) for own in coming], opened.read(examples, coming))
+        return self.activations[examples, site]
+
+    def answers(self, setting: Setting, examples: Examples) -> Tensor:
+        """The states of the setting's untouched model, (rows, d_model), computed once."""
+        opened = self.open(setting)
+        if examples not in self.states:
+            self.states[examples] = opened.answer(examples)
+        return self.states[examples]
+
+    def sites(self, setting: Setting, examples: Examples) -> list[Site]:
+        """The setting's site and those that follow with the same model, as many as memory should hold."""
+        coming = [site_of(other) for other in self.settings[self.settings.index(setting):]
+                  if self.path(other) == self.path(setting) and other.model_seed == setting.model_seed]
+        each = 4 * len(examples) * self.open(setting).model.config.hidden_size
+        return list(dict.fromkeys(coming))[:max(1, CACHE_BYTES // each)]
+
+
+# --------------------------------------------------------------------------- the paper's names
+
+def position_of(config: QuestionConfig, setting: Setting) -> int:
+    """The probed position, under whichever of its names; -1, the last, where there is none."""
+    for name in POSITION_KEYS:
+        if hasattr(setting, name):
+            return getattr(setting, name)
+        if getattr(config, name, None) is not None:
+            return int(getattr(config, name).split("_")[0])
+    return -1
+
+
+def location_of(setting: Setting) -> str:
+    return next(getattr(setting, name) for name in LOCATION_KEYS if hasattr(setting, name))
+
+
+def site_of(setting: Setting) -> Site | None:
+    """The site in the residual stream that a setting asks about; None of circuit probing, which asks of sublayers."""
+    if hasattr(setting, "operation"):
+        return None
+    return Site(setting.target_layer, SITES.get(location_of(setting), location_of(setting)))
+
+
+# ---------------------------------------------------------------------------------- sequences
+
+def read_sequences(key: str, path: str, columns: list[str], device: torch.device, position: int,
+                   exchange: Exchange | None = None, variable: str | None = None) -> Examples:
+    """Sequences of equal length with integer columns, probed at a position, answered after the last.
+
+    Raises:
+        BadInput: the file or a column is missing, or holds what it should not.
+    """
+    own = [exchange.label, *filter(None, [exchange.variable])] if exchange else []
+    table = read_data(key, path, ["data", LABELS, *columns, *own])
+    examples = sequences_of(table, "data", {column: labels_of(table, column).to(device) for column in columns},
+                            labels_of(table, LABELS).to(device), key, position)
+    if exchange is None:
+        return examples
+    if "counterfactual_data" not in table:
+        raise BadInput(f"{key}: {table.attrs['source']} has no column 'counterfactual_data'.")
+    values = {variable: labels_of(table, exchange.variable).to(device)} if exchange.variable else {}
+    label = labels_of(table, exchange.label).to(device)
+    return examples.paired_with(sequences_of(table, "counterfactual_data", values, label, key, position), Answer(label))
+
+
+def sequences_of(table, column: str, variables: dict[str, Tensor], labels: Tensor, key: str, position: int) -> Examples:
+    tokens = token_ids(table, column).to(labels.device)
+    length = tokens.shape[1]
+    if not -length <= position < length:
+        raise BadInput(f"{key}: there is no position {position} in its {length} tokens.")
+    last = torch.full_like(labels, length - 1)
+    return Examples(tokens, torch.full_like(last, position % length), last, variables, Answer(labels))
+
+
+def check_classes(variable: str, train: Tensor, test: Tensor, n_classes: int | None = None) -> None:
+    """Refuse a variable with nothing to tell apart, or with a class that only test has.
+
+    Raises:
+        BadInput: as said, or a value is not a class below n_classes.
+    """
+    classes = set(train.tolist())
+    if len(classes) < 2:
+        raise BadInput(f"variable: '{variable}' has a single value in the training data; there is nothing to tell apart.")
+    unknown = sorted(set(test.tolist()) - classes)
+    if unknown:
+        raise BadInput(f"variable: class {unknown[0]} of '{variable}' has no example in the training data, but stands in "
+                       "the test data.")
+    if n_classes is not None:
+        check_range("n_classes", variable, train, n_classes)
+
+
+def check_range(key: str, column: str, values: Tensor, limit: int) -> None:
+    """Refuse values that are no class of `limit` classes.
+
+    Raises:
+        BadInput: one is negative or too large.
+    """
+    if not 0 <= values.min() <= values.max() < limit:
+        raise BadInput(f"{key}: '{column}' goes from {values.min()} to {values.max()}, which does not fit "
+                       f"in {limit} classes from 0.")
+
+
+def check_batch(batch_size: int, count: int) -> None:
+    """Refuse a batch that leaves no complete one.
+
+    Raises:
+        BadInput: there are fewer examples.
+    """
+    if batch_size > count:
+        raise BadInput(f"batch_size_list: {batch_size} is more than the {count} training examples.")
+
+
+# ------------------------------------------------------------------- models, by their configuration
+
+def check_layer(model: PretrainedConfig, path: str, layer: int, site: Site | None) -> None:
+    """Refuse a layer or a site that a model's configuration lacks.
+
+    Raises:
+        BadInput: as said.
+    """
+    if layer >= model.num_hidden_layers:
+        raise BadInput(f"target_layer_list: there is no layer {layer}; the model has {model.num_hidden_layers}, counted "
+                       "from 0.")
+    if site and site.location == RESID_MID and family_of(model).parallel:
+        raise BadInput(f"residual_location_list: {path} has no {RESID_MID}: attention and MLP of a '{model.model_type}' "
+                       "model read the same residual stream.")
+
+
+def check_reinit(model: PretrainedConfig, config: QuestionConfig) -> None:
+    if config.layer_reinit is not True and config.layer_reinit >= model.num_hidden_layers:
+        raise BadInput(f"layer_reinit: there is no layer {config.layer_reinit}; the model has {model.num_hidden_layers}, "
+                       "counted from 0.")
+
+
+def check_sequences(model: PretrainedConfig, splits: dict[str, Examples]) -> None:
+    """Refuse sequences that a model cannot read.
+
+    Raises:
+        BadInput: they are too long, or have tokens or answers that are not the model's.
+    """
+    for name, examples in splits.items():
+        key = {TRAIN: "train_data_path", TEST: "test_data_path"}.get(name, name)
+        length = examples.tokens.shape[1]
+        if length > context_of(model):
+            raise BadInput(f"{key}: its sequences have {length} tokens, the model reads at most {context_of(model)}.")
+        for own in filter(None, (examples, examples.source)):
+            check_tokens(key, "token", own.tokens, model.vocab_size)
+            check_tokens(key, "the answer", own.answer.right, model.vocab_size)
+
+
+def check_tokens(key: str, word: str, tokens: Tensor, vocab_size: int) -> None:
+    outside = tokens[(tokens < 0) | (tokens >= vocab_size)]
+    if len(outside):
+        raise BadInput(f"{key}: {word} {outside[0]} is not in the model's vocabulary of {vocab_size}.")
+
+
+def context_of(model: PretrainedConfig) -> int:
+    """How many tokens every later one sees; a sliding window would need masks that the prefix forest has not."""
+    most = getattr(model, "max_position_embeddings", None) or 10**9
+    return min(most, getattr(model, "sliding_window", None) or most)
+
+
+def evaluations(judged: dict[str, Examples]) -> dict[str, tuple[Examples, Tensor | None]]:
+    """What answers are judged on: by name the examples and, of a group, its rows."""
+    found: dict[str, tuple[Examples, Tensor | None]] = {}
+    for name, examples in judged.items():
+        found |= ({f"{name}_{group}": (examples, rows) for group, rows in examples.groups.items()} if examples.groups
+                  else {name: (examples, None)})
+    return found
+
+
+def accuracy(opened: OpenModel, states: Tensor, answer: Answer, rows: Tensor | None = None) -> float:
+    """Share of right answers, of some rows or of all."""
+    right = opened.is_right(states, answer)
+    return (right if rows is None else right[rows]).double().mean().item()

@@ -1,0 +1,284 @@
+"""Sentences: files of them, and how a model reads them.
+
+A file has the columns `sentence` (up to where the answer comes), `right` and `wrong` (the words that are compared there),
+any number of variables, whole numbers from 0, and if wanted `group`, a subset that answers are judged on apart, and
+`source`, `source_right`, a row's own source. The paper's three tasks are such files; its own copies of them, which leave
+out what the task's name says, are read as well.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from interp.models.examples import Answer, Examples, from_rows
+from interp.runs.config import BadInput, project_path, shown
+from interp.tasks.arithmetic import labels_of, read_data
+from interp.tasks.grammar import ANSWERS, GENDERS
+
+SENTENCES, AGREEMENT, REFLEXIVE, SYNTACTIC_NUMBER = "sentences", "agreement", "reflexive", "syntactic_number"
+WORDS = ("sentence", "right", "wrong")
+LABELS = "labels"
+
+
+# ------------------------------------------------------------------------------------ files
+
+def with_verbs(key: str, table: pd.DataFrame) -> pd.DataFrame:
+    """The paper's agreement: `is` and `are`, by the column labels."""
+    if "ungrammatical" in table:
+        raise BadInput(f"{key}: {table.attrs['source']} has a column 'ungrammatical': its sentences end with a pronoun, "
+                       f"which gives the answer away; they are for the task '{REFLEXIVE}'.")
+    if "right" in table and "wrong" in table:
+        return table
+    numbers = binary(key, table, LABELS)
+    return table.assign(right=numbers.map(ANSWERS.__getitem__), wrong=(1 - numbers).map(ANSWERS.__getitem__))
+
+
+def without_pronouns(key: str, table: pd.DataFrame) -> pd.DataFrame:
+    """The paper's reflexives: a sentence with its pronoun, an ungrammatical one with the other, and a gender."""
+    if "ungrammatical" not in table and "right" in table:
+        return table
+    for column in ("sentence", "ungrammatical", "gender"):
+        if column not in table:
+            raise BadInput(f"{key}: {table.attrs['source']} has no column '{column}'.")
+    genders = binary(key, table, "gender")
+    binary(key, table, LABELS)
+    right, wrong = (words_of(key, table, column).str.split() for column in ("sentence", "ungrammatical"))
+    for words, others in zip(right, wrong):
+        if len(words) < 2 or words[:-1] != others[:-1] or words[-1] == others[-1]:
+            raise BadInput(f"{key}: {table.attrs['source']}: '{' '.join(words)}' and its ungrammatical form must differ "
+                           "in the last word and in nothing else.")
+    return table.drop(columns=["ungrammatical", "gender"]).assign(
+        sentence=right.str[:-1].str.join(" "), right=right.str[-1], wrong=wrong.str[-1],
+        group=genders.map({number: name for name, number in GENDERS.items()}))
+
+
+PAPERS: dict[str, Callable[[str, pd.DataFrame], pd.DataFrame]] = {  # the paper's copies as files of the general form
+    SENTENCES: lambda key, table: table, AGREEMENT: with_verbs, REFLEXIVE: without_pronouns, SYNTACTIC_NUMBER: with_verbs}
+
+
+def words_of(key: str, table: pd.DataFrame, column: str) -> pd.Series:
+    """A column of text without spaces around it: one at the end would be the token that is probed.
+
+    Raises:
+        BadInput: a row has none.
+    """
+    if not all(isinstance(text, str) and text.strip() for text in table[column]):
+        kind = "a sentence" if column in ("sentence", "ungrammatical", "source") else "a word"
+        raise BadInput(f"{key}: {table.attrs['source']}: the column '{column}' must hold {kind} in every row.")
+    return table[column].str.strip()
+
+
+def binary(key: str, table: pd.DataFrame, column: str) -> pd.Series:
+    if column not in table:
+        raise BadInput(f"{key}: {table.attrs['source']} has no column '{column}'.")
+    if not labels_of(table, column).lt(2).logical_and(labels_of(table, column).ge(0)).all():
+        raise BadInput(f"{key}: {table.attrs['source']}: the column '{column}' must hold 0 and 1 only.")
+    return table[column]
+
+
+def read_sentences(key: str, path: str, task: str, variables: list[str], optional: tuple[str, ...] = ()) -> pd.DataFrame:
+    """The rows of a file of sentences in the general form, the variables asked for as whole numbers from 0.
+
+    optional: variables that the file may lack.
+
+    Raises:
+        BadInput: the file or a column is missing, holds what it should not, or a sentence stands twice.
+    """
+    table = read_data(key, path, ["sentence"])
+    source = table.attrs["source"]
+    table = PAPERS[task](key, table)
+    table.attrs["source"] = source
+    own_source = [column for column in ("source", "source_right") if column in table]
+    for column in (*WORDS, *variables, *(["source", "source_right"] if own_source else [])):
+        if column not in table and column not in optional:
+            raise BadInput(f"{key}: {source} has no column '{column}'.")
+    for column in (*WORDS, *own_source):
+        table[column] = words_of(key, table, column)
+    for variable in variables:
+        for column in (variable, f"source_{variable}"):
+            if column in table and labels_of(table, column).lt(0).any():
+                raise BadInput(f"{key}: {source}: the column '{column}' must hold whole numbers from 0.")
+    same = table[table["right"] == table["wrong"]]
+    if len(same):
+        raise BadInput(f"{key}: {source}: in row {same.index[0] + 2} right and wrong are both '{same['right'].iloc[0]}'.")
+    table["group"] = table["group"].astype(str) if "group" in table else ""
+    identity = ["sentence", "group", *own_source[:1]]
+    for row in table.index[table.duplicated(identity)][:1]:
+        group = table.loc[row, "group"]
+        raise BadInput(f"{key}: {source}: '{table.loc[row, 'sentence']}' stands twice"
+                       + (f" in the group '{group}'." if group else "."))
+    for variable in {*variables} & {*table}:
+        counts = table.groupby("sentence")[variable].nunique()
+        for sentence in counts.index[counts > 1][:1]:
+            raise BadInput(f"{key}: {source}: '{sentence}' has more than one value of '{variable}'.")
+    return table
+
+
+def draw(key: str, path: str, table: pd.DataFrame, count: int, generator: torch.Generator) -> pd.DataFrame:
+    """Some sentences in random order, none twice, each with all the rows that it has.
+
+    Raises:
+        BadInput: there are fewer.
+    """
+    sentences = table["sentence"].unique()
+    if count > len(sentences):
+        what = "train_size and test_size together ask" if key == "train_size" else f"{key} asks"
+        raise BadInput(f"{key}: {what} for {count} sentences, and {shown(project_path(path))} has {len(sentences)}.")
+    order = torch.randperm(len(sentences), generator=generator)[:count]
+    drawn = pd.DataFrame({"sentence": sentences[order.numpy()], "drawn": range(count)})
+    return drawn.merge(table, on="sentence", how="left", sort=False)
+
+
+# ----------------------------------------------------------------------------------- tokens
+
+@dataclass(frozen=True)
+class Reader:
+    """How a model is shown sentences.
+
+    source: the model's name in messages. prefix: put before each sentence as it is, there to be a special
+    token that the model expects; no other is added. capitalize: begin with a capital letter.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    source: str
+    prefix: str = ""
+    capitalize: bool = False
+
+    def shown(self, sentence: str) -> str:
+        return self.prefix + (sentence[:1].upper() + sentence[1:] if self.capitalize else sentence)
+
+    def tokens(self, texts: list[str]) -> list[list[int]]:
+        try:
+            return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        except Exception as error:  # the tokenizers library raises plain Exceptions: a vocabulary without [UNK]
+            raise BadInput(f"model_path: the tokenizer of {self.source} cannot read the sentences: "
+                           f"{str(error).strip()}.") from None
+
+    def check_words(self, texts: list[str]) -> None:
+        """Refuse words that the tokenizer does not know, which would all look alike to the model.
+
+        Raises:
+            BadInput: naming the first.
+        """
+        for special in re.findall(r"<[^<>\s]+>", self.prefix):
+            if len(self.tokens([special])[0]) != 1:
+                raise BadInput(f"sentence_prefix: '{special}' is no special token of the tokenizer of {self.source}, "
+                               f"which has {', '.join(self.tokenizer.all_special_tokens) or 'none'}.")
+        unknown = self.tokenizer.unk_token_id
+        if unknown in self.tokens([self.prefix])[0] and self.tokenizer.unk_token not in self.prefix:
+            raise BadInput(f"sentence_prefix: the tokenizer of {self.source} does not know '{self.prefix}'.")
+        firsts, others = {}, {}  # as ordered sets; a word may be another token at the beginning
+        for text in texts:
+            first, *rest = text.removeprefix(self.prefix).split()
+            firsts[first] = None
+            others |= dict.fromkeys(f" {word}" for word in rest)
+        words = [*firsts, *others]
+        for word, ids in zip(words, self.tokens(words)):
+            if not ids or unknown in ids:
+                raise BadInput(f"model_path: the tokenizer of {self.source} does not know the word '{word.strip()}'.")
+
+    def answers(self, texts: list[str], rows: list[list[int]], words: list[str]) -> Tensor:
+        """The single token that each word is after its text, (rows,).
+
+        Raises:
+            BadInput: a word is not one token there, so that its logit is not the word's.
+        """
+        found = []
+        for row, word, ids in zip(rows, words, self.tokens([f"{text} {word}" for text, word in zip(texts, words)])):
+            if len(ids) != len(row) + 1 or ids[:-1] != row:
+                raise BadInput(f"model_path: '{word}' is not one token after a sentence to the tokenizer of "
+                               f"{self.source}, but its logit at one position is what is compared.")
+            found.append(ids[-1])
+        return torch.tensor(found)
+
+    def read(self, table: pd.DataFrame, variables: list[str], device: torch.device) -> Examples:
+        """Rows of read_sentences as examples, probed at their last token, where the answer comes.
+
+        Raises:
+            BadInput: as check_words and answers; or a row's two words are the same token.
+        """
+        texts = [self.shown(text) for text in table["sentence"]]
+        right, wrong = table["right"].tolist(), table["wrong"].tolist()
+        self.check_words([f"{text} {word}" for words in (right, wrong) for text, word in zip(texts, words)])
+        rows = self.tokens(texts)
+        tokens, last = from_rows(rows, device)
+        answer = Answer(*(self.answers(texts, rows, words).to(device) for words in (right, wrong)))
+        for row in (answer.right == answer.wrong).nonzero()[:1].flatten().tolist():
+            raise BadInput(f"model_path: '{right[row]}' and '{wrong[row]}' are the same token to the tokenizer of "
+                           f"{self.source}.")
+        groups = {name: torch.tensor(numbers, device=device)
+                  for name, numbers in table.reset_index(drop=True).groupby("group", sort=False).indices.items()}
+        return Examples(tokens, last, last,
+                        {name: labels_of(table, name).to(device) for name in variables if name in table},
+                        answer, groups if list(groups) != [""] else {}, texts)
+
+
+# ------------------------------------------------------------------------------------ pairs
+
+def pair(examples: Examples, table: pd.DataFrame, reader: Reader, variable: str, answer_variable: str, key: str,
+         data_seed: int) -> Examples:
+    """Examples with a source for each row: its own, where the file has them, else one drawn.
+
+    Raises:
+        BadInput: a row has no source with another value of the variable.
+    """
+    if "source" in table:
+        source = own_sources(examples, table, reader, variable, key)
+    else:
+        source = examples[draw_sources(examples, variable, key, torch.Generator().manual_seed(data_seed))]
+    exchanged = source.answer if variable == answer_variable or "source" in table else examples.answer
+    return examples.paired_with(source, exchanged)
+
+
+def draw_sources(examples: Examples, variable: str, key: str, generator: torch.Generator) -> Tensor:
+    """For each row another one of its group with another value of the variable, all else as it comes: (rows,)."""
+    values = examples.variables[variable].cpu()
+    chosen = torch.empty(len(examples), dtype=torch.long)
+    for name, rows in (examples.groups or {"": torch.arange(len(examples))}).items():
+        rows = rows.cpu()
+        for value in values[rows].unique().tolist():
+            others, own = rows[values[rows] != value], rows[values[rows] == value]
+            if not len(others):
+                where = f"the group '{name}' of " if name else ""
+                raise BadInput(f"variable: '{variable}' has a single value in {where}the sentences drawn of {key}, so "
+                               "that no row has a source with another value.")
+            chosen[own] = others[torch.randint(len(others), (len(own),), generator=generator)]
+    return chosen.to(examples.tokens.device)
+
+
+def own_sources(examples: Examples, table: pd.DataFrame, reader: Reader, variable: str, key: str) -> Examples:
+    """The sources that the file gives. Their value of the variable stands in source_VARIABLE; of two values, the other."""
+    values = examples.variables[variable]
+    if f"source_{variable}" in table:
+        other = labels_of(table, f"source_{variable}").to(values.device)
+    elif int(values.max()) < 2:
+        other = 1 - values
+    else:
+        raise BadInput(f"{key}: {table.attrs.get('source', 'the file')} gives sources but no column 'source_{variable}', "
+                       "their value of the variable, which has more than two values.")
+    wrong = table["wrong"].where(table["right"] == table["source_right"], table["right"])
+    sources = pd.DataFrame({"sentence": table["source"], "right": table["source_right"], "wrong": wrong, "group": ""})
+    read = reader.read(sources, [], values.device)
+    return Examples(read.tokens, read.probed, read.answering, {variable: other}, read.answer, texts=read.texts)
+
+
+def check_tokens_fit(key: str, examples: Examples, n_positions: int, vocab_size: int) -> None:
+    """Refuse sentences that the model cannot read to the probed position.
+
+    Raises:
+        BadInput: one is longer than the model's context, or has tokens that are not the model's.
+    """
+    longest = int(examples.lengths.argmax())
+    if examples.lengths[longest] > n_positions:
+        raise BadInput(f"{key}: '{examples.texts[longest]}' has {examples.lengths[longest]} tokens, the model reads at "
+                       f"most {n_positions}.")
+    for where, tokens in (("the sentences", examples.tokens), ("the answers", examples.answer.right),
+                          ("the answers", examples.answer.wrong)):
+        if tokens.max() >= vocab_size:
+            raise BadInput(f"{key}: in {where}, the tokenizer's token {tokens.max()} is not in the model's vocabulary "
+                           f"of {vocab_size}.")
