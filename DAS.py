@@ -28,7 +28,8 @@ from interp.tasks.question import Exchange, Question, QuestionConfig, accuracy, 
 
 
 class Config(QuestionConfig):
-    counterfactual_label: Text | None = Field(None, description="sequences: the column with the answers after an exchange")
+    counterfactual_label: Text | None = Field(None, description=(
+        "sequences: the column with the answers after an exchange"))
     n_train: Count = Field(2500, description="pairs to learn from")
     n_val: Count = Field(1000, description="pairs to choose the epoch on")
     choose_on: Literal["validation", "test"] = Field("validation", description="the pairs that the epoch is chosen on")

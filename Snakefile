@@ -14,14 +14,14 @@ import sys
 
 from snakemake.exceptions import WorkflowError
 
+from interp.methods.table import METHODS
 from interp.runs.config import project_path, read_chain, read_yaml, shown
 
 CONFIGS, RESULTS = config.get("configs", "configs"), config.get("results", "Results")
 
 VARIABLES = {"Disambiguation": ["a2", "minus_b2", "a_plus_b", "a_minus_b"], "Grokking": ["a2", "b2"],
              "Shared_Nodes/Task_1": ["free", "shared", "aux"], "Shared_Nodes/Task_2": ["free", "shared", "aux"]}
-SCRIPTS = {"circuit_probing": "circuit_probing.py", "linear_probing": "probing.py", "nonlinear_probing": "probing.py",
-           "amnesic": "amnesic_probing.py", "DAS": "DAS.py"}
+SCRIPTS = {name: method.script for name, method in METHODS.items()}
 TRAINING = {"Disambiguation": "Disambiguation/a2_minus_b2", "Shared_Nodes": "Shared_Nodes/shared_nodes",
             "Grokking": "Grokking/a2_b"}
 COMPARED = ["probe_accuracy_attn", "probe_accuracy_mlp", "there_and_used", "nearest_neighbors"]

@@ -24,6 +24,7 @@ from interp.experiment import Outcome, Script, main
 from interp.methods.circuits import batches_in_order, find_circuit, mean_loss, shuffled_batches
 from interp.methods.masks import Circuit, ImpossibleAblation, save_circuit
 from interp.methods.neighbors import draw_references, majority_accuracy, nearest_neighbor_accuracy
+from interp.methods.table import ABLATION_COLUMNS
 from interp.models.examples import Examples
 from interp.models.kept import CACHE_BYTES, Kept, answer_from, bytes_kept, capture
 from interp.models.loading import load_tokenizer
@@ -188,10 +189,10 @@ def bench_for(config: Config, setting: Setting, prepared: Prepared) -> Bench:
     """The setting's model with what a pass kept of its layer and of those that come next."""
     opened, data = prepared.question.open(setting), prepared.question.data(setting)
     bench = next(iter(prepared.benches.values()), None)
-    if bench is None or bench.opened is not opened or bench.data is not data or setting.target_layer not in bench.layers:
+    known = bench is not None and bench.opened is opened and bench.data is data
+    if not known or setting.target_layer not in bench.layers:
         judged = {name: data.extra[key] for name, key in LM_KEYS.items()} if config.judges_tasks else data.judged
         judged = judged if config.lm_eval else {}
-        known = bench is not None and bench.opened is opened and bench.data is data
         whole = bench.whole if known else {name: opened.answer(examples) for name, examples in judged.items()}
         prepared.benches.clear()  # memory holds what was kept of one pass
         del bench
@@ -269,16 +270,16 @@ def headline(config: Config, rows: list[dict[str, Any]], reason: str | None) -> 
     figures: dict[str, Any] = {}
     for evaluation in dict.fromkeys(row["evaluation"] for row in rows):
         own = [row for row in rows if row["evaluation"] == evaluation]
+        name = {condition: column.format(evaluation) for condition, column in ABLATION_COLUMNS.items()}
         vanilla = next(row["accuracy"] for row in own if row["condition"] == "full")
         for row in own:
             if row["condition"] == "circuit":
                 prefix = "" if row["maps"] == "all" else f"{row['maps']}_"
-                figures[f"{prefix}vanilla_acc_{evaluation}"] = vanilla
-                figures[f"{prefix}ablated_acc_{evaluation}"] = row["accuracy"]
+                figures |= {f"{prefix}{name['full']}": vanilla, f"{prefix}{name['circuit']}": row["accuracy"]}
         if config.num_random_ablations:
             random = torch.tensor([row["accuracy"] for row in own if row["condition"] == "random"], dtype=torch.double)
-            figures[f"random_ablated_acc_{evaluation}_mean"] = random.mean().item() if len(random) else None
-            figures[f"random_ablated_acc_{evaluation}_std"] = random.std().item() if len(random) > 1 else None
+            figures[f"{name['random']}_mean"] = random.mean().item() if len(random) else None
+            figures[f"{name['random']}_std"] = random.std().item() if len(random) > 1 else None
     return figures | ({"random_ablation_impossible": reason} if config.num_random_ablations else {})
 
 

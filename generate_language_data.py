@@ -25,10 +25,11 @@ from interp.tasks.grammar import SENTENCES, csv_text, make_table
 
 
 class Config(ScriptConfig):
-    file_list: NonEmpty[Literal[tuple(SENTENCES)]] = list(SENTENCES)
-    gen_size: Annotated[Whole, Field(ge=2, multiple_of=2)] = 5000  # even: a reflexive sentence has two genders
-    data_seed: Seed = 0
-    data_dir: Text
+    file_list: NonEmpty[Literal[tuple(SENTENCES)]] = Field(list(SENTENCES), description="the files to write")
+    gen_size: Annotated[Whole, Field(ge=2, multiple_of=2)] = Field(5000, description=(
+        "rows of the _gen files; even, as a reflexive sentence has two genders"))
+    data_seed: Seed = Field(0, description="of what is drawn")
+    data_dir: Text = Field(description="where the files are written")
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,8 @@ def prepare(config: Config, settings: list[Setting], device: torch.device) -> Qu
         for examples in data.tests.values():
             check_classes(config.asked, data.train.variables[config.asked], examples.variables[config.asked], n_classes)
             if config.counterfactual_embeddings and not changed_rows(examples).numel():
-                raise BadInput(f"counterfactual_label: '{config.counterfactual_label or config.asked}' differs from the "
-                               "label in no row of the test data.")
+                raise BadInput(f"counterfactual_label: '{config.counterfactual_label or config.asked}' differs from "
+                               "the label in no row of the test data.")
     return question
 
 

@@ -44,6 +44,7 @@ from interp.runs.directory import RunDirectory, check_data_file
 from interp.runs.settings import Setting, setting_name
 from interp.runs.tensors import load_state, save_state
 from interp.tasks.arithmetic import (
+    NAMES,
     SINGLE_TASK,
     TASK_1,
     TASK_2,
@@ -60,44 +61,56 @@ from interp.tasks.arithmetic import (
 
 
 class Config(ScriptConfig):
-    intermediate_functions: list[Function] = []
-    auxiliary_functions: list[Function] = []
-    counterfactual_label_functions: list[Rule] = []
-    multitask: bool = False
-    intermediate_functions_1: list[Function] = []
-    intermediate_functions_2: list[Function] = []
-    task_1_auxiliary_functions: list[Function] = []
-    task_2_auxiliary_functions: list[Function] = []
-    task_1_counterfactual_label_functions: list[Rule] = []
-    task_2_counterfactual_label_functions: list[Rule] = []
-    mod: Annotated[Whole, Field(ge=2, le=2048)] = 113
-    train_frac: Annotated[Real, Field(gt=0, lt=1)]
-    data_seed: Seed = 0
-    data_dir: Text
+    intermediate_functions: list[Function] = Field([], description=(
+        "[name, i, j]: a variable and the positions of a and b; the label is the sum of them. Names: "
+        + ", ".join(NAMES)))
+    auxiliary_functions: list[Function] = Field([], description="further variables, which the label does not need")
+    counterfactual_label_functions: list[Rule] = Field([], description=(
+        "[x, y, op]: the label (x op y) mod `mod`, op + or *, x and y columns such as var_0 or counter_var_0"))
+    multitask: bool = Field(False, description="two tasks in one model, by the keys that name task 1 and 2")
+    intermediate_functions_1: list[Function] = Field([], description="of task 1")
+    intermediate_functions_2: list[Function] = Field([], description="of task 2")
+    task_1_auxiliary_functions: list[Function] = Field([], description="of task 1")
+    task_2_auxiliary_functions: list[Function] = Field([], description="of task 2")
+    task_1_counterfactual_label_functions: list[Rule] = Field([], description="of task 1")
+    task_2_counterfactual_label_functions: list[Rule] = Field([], description="of task 2")
+    mod: Annotated[Whole, Field(ge=2, le=2048)] = Field(113, description="the modulus; data are all pairs below it")
+    train_frac: Annotated[Real, Field(gt=0, lt=1)] = Field(description="share of the pairs that is trained on")
+    data_seed: Seed = Field(0, description="of the data: counterfactual pairs, the split")
+    data_dir: Text = Field(description="where train.csv and test.csv are written")
 
-    n_layer: Count = 1
-    n_head: Count = 4
-    n_embd: Count = 128
-    n_inner: Count = 512
-    n_positions: Count
+    n_layer: Count = Field(1, description="layers of the GPT-2")
+    n_head: Count = Field(4, description="heads of each attention")
+    n_embd: Count = Field(128, description="width of the residual stream")
+    n_inner: Count = Field(512, description="width of each MLP")
+    n_positions: Count = Field(description="context: at least the tokens of a sequence")
 
-    transfer: Text | Literal[False] = False
-    start_list: NonEmpty[Literal["fresh", "transfer"]] | None = None
-    model_seed_list: NonEmpty[Seed] = [0]
-    lr_list: NonEmpty[Positive]
-    wd: Annotated[Real, Field(ge=0)] = 1.0
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.98)
-    num_epochs: Count
-    checkpoint_every: Count
-    save_checkpoints: list[Count] = []
-    save_models: bool = True
-    model_dir: Text
-    figtitle: str = ""
+    transfer: Text | Literal[False] = Field(False, description=(
+        "a model to start from; the paper's `transfer: true` with `model_path` says the same"))
+    start_list: NonEmpty[Literal["fresh", "transfer"]] | None = Field(None, description=(
+        "how to start: both where `transfer` is given"))
+    model_seed_list: NonEmpty[Seed] = Field([0], description="seeds of the models")
+    lr_list: NonEmpty[Positive] = Field(description="learning rate of AdamW")
+    wd: Annotated[Real, Field(ge=0)] = Field(1.0, description="its weight decay")
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        (0.9, 0.98), description="its betas")
+    num_epochs: Count = Field(description="full-batch steps; the first 10 warm up from a third of the rate")
+    checkpoint_every: Count = Field(description=(
+        "epochs between records of loss and accuracy, and between the states that a killed run continues from"))
+    save_checkpoints: list[Count] = Field([], description="epochs whose model is saved, besides the last")
+    save_models: bool = Field(True, description="save models")
+    model_dir: Text = Field(description="where to save them")
+    figtitle: str = Field("", description="title of the figure of curves")
 
     @model_validator(mode="before")
     @classmethod
     def both_starts(cls, values):
         """Transfer is judged by comparison: train from the old model and from a fresh one."""
+        if values.get("transfer") is True:  # the paper's way to say it
+            if not values.get("model_path"):
+                raise ValueError("transfer: true needs the key 'model_path', the model to start from")
+            values = values | {"transfer": values["model_path"]}
+            values.pop("model_path")
         return values | {"start_list": ["fresh", "transfer"]} if values.get("transfer") and not values.get(
             "start_list") else values
 

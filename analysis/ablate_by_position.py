@@ -22,21 +22,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from transformers import PreTrainedModel
 
 import circuit_probing
 from analysis.method_figures import COMPONENTS, run
 from analysis.summarize_model_overlap import saved_circuits
-from interp.experiment import Setting, expand_settings, fill_in
-from interp.models.behavior import masked
-from interp.models.loading import Sublayer, choose_device, find_sublayer
-from interp.models.masks import Circuit
-from interp.models.sublayer import capture
+from interp.methods.masks import Circuit
+from interp.models.examples import Examples
+from interp.models.kept import answer_from, capture
+from interp.models.loading import choose_device
+from interp.models.opened import OpenModel
+from interp.models.sublayers import Sublayer, find_sublayer, masked
 from interp.plotting import draw_bars, plt, save_figure
 from interp.runs.config import BadInput, load_config, project_path
 from interp.runs.files import write_text
-from interp.tasks.language import LANGUAGE_TASKS
-from interp.tasks.tasks import Preference
+from interp.runs.settings import Setting, expand_settings
+from interp.tasks.question import SENTENCE_TASKS, accuracy, evaluations
 
 NOWHERE, EVERYWHERE, FIRST, OTHERS = "full model", "every token", "first token", "all other tokens"
 
@@ -48,8 +48,8 @@ def choose(file: Path, layer: int, operation: str) -> tuple[circuit_probing.Conf
         BadInput: there are none, or the config is not of sentences that the model is judged on.
     """
     config = load_config(file, circuit_probing.Config)
-    if config.task not in LANGUAGE_TASKS or not config.lm_eval:
-        raise BadInput(f"{file}: its task must be one of {', '.join(LANGUAGE_TASKS)}, with lm_eval: true.")
+    if not config.of_sentences or not config.lm_eval:
+        raise BadInput(f"{file}: its task must be one of {', '.join(SENTENCE_TASKS)}, with lm_eval: true.")
     settings = [setting for setting in expand_settings(config)
                 if (setting.target_layer, setting.operation) == (layer, operation)]
     if not settings:
@@ -58,31 +58,37 @@ def choose(file: Path, layer: int, operation: str) -> tuple[circuit_probing.Conf
 
 
 @torch.no_grad()
-def ablate_by_position(model: PreTrainedModel, sublayer: Sublayer, circuit: Circuit,
-                       behavior: Preference) -> list[dict[str, Any]]:
-    """A row for each evaluation set and case.
+def ablate_by_position(opened: OpenModel, sublayer: Sublayer, circuit: Circuit, file: str,
+                       examples: Examples) -> list[dict[str, Any]]:
+    """A row for each evaluation set and case. file: the name of the examples.
 
     What a block gives at a token depends on the masks through the sublayer's update at that token alone, so the
     residual stream that enters the next block is put together, token by token, from a pass with and one without the
     circuit.
+
+    Raises:
+        BadInput: a pass of this model cannot start in the middle.
     """
-    above = sublayer.layer + 1
-    whole = capture(model, behavior.forest, [], layers=[above]).entering[above]        # (chunks, N, d_model)
+    if not opened.shares:
+        raise BadInput(f"a '{opened.model.config.model_type}' model cannot be run from the middle, which this needs.")
+    above, forest = sublayer.layer + 1, opened.forest(examples)
+    kept = capture(opened, examples, [], layers=[above])
+    whole = kept.entering[above]                                                       # (chunks, N, d_model)
     with masked(sublayer, circuit.ablation()):
-        without = capture(model, behavior.forest, [], layers=[above]).entering[above]  # (chunks, N, d_model)
-    first = (behavior.forest.positions == 0).unsqueeze(-1)                             # (chunks, N, 1)
+        without = capture(opened, examples, [], layers=[above]).entering[above]        # (chunks, N, d_model)
+    first = (forest.positions == 0).unsqueeze(-1)                                      # (chunks, N, 1)
     cases = {NOWHERE: torch.zeros_like(first), EVERYWHERE: torch.ones_like(first), FIRST: first, OTHERS: ~first}
     norms, changes = (of.norm(dim=-1).flatten() for of in (whole, whole - without))    # (nodes,) each
-    path, lengths = behavior.forest.path, behavior.forest.lengths
+    path, lengths = forest.path, forest.lengths
     read = torch.arange(path.shape[1], device=path.device) < lengths.unsqueeze(1)      # (rows, T) not beyond the end
     rows = []
     for case, ablated in cases.items():
-        answers = behavior.ask(model, above, torch.where(ablated, without, whole))
+        states = answer_from(opened, kept, above, torch.where(ablated, without, whole))
         tokens = path[read & ablated.flatten()[path]]
         means = {name: float(of[tokens].mean()) if len(tokens) else None
                  for name, of in (("stream_norm", norms), ("change_norm", changes))}
-        rows += [{"evaluation": name, "ablated_at": case, "accuracy": accuracy, **means}
-                 for name, accuracy in answers.accuracies.items()]
+        rows += [{"evaluation": name, "ablated_at": case, "accuracy": accuracy(opened, states, examples.answer, own),
+                  **means} for name, (_, own) in evaluations({file: examples}).items()]
     return rows
 
 
@@ -114,14 +120,13 @@ def main() -> None:
     config, settings = choose(options.config, options.layer, options.operation)
     device = choose_device(options.device)
     circuits = [circuit for _, _, circuit in saved_circuits(options.config, config, settings)]
-    prepared = circuit_probing.prepare(config, settings, device)
+    question = circuit_probing.prepare(config, settings, device).question
     rows = []
     for setting, circuit in zip(settings, circuits):
-        model = circuit_probing.load_as_configured(config, setting, device)
-        material = prepared.task.material(setting, fill_in("model_path", config.model_path, setting))
-        sublayer = find_sublayer(model, setting.target_layer, setting.operation)
-        rows += [setting._asdict() | row for behavior in material.behaviors
-                 for row in ablate_by_position(model, sublayer, circuit, behavior)]
+        opened = question.open(setting)
+        sublayer = find_sublayer(opened, setting.target_layer, setting.operation)
+        rows += [setting._asdict() | row for file, examples in question.data(setting).judged.items()
+                 for row in ablate_by_position(opened, sublayer, circuit, file, examples)]
     results = project_path(config.results_dir)
     out = (options.out or results / "figures" / f"ablation_by_position_{options.operation}_{options.layer}").absolute()
     table = pd.DataFrame(rows)

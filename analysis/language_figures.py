@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from scipy.stats import t as student
 
 from analysis.method_figures import COMPONENTS, add_folders, present, read_csv, read_results_table
+from interp.methods.table import ABLATION_COLUMNS
 from interp.plotting import draw_bars, draw_line, plt, save_figure
 from interp.runs.config import BadInput, config_that_writes, read_yaml, shown
 from interp.runs.directory import CONFIG
@@ -156,9 +157,9 @@ def rank_sublayers(table: pd.DataFrame, effects: pd.DataFrame, sets: list[str]) 
     ranking.insert(0, "settings", groups.size())
     for name in sets:
         own = effects.xs(name, level="evaluation")
+        full, circuit, random = (column.format(name) for column in ABLATION_COLUMNS.values())
         ranking = ranking.join(own[["full", "ablated", "random", "random_sd", "beyond", "p"]].rename(columns={
-            "full": f"vanilla_acc_{name}", "ablated": f"ablated_acc_{name}",
-            "random": f"random_ablated_acc_{name}_mean", "random_sd": f"random_ablated_acc_{name}_std",
+            "full": full, "ablated": circuit, "random": f"{random}_mean", "random_sd": f"{random}_std",
             "beyond": f"lost_beyond_random_{name}", "p": f"p_{name}"}))
     if "random_ablation_impossible" in table:
         ranking["random_ablation_impossible"] = groups["random_ablation_impossible"].first()

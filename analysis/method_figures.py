@@ -8,29 +8,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from interp.methods.table import BEFORE_AND_AFTER, COMPONENT_OF, METHODS, PLACES
 from interp.plotting import draw_bars, plt, save_figure, sns
 from interp.runs.config import PROJECT_ROOT, BadInput, config_that_writes, shown
 
 RESULTS = PROJECT_ROOT / "Results"
 COMPONENTS = {"attn": "attention", "mlp": "MLP"}
-PLACES = ("operation", "residual_location", "location")  # the column that says where a method looked
-COMPONENT_OF = {"attn": "attn", "mlp": "mlp", "resid_mid": "attn", "resid_post": "mlp"}
-METHODS = {  # folder of results: script
-    "circuit_probing": "circuit_probing.py", "linear_probing": "probing.py", "nonlinear_probing": "probing.py",
-    "amnesic": "amnesic_probing.py", "DAS": "DAS.py",
-}
 NEIGHBORS = {"circuit_probing:knn_test_acc": "circuit", "circuit_probing:full_model_knn_test_acc": "full model",
              "circuit_probing:majority_test_acc": "majority baseline"}
 PROBES = {"circuit_probing:knn_test_acc": "circuit (nearest neighbors)", "linear_probing:test_acc": "linear probe",
           "nonlinear_probing:test_acc": "MLP probe", "circuit_probing:majority_test_acc": "majority baseline"}
-THERE = {"circuit_probing:knn_test_acc": "circuit, nearest neighbors", "linear_probing:test_acc": "linear probe",
-         "nonlinear_probing:test_acc": "MLP probe", "amnesic:test_pre_erasure_probe_acc": "linear probe, before LEACE",
-         "amnesic:same_test_pre_erasure_probe_acc": "linear probe, before LEACE"}
-USED = {"circuit_probing:accuracy_lost": "circuit ablated: accuracy lost",
-        "amnesic:accuracy_lost": "LEACE: accuracy lost",
-        "DAS:interchange_intervention_acc": "DAS: interchange accuracy",
-        "linear_probing:counterfactual_predicts_cf_label": "linear probe's counterfactual embedding",
-        "nonlinear_probing:counterfactual_predicts_cf_label": "MLP probe's counterfactual embedding"}
+THERE = {f"{name}:{column}": label for name, method in METHODS.items() for column, label in method.there.items()}
+USED = {f"{name}:{column}": label for name, method in METHODS.items() for column, label in method.used.items()}
 
 
 def read_results(results: Path, variables: dict[str, str], never: tuple[tuple[str, str], ...] = ()) -> pd.DataFrame:
@@ -43,14 +32,14 @@ def read_results(results: Path, variables: dict[str, str], never: tuple[tuple[st
         BadInput: there is no run at all, or a table cannot be read.
     """
     tables = []
-    for method, script in METHODS.items():
+    for method, known in METHODS.items():
         for variable in variables:
             file = results / method / variable / "results.csv"
             if file.exists():
                 tables.append(tidy(read_results_table(file), method).assign(variable=variable))
             elif (method, variable) not in never and ((results / method).exists() or method == "circuit_probing"):
                 config = config_that_writes(file.parent)
-                hint = f", made by 'python {script} --config {config}'" if config else ""
+                hint = f", made by 'python {known.script} --config {config}'" if config else ""
                 print(f"missing: {shown(file)}{hint}", file=sys.stderr)
     if not tables:
         raise BadInput(f"nothing to draw in {shown(results)}.")
@@ -76,8 +65,7 @@ def read_results_table(file: Path) -> pd.DataFrame:
 def tidy(table: pd.DataFrame, method: str) -> pd.DataFrame:
     """A results table with the component it looked at, and the accuracy that an intervention costs on test."""
     place = next(name for name in PLACES if name in table)
-    for before, after in (("vanilla_acc_test", "ablated_acc_test"), ("vanilla_acc_same", "ablated_acc_same"),
-                          ("test_vanilla_acc", "test_acc"), ("same_test_vanilla_acc", "same_test_acc")):
+    for before, after in BEFORE_AND_AFTER:
         if before in table:
             table["accuracy_lost"] = table[before] - table[after]
     swept = {"checkpoint": table["checkpoint"]} if "checkpoint" in table else {}

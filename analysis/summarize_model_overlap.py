@@ -26,11 +26,11 @@ from torch import Tensor
 
 import circuit_probing
 from analysis.method_figures import COMPONENTS, run
-from interp.experiment import Setting, expand_settings
-from interp.models.masks import Circuit, load_circuit
+from interp.methods.masks import Circuit, load_circuit
 from interp.plotting import plt, save_figure
 from interp.runs.config import BadInput, load_config, shown
 from interp.runs.files import write_text
+from interp.runs.settings import Setting, expand_settings, fill_in
 
 BLOCKS = {"c_attn": ("query", "key", "value")}  # maps whose neurons are several maps' in one
 WHOLE, ALL = "whole", "all maps"
@@ -66,7 +66,8 @@ def saved_circuits(file: Path, config: circuit_probing.Config, settings: list[Se
                            f"'python circuit_probing.py --config {file}' makes it.")
         found.append(load_named(path))
         name, about, _ = found[-1]
-        for key, wanted in circuit_probing.description(config, setting).items():
+        wanted_of = circuit_probing.description(config, setting, fill_in("model_path", config.model_path, setting))
+        for key, wanted in wanted_of.items():
             if about.get(key, wanted) != wanted:
                 raise BadInput(f"{file}: {name} is another run's: its {key} is {about[key]}, not {wanted}.")
     return found

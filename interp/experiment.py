@@ -23,6 +23,7 @@ from interp.runs.config import (
     RunFailed,
     ScriptConfig,
     find_config,
+    keys_as_text,
     load_config,
     project_path,
     require_file,
@@ -62,13 +63,16 @@ class Script:
 
 
 def parse_arguments(script: Script, arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=f"{script.name}.py", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog=f"{script.name}.py", allow_abbrev=False, epilog=keys_as_text(script.schema),
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", nargs="+", required=True, metavar="FILE",
                         help="YAML configs, run one after another")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
                         help="override a key of every config")
     parser.add_argument("--overwrite", action="store_true",
                         help="move an earlier run in results_dir aside and begin anew")
+    parser.add_argument("--check", action="store_true",
+                        help="read and check all of it, say what would be computed, compute and write nothing")
     parser.add_argument("--device", help="auto (cuda if present, else cpu), cpu, cuda, cuda:1, mps")
     return parser.parse_args(arguments)
 
@@ -80,7 +84,9 @@ def main(script: Script, arguments: list[str] | None = None) -> int:
     try:
         jobs = [check(script, file, options) for file in options.config]
         refuse_twice(script, [job[:2] for job in jobs])
-        while jobs:  # popped, so that a job's model does not stay in memory during the next ones
+        for job in jobs if options.check else ():
+            say_what_is_left(script, *job[:2])
+        while jobs and not options.check:  # popped, so that a job's model does not stay in memory during the next ones
             run(script, *jobs.pop(0), options.overwrite)
     except BadInput as error:
         status, message = 2, error
@@ -114,6 +120,23 @@ def check(script: Script, file: str, options: argparse.Namespace) -> tuple:
         where = shown(find_config(file))
         raise BadInput(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
     return config, settings, prepared, device
+
+
+def say_what_is_left(script: Script, config: ScriptConfig, settings: list[Setting]) -> None:
+    """What a run would compute, a line for each setting that is not done."""
+    path = project_path(config.results_dir)
+    directory = RunDirectory(path, settings[0]._fields, [setting._asdict() for setting in settings],
+                             script.side_tables(config))
+    left = todo(script, config, settings, directory)
+    print(f"{shown(path)}: {len(left)} of {len(settings)} settings to compute.")
+    for setting in left:
+        print("  " + ", ".join(f"{name} {value}" for name, value in setting._asdict().items()))
+
+
+def todo(script: Script, config: ScriptConfig, settings: list[Setting], directory: RunDirectory) -> list[Setting]:
+    """The settings that have no row yet, or whose files are gone."""
+    return [setting for setting in settings if not (
+        directory.has(setting._asdict()) and all(path.exists() for path in script.artifacts(config, setting)))]
 
 
 def refuse_foreign_artifacts(script: Script, config: ScriptConfig, settings: list[Setting]) -> None:
@@ -155,13 +178,12 @@ def run(script: Script, config: ScriptConfig, settings: list[Setting], prepared:
         read = digests(read_by(config, settings))
         refuse_changed_inputs(directory.path, read)
         where = shown(directory.path)
-        todo = [setting for setting in settings if not (
-            directory.has(setting._asdict()) and all(path.exists() for path in script.artifacts(config, setting)))]
-        if len(todo) < len(settings):
-            print(f"{where}: {len(settings) - len(todo)} of {len(settings)} settings are done already.")
-        if todo:
+        left = todo(script, config, settings, directory)
+        if len(left) < len(settings):
+            print(f"{where}: {len(settings) - len(left)} of {len(settings)} settings are done already.")
+        if left:
             with recorded(directory.path, device, read):
-                for setting in tqdm(todo, desc=where, unit="setting", disable=None):
+                for setting in tqdm(left, desc=where, unit="setting", disable=None):
                     compute(script, config, setting, prepared, directory)
         if script.finish:
             script.finish(config, prepared, directory)

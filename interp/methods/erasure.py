@@ -20,7 +20,8 @@ def fit_eraser(activations: Tensor, labels: Tensor, n_classes: int, precision: s
     """
     wide = activations.to(getattr(torch, precision))
     eraser = LeaceEraser.fit(wide, F.one_hot(labels, n_classes).to(wide.dtype))
-    return replace(eraser, **{name: getattr(eraser, name).to(activations) for name in ("proj_left", "proj_right", "bias")})
+    parts = ("proj_left", "proj_right", "bias")
+    return replace(eraser, **{name: getattr(eraser, name).to(activations) for name in parts})
 
 
 def erased_rank(eraser: LeaceEraser) -> int:

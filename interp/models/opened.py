@@ -32,7 +32,7 @@ RESID_PRE, ATTN_OUT, RESID_MID, MLP_OUT, RESID_POST = "resid_pre", "attn_out", "
 WRITES = {ATTN_OUT: ATTENTION, MLP_OUT: MLP}
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # what a block is called with besides the residual stream
-RunOn = Callable[[Tensor, Tensor], Tensor]     # activations (batch, d_model), row numbers (batch,) -> states (batch, d_model)
+RunOn = Callable[[Tensor, Tensor], Tensor]     # activations (batch, d_model), row numbers (batch,) -> states
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ class OpenModel:
     @contextmanager
     def patching(self, site: Site, activations: Tensor, at: tuple[Tensor, Tensor],
                  shape: torch.Size) -> Iterator[None]:
-        """While open, the activations stand at a site of a pass over tokens of that shape. at: row and position of each."""
+        """While open, activations stand at a site of a pass over tokens of a shape. at: row and position of each."""
         block, below = self.blocks[site.layer], []
 
         def put(output, values):

@@ -26,7 +26,7 @@ def open_model(model: PreTrainedModel, examples: Examples) -> OpenModel:
     """A frozen model, opened; whatever fast way differs from the plain one on the examples is said and not used.
 
     Raises:
-        CannotOpen: not even the plain way gives what the model gives, or a block does not add up its sublayers' updates.
+        CannotOpen: not even the plain way gives what the model gives, or a block does more than add its updates.
         ValueError: as family_of.
     """
     opened = OpenModel(model, family_of(model.config))
@@ -52,6 +52,11 @@ def close(found: Callable[[], Tensor], wanted: Tensor) -> bool:
         values = found()
     except Exception:  # a family that is called otherwise fails in ways of its own
         return False
+    return alike(values, wanted)
+
+
+def alike(values: Tensor, wanted: Tensor) -> bool:
+    """Equal but for rounding."""
     return values.shape == wanted.shape and bool((values - wanted).abs().max() <= TOLERANCE * wanted.std() + 1e-12)
 
 
@@ -69,9 +74,9 @@ def check_sums(opened: OpenModel, few: Examples) -> None:
     for layer in range(len(opened.blocks)):
         pre, attention, mlp, post = opened.read(few, [Site(layer, location) for location in (
             RESID_PRE, ATTN_OUT, MLP_OUT, RESID_POST)])
-        if not close(lambda: pre + attention + mlp, post):
-            raise CannotOpen(f"layer {layer} of a '{opened.model.config.model_type}' model is more than what goes in and "
-                             "the updates of its attention and its MLP")
+        if not alike(pre + attention + mlp, post):
+            raise CannotOpen(f"layer {layer} of a '{opened.model.config.model_type}' model gives more than what enters "
+                             "and the updates of its attention and its MLP")
     opened.shares = True
 
 
@@ -103,11 +108,13 @@ def check_tails(opened: OpenModel, few: Examples) -> None:
         if opened.family.parallel and location != RESID_POST:
             opened.tails.discard(location)
             continue
-        for layer in {len(opened.blocks) // 2 - 1, len(opened.blocks) - 1} - {-1}:
-            site = Site(layer, location)
-            moved = opened.read(few, [site])[0].flip(0)
-            wanted = opened.patched(few, site)(moved, rows)
-            if location in opened.tails and not close(lambda: tail(opened, few, site)(moved, rows), wanted):
-                opened.tails.discard(location)
-                opened.tell(f"running on from {location} at the last token alone gives other answers")
+        sites = [Site(layer, location) for layer in {len(opened.blocks) // 2 - 1, len(opened.blocks) - 1} - {-1}]
+        if not all(tail_agrees(opened, few, site, rows) for site in sites):
+            opened.tails.discard(location)
+            opened.tell(f"running on from {location} at the last token alone gives other answers")
     opened.earlier.clear()
+
+
+def tail_agrees(opened: OpenModel, few: Examples, site: Site, rows: Tensor) -> bool:
+    moved = opened.read(few, [site])[0].flip(0)
+    return close(lambda: tail(opened, few, site)(moved, rows), opened.patched(few, site)(moved, rows))

@@ -38,7 +38,7 @@ class Replay(Protocol):
     def __len__(self) -> int: ...
 
     def update(self, masks: Masks, rows: Tensor) -> Tensor:
-        """What the masked sublayer adds to the residual stream at the probed positions of some rows: (batch, d_model)."""
+        """What the masked sublayer adds to the residual stream where some rows are probed: (batch, d_model)."""
 
 
 class CannotReplay(Exception):
@@ -351,7 +351,7 @@ def replay(opened: OpenModel, sublayer: Sublayer, examples: Examples, inputs: Te
     forest = opened.forest(examples)
     algebra = ((lambda: ReplayedAttention(opened, sublayer, inputs, forest, examples.probed))
                if sublayer.operation == ATTENTION else lambda: ReplayedMLP(opened, sublayer, inputs))
-    for number, way in enumerate((algebra, lambda: ReplayedModule(opened, sublayer, inputs, examples))):
+    for way in (algebra, lambda: ReplayedModule(opened, sublayer, inputs, examples)):
         try:
             found = way()
         except CannotReplay:

@@ -5,6 +5,7 @@ before anything is computed or written.
 """
 
 import difflib
+import textwrap
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -16,8 +17,9 @@ CONFIGS = PROJECT_ROOT / "configs"
 TRAINING = "Train_Algorithmic_Models"  # the folder of configs that make the data and models of the others
 ALIASES = {  # the paper's several names for one key: they are read under the one that the script's config has
     "train_path": "train_data_path", "test_path": "test_data_path", "epochs": "num_epochs"}
-CONVERTED = {"Models/SmolLM2-135M": "python -m interp.convert_gguf",
-             "Models/Gemma3-270M": "python -m interp.convert_gguf --model gemma3"}  # models that no config makes, and what does
+CONVERTED = {  # models that no config makes, and what does
+    "Models/SmolLM2-135M": "python -m interp.convert_gguf",
+    "Models/Gemma3-270M": "python -m interp.convert_gguf --model gemma3"}
 
 T = TypeVar("T")
 
@@ -76,8 +78,8 @@ class ModelSweep(ScriptConfig):
     """The models that a method looks into: one, or one for each seed and checkpoint in its path."""
 
     model_path: Text = Field(description=(
-        "the model: a folder, a GGUF file or a name on the Hugging Face hub; {model_seed} and {checkpoint} stand for the "
-        "values of these lists"))
+        "the model: a folder, a GGUF file or a name on the Hugging Face hub; {model_seed} and {checkpoint} stand for "
+        "the values of these lists"))
     model_seed_list: NonEmpty[Seed] = Field([0], description="seeds of models, and of what the method draws")
     checkpoint_list: NonEmpty[int | str] | None = Field(None, description="checkpoints of a training")
 
@@ -209,6 +211,22 @@ def suggestion(word: str, known, cutoff: float = 0.6) -> str:
     """', did you mean X?' in the words of an error, or nothing. cutoff: how alike, between 0 and 1."""
     close = difflib.get_close_matches(str(word), [str(name) for name in known], n=1, cutoff=cutoff)
     return f"; did you mean '{close[0]}'" if close else ""
+
+
+def describe_keys(schema: type[BaseModel]) -> list[tuple[str, str, str]]:
+    """Each key of a config: its name, its default (empty where there is none) and its meaning."""
+    return [(name, "" if field.is_required() else yaml.safe_dump(
+        field.default, default_flow_style=True).splitlines()[0], field.description or "")
+            for name, field in schema.model_fields.items()]
+
+
+def keys_as_text(schema: type[BaseModel]) -> str:
+    """The keys of a config for --help: those that must be given first."""
+    lines = ["keys of a config (base: FILE takes over those of another; keys that end in _list are swept):", ""]
+    for name, default, meaning in sorted(describe_keys(schema), key=lambda key: key[1] != ""):
+        lines += textwrap.wrap(f"{name}{f' ({default})' if default else ''}: {meaning}", 100, initial_indent="  ",
+                               subsequent_indent="      ")
+    return "\n".join(lines)
 
 
 def require_file(key: str, path: str) -> Path:

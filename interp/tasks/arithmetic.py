@@ -31,6 +31,7 @@ VARIABLES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "a_plus_b": lambda a, b: a + b,
     "a_minus_b": lambda a, b: a - b,
 }
+NAMES = [*VARIABLES, "a_plus_b_no_prime", "a_minus_b_no_prime", "a_mod_N", "b_mod_N"]
 OPERATIONS = {"+": operator.add, "*": operator.mul}
 
 # Where each word of a sequence stands: a and b are the operands, r the distractor.
@@ -60,8 +61,7 @@ def variable_values(name: str, a: Tensor, b: Tensor, mod: int) -> Tensor:
     if name in ("a_plus_b_no_prime", "a_minus_b_no_prime"):
         return VARIABLES[name.removesuffix("_no_prime")](a, b)
     if name not in VARIABLES:
-        known = [*VARIABLES, "a_plus_b_no_prime", "a_minus_b_no_prime", "a_mod_N", "b_mod_N"]
-        raise ValueError(f"there is no variable '{name}'; known are {', '.join(known)}")
+        raise ValueError(f"there is no variable '{name}'; known are {', '.join(NAMES)}")
     return VARIABLES[name](a, b) % mod
 
 

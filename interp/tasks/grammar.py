@@ -137,7 +137,7 @@ def make_table(name: str, gen_size: int, data_seed: int) -> pd.DataFrame:
 
 
 def with_pronouns(parts: list[Labelled]) -> pd.DataFrame:
-    """Each sentence for both genders, with the pronoun of its number as the right word and of the other as the wrong."""
+    """Each sentence for both genders: the pronoun of its number is right, that of the other number wrong."""
     return pd.DataFrame(
         [(part, number, PRONOUNS[gender][number], PRONOUNS[gender][1 - number], name)
          for part, number in parts for name, gender in GENDERS.items()],

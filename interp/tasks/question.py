@@ -50,12 +50,12 @@ class QuestionConfig(ModelSweep):
     """The keys by which every method is told of which data and models it is asked."""
 
     task: Text = Field("arithmetic", description=(
-        "`sentences` for a file of one's own, `agreement`, `reflexive`, `syntactic_number` for the paper's, `multitask` "
-        "for two arithmetic tasks in one model; any other word is an arithmetic task's name"))
+        "`sentences` for a file of one's own, `agreement`, `reflexive`, `syntactic_number` for the paper's, "
+        "`multitask` for two arithmetic tasks in one model; any other word is an arithmetic task's name"))
     variable: Text | None = Field(None, description=(
         "the column of the variable that is looked for; of sentences `labels` where left out (`object labels` for "
         "syntactic_number)"))
-    train_data_path: Text | None = Field(None, description="sequences to train on (a CSV of train_algorithmic_models.py)")
+    train_data_path: Text | None = Field(None, description="sequences to train on (of train_algorithmic_models.py)")
     test_data_path: Text | None = Field(None, description="sequences to test on")
     data_path: Text | None = Field(None, description="the file of sentences that train and test are drawn from")
     gen_path: Text | None = Field(None, description="a file of other sentences, to test generalization on")
@@ -209,7 +209,7 @@ class Question:
             read[name] = examples
             first = torch.tensor((~own["sentence"].duplicated()).tolist(), device=self.device)
             probed[name] = examples if first.all() or "source" in own else examples[first.nonzero().flatten()]
-        for name, examples in probed.items():
+        for examples in probed.values():
             if variable in examples.variables:
                 check_classes(variable, probed[TRAIN].variables[variable], examples.variables[variable])
         read.pop(TRAIN)
@@ -238,7 +238,8 @@ class Question:
                 raise BadInput(f"model_path: {path}: {error}.") from None
             if shuffled:
                 operation = "mlp" if location_of(setting) in ("mlp", "resid_post") else "attn"
-                shuffle_weights(find_sublayer(opened, setting.target_layer, operation).maps.values(), setting.model_seed)
+                sublayer = find_sublayer(opened, setting.target_layer, operation)
+                shuffle_weights(sublayer.maps.values(), setting.model_seed)
             self.opened[key] = opened
         return self.opened[key]
 
@@ -328,11 +329,12 @@ def check_classes(variable: str, train: Tensor, test: Tensor, n_classes: int | N
     """
     classes = set(train.tolist())
     if len(classes) < 2:
-        raise BadInput(f"variable: '{variable}' has a single value in the training data; there is nothing to tell apart.")
+        raise BadInput(f"variable: '{variable}' has a single value in the training data; there is nothing to tell "
+                       "apart.")
     unknown = sorted(set(test.tolist()) - classes)
     if unknown:
-        raise BadInput(f"variable: class {unknown[0]} of '{variable}' has no example in the training data, but stands in "
-                       "the test data.")
+        raise BadInput(f"variable: class {unknown[0]} of '{variable}' has no example in the training data, but stands "
+                       "in the test data.")
     if n_classes is not None:
         check_range("n_classes", variable, train, n_classes)
 
@@ -367,17 +369,17 @@ def check_layer(model: PretrainedConfig, path: str, layer: int, site: Site | Non
         BadInput: as said.
     """
     if layer >= model.num_hidden_layers:
-        raise BadInput(f"target_layer_list: there is no layer {layer}; the model has {model.num_hidden_layers}, counted "
-                       "from 0.")
+        raise BadInput(f"target_layer_list: there is no layer {layer}; the model has {model.num_hidden_layers}, "
+                       "counted from 0.")
     if site and site.location == RESID_MID and family_of(model).parallel:
-        raise BadInput(f"residual_location_list: {path} has no {RESID_MID}: attention and MLP of a '{model.model_type}' "
-                       "model read the same residual stream.")
+        raise BadInput(f"residual_location_list: {path} has no {RESID_MID}: attention and MLP of a "
+                       f"'{model.model_type}' model read the same residual stream.")
 
 
 def check_reinit(model: PretrainedConfig, config: QuestionConfig) -> None:
     if config.layer_reinit is not True and config.layer_reinit >= model.num_hidden_layers:
-        raise BadInput(f"layer_reinit: there is no layer {config.layer_reinit}; the model has {model.num_hidden_layers}, "
-                       "counted from 0.")
+        raise BadInput(f"layer_reinit: there is no layer {config.layer_reinit}; the model has "
+                       f"{model.num_hidden_layers}, counted from 0.")
 
 
 def check_sequences(model: PretrainedConfig, splits: dict[str, Examples]) -> None:

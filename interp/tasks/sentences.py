@@ -1,9 +1,9 @@
 """Sentences: files of them, and how a model reads them.
 
-A file has the columns `sentence` (up to where the answer comes), `right` and `wrong` (the words that are compared there),
-any number of variables, whole numbers from 0, and if wanted `group`, a subset that answers are judged on apart, and
-`source`, `source_right`, a row's own source. The paper's three tasks are such files; its own copies of them, which leave
-out what the task's name says, are read as well.
+A file has the columns `sentence` (up to where the answer comes), `right` and `wrong` (the words that are compared
+there), any number of variables, whole numbers from 0, and if wanted `group`, a subset that answers are judged on apart,
+and `source`, `source_right`, a row's own source. The paper's three tasks are such files; its own copies of them, which
+leave out what the task's name says, are read as well.
 """
 
 import re
@@ -30,8 +30,8 @@ LABELS = "labels"
 def with_verbs(key: str, table: pd.DataFrame) -> pd.DataFrame:
     """The paper's agreement: `is` and `are`, by the column labels."""
     if "ungrammatical" in table:
-        raise BadInput(f"{key}: {table.attrs['source']} has a column 'ungrammatical': its sentences end with a pronoun, "
-                       f"which gives the answer away; they are for the task '{REFLEXIVE}'.")
+        raise BadInput(f"{key}: {table.attrs['source']} has a column 'ungrammatical': its sentences end with a "
+                       f"pronoun, which gives the answer away; they are for the task '{REFLEXIVE}'.")
     if "right" in table and "wrong" in table:
         return table
     numbers = binary(key, table, LABELS)
@@ -50,15 +50,16 @@ def without_pronouns(key: str, table: pd.DataFrame) -> pd.DataFrame:
     right, wrong = (words_of(key, table, column).str.split() for column in ("sentence", "ungrammatical"))
     for words, others in zip(right, wrong):
         if len(words) < 2 or words[:-1] != others[:-1] or words[-1] == others[-1]:
-            raise BadInput(f"{key}: {table.attrs['source']}: '{' '.join(words)}' and its ungrammatical form must differ "
-                           "in the last word and in nothing else.")
+            raise BadInput(f"{key}: {table.attrs['source']}: '{' '.join(words)}' and its ungrammatical form must "
+                           "differ in the last word and in nothing else.")
     return table.drop(columns=["ungrammatical", "gender"]).assign(
         sentence=right.str[:-1].str.join(" "), right=right.str[-1], wrong=wrong.str[-1],
         group=genders.map({number: name for name, number in GENDERS.items()}))
 
 
 PAPERS: dict[str, Callable[[str, pd.DataFrame], pd.DataFrame]] = {  # the paper's copies as files of the general form
-    SENTENCES: lambda key, table: table, AGREEMENT: with_verbs, REFLEXIVE: without_pronouns, SYNTACTIC_NUMBER: with_verbs}
+    SENTENCES: lambda key, table: table, AGREEMENT: with_verbs, REFLEXIVE: without_pronouns,
+    SYNTACTIC_NUMBER: with_verbs}
 
 
 def words_of(key: str, table: pd.DataFrame, column: str) -> pd.Series:
@@ -81,7 +82,8 @@ def binary(key: str, table: pd.DataFrame, column: str) -> pd.Series:
     return table[column]
 
 
-def read_sentences(key: str, path: str, task: str, variables: list[str], optional: tuple[str, ...] = ()) -> pd.DataFrame:
+def read_sentences(key: str, path: str, task: str, variables: list[str],
+                   optional: tuple[str, ...] = ()) -> pd.DataFrame:
     """The rows of a file of sentences in the general form, the variables asked for as whole numbers from 0.
 
     optional: variables that the file may lack.
@@ -105,7 +107,8 @@ def read_sentences(key: str, path: str, task: str, variables: list[str], optiona
                 raise BadInput(f"{key}: {source}: the column '{column}' must hold whole numbers from 0.")
     same = table[table["right"] == table["wrong"]]
     if len(same):
-        raise BadInput(f"{key}: {source}: in row {same.index[0] + 2} right and wrong are both '{same['right'].iloc[0]}'.")
+        raise BadInput(f"{key}: {source}: in row {same.index[0] + 2} right and wrong are both "
+                       f"'{same['right'].iloc[0]}'.")
     table["group"] = table["group"].astype(str) if "group" in table else ""
     identity = ["sentence", "group", *own_source[:1]]
     for row in table.index[table.duplicated(identity)][:1]:
@@ -252,15 +255,15 @@ def draw_sources(examples: Examples, variable: str, key: str, generator: torch.G
 
 
 def own_sources(examples: Examples, table: pd.DataFrame, reader: Reader, variable: str, key: str) -> Examples:
-    """The sources that the file gives. Their value of the variable stands in source_VARIABLE; of two values, the other."""
+    """The sources that the file gives; their value of the variable is source_VARIABLE or, of two values, the other."""
     values = examples.variables[variable]
     if f"source_{variable}" in table:
         other = labels_of(table, f"source_{variable}").to(values.device)
     elif int(values.max()) < 2:
         other = 1 - values
     else:
-        raise BadInput(f"{key}: {table.attrs.get('source', 'the file')} gives sources but no column 'source_{variable}', "
-                       "their value of the variable, which has more than two values.")
+        raise BadInput(f"{key}: {table.attrs.get('source', 'the file')} gives sources but no column "
+                       f"'source_{variable}', their value of the variable, which has more than two values.")
     wrong = table["wrong"].where(table["right"] == table["source_right"], table["right"])
     sources = pd.DataFrame({"sentence": table["source"], "right": table["source_right"], "wrong": wrong, "group": ""})
     read = reader.read(sources, [], values.device)
