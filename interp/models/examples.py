@@ -35,8 +35,9 @@ class Examples:
     answer: what is right.
     groups: evaluation subsets, row numbers by name; one called "" where there is no other.
     texts: the rows as words, where they were any.
-    source: rows that are paired with these, for exchanging a variable between the two.
-    exchanged: what is right after the variable has been exchanged.
+    pairs: rows that are paired with these, for exchanging a variable between the two: examples of their own, or
+        numbers of these rows. exchanged: what is right after the variable has been exchanged.
+    origin: the examples that these are rows of, and which, so that what was read of those need not be read again.
     """
 
     tokens: Tensor
@@ -46,22 +47,31 @@ class Examples:
     answer: Answer
     groups: dict[str, Tensor] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
-    source: "Examples | None" = None
+    pairs: "Examples | Tensor | None" = None
     exchanged: Answer | None = None
+    origin: "tuple[Examples, Tensor] | None" = None
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, rows: Tensor) -> "Examples":
         """Some of the rows, as examples of their own; as one group."""
+        own = self.unpaired(rows)
+        return own if self.pairs is None else own.paired_with(self.source.unpaired(rows), self.exchanged[rows])
+
+    def unpaired(self, rows: Tensor) -> "Examples":
         return Examples(
             self.tokens[rows], self.probed[rows], self.answering[rows],
             {name: values[rows] for name, values in self.variables.items()}, self.answer[rows],
-            texts=[self.texts[row] for row in rows.tolist()] if self.texts else [],
-            source=self.source and self.source[rows], exchanged=self.exchanged and self.exchanged[rows])
+            texts=[self.texts[row] for row in rows.tolist()] if self.texts else [], origin=(self, rows))
 
-    def paired_with(self, source: "Examples", exchanged: Answer) -> "Examples":
-        return replace(self, source=source, exchanged=exchanged)
+    def paired_with(self, source: "Examples | Tensor", exchanged: Answer) -> "Examples":
+        return replace(self, pairs=source, exchanged=exchanged)
+
+    @cached_property
+    def source(self) -> "Examples | None":
+        """The rows that are paired with these."""
+        return self.unpaired(self.pairs) if isinstance(self.pairs, Tensor) else self.pairs
 
     @cached_property
     def lengths(self) -> Tensor:

@@ -246,6 +246,9 @@ class Question:
     def read(self, setting: Setting, examples: Examples) -> Tensor:
         """The activations at the setting's site, (rows, d_model); those of the settings to come in the same pass."""
         opened, site = self.open(setting), site_of(setting)
+        if examples.origin:
+            whole, rows = examples.origin
+            return self.read(setting, whole)[rows]
         if (examples, site) not in self.activations:
             coming = self.sites(setting, examples)
             self.activations = {key: kept for key, kept in self.activations.items() if key[1] in coming}

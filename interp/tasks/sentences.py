@@ -232,10 +232,9 @@ def pair(examples: Examples, table: pd.DataFrame, reader: Reader, variable: str,
     """
     if "source" in table:
         source = own_sources(examples, table, reader, variable, key)
-    else:
-        source = examples[draw_sources(examples, variable, key, torch.Generator().manual_seed(data_seed))]
-    exchanged = source.answer if variable == answer_variable or "source" in table else examples.answer
-    return examples.paired_with(source, exchanged)
+        return examples.paired_with(source, source.answer)
+    rows = draw_sources(examples, variable, key, torch.Generator().manual_seed(data_seed))
+    return examples.paired_with(rows, examples.answer[rows] if variable == answer_variable else examples.answer)
 
 
 def draw_sources(examples: Examples, variable: str, key: str, generator: torch.Generator) -> Tensor:

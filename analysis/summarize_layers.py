@@ -1,0 +1,128 @@
+"""Every method at every layer of a language model: where can a variable be read, and where is it used?
+
+    python analysis/summarize_layers.py --model smollm2 [--results Results/SV_Agreement] [--out DIR]
+
+Reads RESULTS/METHOD/MODEL/results.csv of the methods and RESULTS/MODEL/results.csv of circuit probing, whichever exist,
+and writes
+
+layers.csv, layers.md   a row for each layer and site, a column for each measure and evaluation set (IID and gen)
+layers.png, .pdf        the same over layers: read above, used below; IID solid, generalization dashed
+
+Circuits stand at the site that their sublayer writes: attention's after attention, the MLP's after the MLP. Settings of
+the same site (seeds) are averaged.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.method_figures import COMPONENTS, RESULTS, read_results_table, run
+from interp.methods.table import COMPONENT_OF, METHODS
+from interp.plotting import plt, save_figure
+from interp.runs.config import BadInput, shown
+from interp.runs.files import write_text
+
+SETS = {"iid": "IID", "gen": "generalization"}
+PREFIX = {"iid": "", "gen": "gen_"}
+TEST = {"iid": "test", "gen": "gen"}
+# (method, what is shown, whether it is read or used): the column of its table for an evaluation set
+MEASURES = {
+    ("linear_probing", "linear probe", "read"): lambda table, name: table[f"{TEST[name]}_acc"],
+    ("nonlinear_probing", "MLP probe", "read"): lambda table, name: table[f"{TEST[name]}_acc"],
+    ("circuit_probing", "circuit, nearest neighbors", "read"): lambda table, name: table[f"knn_{TEST[name]}_acc"],
+    ("amnesic", "LEACE: accuracy lost", "used"): lambda table, name: (
+        table[f"{PREFIX[name]}vanilla_acc"] - table[f"{PREFIX[name]}heldout_acc"]),
+    ("amnesic", "as many random dimensions erased: accuracy lost", "used"): lambda table, name: (
+        table[f"{PREFIX[name]}vanilla_acc"] - table[f"{PREFIX[name]}random_heldout_acc_mean"]),
+    ("DAS", "DAS: interchange accuracy", "used"): lambda table, name: (
+        table[f"{PREFIX[name]}interchange_intervention_acc"]),
+    ("DAS", "everything exchanged: interchange accuracy", "used"): lambda table, name: (
+        table[f"{PREFIX[name]}full_interchange_acc"]),
+    ("circuit_probing", "circuit ablated: accuracy lost", "used"): lambda table, name: (
+        table[f"vanilla_acc_{name}"] - table[f"ablated_acc_{name}"]),
+}
+
+
+def collect(results: Path, model: str) -> pd.DataFrame:
+    """A row for each layer, site, measure and evaluation set: layer, component, measure, kind, set, value."""
+    parts = []
+    for (method, label, kind), value_of in MEASURES.items():
+        folder = results / model if method == "circuit_probing" else results / method / model
+        file = folder / "results.csv"
+        if not file.exists():
+            print(f"missing: {shown(file)}")
+            continue
+        table = read_results_table(file)
+        for name in SETS:
+            try:
+                values = value_of(table, name)
+            except KeyError as error:
+                raise BadInput(f"{shown(file)} is no table of {METHODS[method].script} on sentences: it has no column "
+                               f"{error}.") from None
+            parts.append(pd.DataFrame({"layer": table["target_layer"], "measure": label, "kind": kind, "set": name,
+                                       "component": table[METHODS[method].place].map(COMPONENT_OF), "value": values}))
+    if not parts:
+        raise BadInput(f"nothing to draw of {model} in {shown(results)}.")
+    keys = ["layer", "component", "measure", "kind", "set"]
+    return pd.concat(parts).groupby(keys, sort=False, as_index=False)["value"].mean()
+
+
+def as_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row for each layer and site, a column for each measure and set, in the order of MEASURES."""
+    table = rows.pivot(index=["layer", "component"], columns=["measure", "set"], values="value")
+    order = [(label, name) for _, label, _ in MEASURES for name in SETS if (label, name) in table]
+    return table[order].rename(index=COMPONENTS, level="component")
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """IID / generalization in one cell, so that the page has room."""
+    measures = list(dict.fromkeys(label for label, _ in table.columns))
+    lines = ["| layer, after | " + " | ".join(measures) + " |", "|---" * (len(measures) + 1) + "|"]
+    for (layer, component), row in table.iterrows():
+        cells = [" / ".join("" if pd.isna(row[label, name]) else f"{row[label, name]:.2f}" for name in SETS)
+                 for label in measures]
+        lines.append(f"| {layer}, {component} | " + " | ".join(cell if cell != " / " else "" for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(rows: pd.DataFrame, model: str, path: Path) -> None:
+    figure, axes = plt.subplots(2, 2, figsize=(12, 7.5), sharex=True, sharey=True, layout="constrained")
+    labels = [label for _, label, _ in MEASURES]
+    for line, (kind, ylabel) in zip(axes, (("read", "accuracy of reading it"), ("used", "effect of an intervention"))):
+        for axis, component in zip(line, COMPONENTS):
+            own = rows[(rows["kind"] == kind) & (rows["component"] == component)]
+            for (label, name), values in own.groupby(["measure", "set"], sort=False):
+                axis.plot(values["layer"], values["value"], "-" if name == "iid" else "--", marker=".",
+                          color=f"C{labels.index(label)}", label=label if name == "iid" else None)
+            axis.set(ylim=(-0.08, 1.03), ylabel=ylabel if axis is line[0] else "")
+            axis.legend(fontsize="x-small", loc="best")
+    for axis, component in zip(axes[0], COMPONENTS.values()):
+        axis.set_title(f"after {'the ' * (component == 'MLP')}{component}")
+    for axis in axes[1]:
+        axis.set_xlabel("layer")
+    figure.suptitle(f"{model}: solid {SETS['iid']}, dashed {SETS['gen']}", parse_math=False)
+    save_figure(figure, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, help="the folder of each method's results, such as smollm2")
+    parser.add_argument("--results", type=Path, default=RESULTS / "SV_Agreement")
+    parser.add_argument("--out", type=Path, help="default: RESULTS/figures/MODEL")
+    options = parser.parse_args()
+    results = options.results.absolute()
+    out = (options.out or results / "figures" / options.model).absolute()
+    rows = collect(results, options.model)
+    table = as_table(rows)
+    out.mkdir(parents=True, exist_ok=True)
+    flat = table.copy()
+    flat.columns = [f"{label} ({SETS[name]})" for label, name in table.columns]
+    write_text(out / "layers.csv", flat.to_csv())
+    write_text(out / "layers.md", markdown(table))
+    print(markdown(table))
+    draw(rows, options.model, out / "layers")
+
+
+if __name__ == "__main__":
+    run("summarize_layers", main)
