@@ -9,46 +9,43 @@ from functools import partial
 
 import torch
 
-from benchmarks.language_models import EXAMPLES, MIDDLE_LAYER, build_model, draw_sentences
+from benchmarks.language_models import EXAMPLES, LAYERS, MIDDLE_LAYER, RIGHT, WRONG, draw_sentences, open_gpt2
 from benchmarks.timing import Step, compare
-from interp.models.behavior import masked, preference_accuracy
-from interp.models.blocks import final_states
-from interp.models.forest import plant
-from interp.models.loading import blocks_of, find_sublayer
-from interp.models.sublayer import capture
+from interp.models.kept import answer_from, capture
+from interp.models.sublayers import find_sublayer, masked
+from interp.tasks.question import accuracy
 
 FAST, PLAIN = "from the layer upward, on the forest", "whole model, single sentences"
-RIGHT, WRONG, PLAIN_BATCH = 1, 2, 100
+PLAIN_BATCH = 100
 
 
-def ablation(layer: int, operation: str, examples: int, name: str) -> Step:
-    model, sentences = build_model(), draw_sentences(examples)
-    sublayer = find_sublayer(model, layer, operation)
+def ablation(layer: int, operation: str, count: int, name: str) -> Step:
+    examples = draw_sentences(count)
+    opened = open_gpt2(examples)
+    sublayer = find_sublayer(opened, layer, operation)
     generator = torch.Generator().manual_seed(0)
-    masks = {name: (torch.rand(len(linear.bias), generator=generator) > 0.2).float()
-             for name, linear in sublayer.maps.items()}
-    forest, tokens = plant(sentences), torch.tensor(sentences)
-    entering = capture(model, forest, [], layers=[layer]).entering[layer]
-    right, wrong = torch.full((examples,), RIGHT), torch.full((examples,), WRONG)
+    masks = {name: (torch.rand(len(mask), generator=generator) > 0.2).float()
+             for name, mask in sublayer.full_masks().items()}
+    kept = capture(opened, examples, [], layers=[layer])
 
+    @torch.no_grad()
     def fast() -> float:
         with masked(sublayer, masks):
-            return preference_accuracy(model, final_states(model, forest, layer, entering), right, wrong)
+            return accuracy(opened, answer_from(opened, kept, layer), examples.answer)
 
     @torch.no_grad()
     def plain() -> float:
         with masked(sublayer, masks):
-            logits = torch.cat([model(batch, use_cache=False, logits_to_keep=1).logits[:, -1]
-                                for batch in tokens.split(PLAIN_BATCH)])
+            logits = torch.cat([opened.model(batch, use_cache=False, logits_to_keep=1).logits[:, -1]
+                                for batch in examples.tokens.split(PLAIN_BATCH)])
         return (logits[:, RIGHT] > logits[:, WRONG]).double().mean().item()
 
     return fast if name == FAST else plain
 
 
 if __name__ == "__main__":
-    last = len(blocks_of(build_model())) - 1
-    for layer, operation, examples in (
+    for layer, operation, count in (
             (MIDDLE_LAYER, "attn", EXAMPLES // 2), (MIDDLE_LAYER, "mlp", EXAMPLES // 2), (0, "mlp", EXAMPLES // 2),
-            (last, "mlp", EXAMPLES // 2), (MIDDLE_LAYER, "mlp", EXAMPLES)):
-        compare(f"ablation at layer {layer}, {operation}, {examples} sentences",
-                partial(ablation, layer, operation, examples), FAST, PLAIN, rounds=3)
+            (LAYERS - 1, "mlp", EXAMPLES // 2), (MIDDLE_LAYER, "mlp", EXAMPLES)):
+        compare(f"ablation at layer {layer}, {operation}, {count} sentences",
+                partial(ablation, layer, operation, count), FAST, PLAIN, rounds=3)

@@ -9,8 +9,8 @@ import torch
 
 import train_algorithmic_models as training
 from benchmarks.timing import Step, compare
-from interp.experiment import expand_settings
 from interp.runs.config import CONFIGS, load_config
+from interp.runs.settings import expand_settings
 
 FAST, PLAIN = "last position, exact", "Hugging Face, all positions"
 

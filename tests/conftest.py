@@ -1,6 +1,7 @@
 """A tiny trained model and its data, made once by the real command line."""
 
 import csv
+import importlib
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -21,6 +23,7 @@ import DAS
 import generate_language_data
 import probing
 import train_algorithmic_models
+from analysis.method_figures import run as run_analysis
 from interp.experiment import main
 from interp.runs.config import PROJECT_ROOT
 from language_model import make_language_model
@@ -29,6 +32,9 @@ TRAINING = train_algorithmic_models.SCRIPT
 SENTENCES = generate_language_data.SCRIPT
 CIRCUITS = circuit_probing.SCRIPT
 METHODS = {"probing": probing.SCRIPT, "amnesic_probing": amnesic_probing.SCRIPT, "DAS": DAS.SCRIPT}
+
+SENTENCE_FILES = {"agreement": ("SV_Agr", "SV_Agr_gen"), "reflexive": ("Reflexive_An", "Reflexive_An_gen"),
+                  "syntactic_number": ("Syntactic_Number", None)}
 
 
 def write_yaml(path: Path, values: dict) -> Path:
@@ -106,6 +112,28 @@ def method_values(folder: Path) -> dict[str, dict]:
     }
 
 
+def language_values(language, folder: Path, task: str = "agreement") -> dict:
+    """A config of circuit probing on the small language model."""
+    data, gen = SENTENCE_FILES[task]
+    return {
+        "task": task, "variable": "object labels" if task == "syntactic_number" else "labels",
+        "data_path": str(language.data / f"{data}.csv"), "gen_path": gen and str(language.data / f"{gen}.csv"),
+        "model_path": str(language.model), "train_size": 500, "test_size": 300, "target_layer_list": [0, 1],
+        "operation_list": ["attn", "mlp"], "lr_list": [0.01], "batch_size_list": [250], "mask_init_list": [0.0],
+        "num_epochs": 20, "max_temp": 200, "l0_lambda": 1e-5, "num_random_ablations": 5,
+        "results_dir": str(folder / task)}
+
+
+def papers_table(name: str, language) -> pd.DataFrame:
+    """A file of ours as the paper's repository has it."""
+    table = pd.read_csv(language.data / f"{name}.csv")
+    if not name.startswith("Reflexive"):
+        return table.drop(columns=["right", "wrong"])
+    right, wrong = (table["sentence"] + " " + table[column] for column in ("right", "wrong"))
+    return pd.DataFrame({"sentence": right, "labels": table["labels"], "ungrammatical": wrong,
+                         "gender": (table["group"] == "feminine").astype(int)})
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> SimpleNamespace:
     """The folder of a finished training run; tests read it and write elsewhere."""
@@ -124,6 +152,23 @@ def language(tmp_path_factory) -> SimpleNamespace:
     assert main(SENTENCES, ["--config", str(write_yaml(folder / "sentences.yaml", values))]) == 0
     make_language_model(folder / "model")
     return SimpleNamespace(folder=folder, data=folder / "data", model=folder / "model", sentences=values)
+
+
+@pytest.fixture
+def analyse(monkeypatch, capsys):
+    """An analysis script's command line, without the seconds that a process of its own needs to start."""
+    def run(script: str, *arguments) -> SimpleNamespace:
+        monkeypatch.chdir("/")
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        capsys.readouterr()
+        status = 0
+        try:
+            run_analysis(script, importlib.import_module(f"analysis.{script}").main)
+        except SystemExit as ended:
+            status = ended.code
+        said = capsys.readouterr()
+        return SimpleNamespace(returncode=status, stdout=said.out, stderr=said.err)
+    return run
 
 
 @pytest.fixture

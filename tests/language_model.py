@@ -1,4 +1,4 @@
-"""A small GPT-2 with a word-level tokenizer that has learned agreement, for end-to-end tests of the language tasks."""
+"""A small GPT-2 that has learned agreement, with a word-level tokenizer; tiny random models of many families."""
 
 from functools import cache
 from pathlib import Path
@@ -8,13 +8,66 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
-from interp.tasks.grammar import ANSWERS, make_table
+from interp.tasks.grammar import make_table
 
 UNKNOWN, END = "[UNK]", "<|endoftext|>"
 IGNORED = -100
+
+VOCABULARY, LAYERS, D_MODEL = 60, 2, 32
+OF_TOKENS = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+WIDE = OF_TOKENS | {"hidden_size": D_MODEL, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
+PLAIN = WIDE | {"intermediate_size": 48, "max_position_embeddings": 40}
+SHARED_KEYS = PLAIN | {"num_key_value_heads": 2, "head_dim": 8}  # two queries to a key
+TWO_KINDS = SHARED_KEYS | {"layer_types": ["sliding_attention", "full_attention"]}
+GPT2 = OF_TOKENS | {"n_embd": D_MODEL, "n_layer": LAYERS, "n_head": 4, "n_positions": 40}
+GPT_NEO = OF_TOKENS | {"hidden_size": D_MODEL, "num_layers": LAYERS, "num_heads": 4, "intermediate_size": 48,
+                       "attention_types": [[["global", "local"], 1]], "max_position_embeddings": 400}
+FAMILIES = {
+    "gpt2": GPT2, "gpt_neo": GPT_NEO, "gpt_neox": PLAIN, "llama": SHARED_KEYS | {"tie_word_embeddings": True},
+    "mistral": SHARED_KEYS | {"head_dim": 12}, "qwen2": SHARED_KEYS, "qwen3": SHARED_KEYS, "gemma2": TWO_KINDS,
+    "gemma3_text": TWO_KINDS, "olmo": SHARED_KEYS, "olmo2": SHARED_KEYS, "phi": PLAIN, "phi3": SHARED_KEYS,
+    "smollm3": SHARED_KEYS | {"no_rope_layers": [1, 0]},
+    "opt": PLAIN | {"ffn_dim": 48, "word_embed_proj_dim": D_MODEL}, "bloom": WIDE, "falcon": WIDE,
+    "cohere": SHARED_KEYS, "granite": SHARED_KEYS | {"residual_multiplier": 0.4, "logits_scaling": 3.0},
+    "stablelm": SHARED_KEYS,
+}
+VARIANTS = {  # other shapes of the same families, by which ways that know a family could be misled
+    "gpt2, scaled by layer": GPT2 | {"scale_attn_by_inverse_layer_idx": True, "activation_function": "relu"},
+    "gpt_neox, one after the other": PLAIN | {"use_parallel_residual": False, "rope_parameters": {
+        "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
+    "llama, biases": SHARED_KEYS | {"attention_bias": True, "mlp_bias": True},
+    "falcon, one after the other": WIDE | {"parallel_attn": False},
+}
+PARALLEL = ("gpt_neox", "phi", "falcon", "cohere")  # attention and MLP read the same residual stream
+
+
+def random_model(kind: str, **changes) -> PreTrainedModel:
+    """A model none of whose parts is zero, or so small that a mistake in it would not be seen."""
+    values = (FAMILIES | VARIANTS)[kind] | changes
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind.split(",")[0], **values))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, mean=float(parameter.dim() == 1) / 2, std=0.3, generator=generator)
+    return model.eval().requires_grad_(False)
+
+
+def rows_that_begin_alike() -> list[list[int]]:
+    """Rows of several lengths from 1, many of which begin alike, and one of which is there twice."""
+    generator = torch.Generator().manual_seed(0)
+    rows = [[int(torch.randint(2 if place < 4 else VOCABULARY, (1,), generator=generator)) for place in range(length)]
+            for length in torch.randint(1, 9, (30,), generator=generator).tolist()]
+    return rows + rows[:1]
 
 
 def word_level_tokenizer(sentences: list[str]) -> PreTrainedTokenizerBase:
@@ -34,8 +87,7 @@ def completed_sentences(seed: int) -> list[str]:
     otherwise all its updates at that position tell the number, and no circuit tells it better.
     """
     tables = [make_table(name, 4000, seed) for name in ("SV_Agr", "SV_Agr_gen", "Reflexive_An", "Reflexive_An_gen")]
-    completed = [f"{row.sentence} {ANSWERS[row.labels]}" if "gender" not in table else row.sentence
-                 for table in tables for row in table.itertuples()]
+    completed = [f"{row.sentence} {row.right}" for table in tables for row in table.itertuples()]
     return completed + [" ".join([*words, words[1]]) for *words, _ in map(str.split, completed)]
 
 

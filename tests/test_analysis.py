@@ -12,13 +12,8 @@ import torch
 from analysis.summarize_model_overlap import overlap
 from conftest import CIRCUITS, METHODS, rows_of, write_yaml
 from interp.experiment import main
-from interp.models.masks import Circuit, load_circuit
+from interp.methods.masks import Circuit, load_circuit
 from interp.runs.config import PROJECT_ROOT
-
-
-def analyse(script: str, *arguments) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, PROJECT_ROOT / "analysis" / f"{script}.py", *map(str, arguments)],
-                          cwd="/", capture_output=True, text=True)
 
 
 def drawn(folder: Path) -> set[str]:
@@ -29,7 +24,7 @@ def drawn(folder: Path) -> set[str]:
     return pdf
 
 
-def test_comparison_puts_each_published_cell_beside_ours(tiny, tmp_path):
+def test_comparison_puts_each_published_cell_beside_ours(tiny, tmp_path, analyse):
     config = write_yaml(tmp_path / "c.yaml", tiny.circuits | {
         "results_dir": str(tmp_path / "Toy/circuit_probing/a2"), "save_models": False, "operation_list": ["mlp"]})
     assert main(CIRCUITS, ["--config", str(config)]) == 0
@@ -55,7 +50,8 @@ def test_figures_of_what_exists_from_any_directory(tiny, tmp_path):
             "variable": "var_0" if variable == "a2" else "aux_0", "save_models": False,
             "results_dir": str(tmp_path / "circuit_probing" / variable)})
         assert main(CIRCUITS, ["--config", str(config)]) == 0
-    finished = analyse("summarize_disambiguation", "--results", tmp_path)
+    finished = subprocess.run([sys.executable, PROJECT_ROOT / "analysis/summarize_disambiguation.py", "--results",
+                               tmp_path], cwd="/", capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     assert [line.split("circuit_probing/")[1].split("/")[0] for line in finished.stderr.splitlines()
             if line.startswith("missing")] == ["minus_b2", "a_minus_b"]
@@ -67,14 +63,14 @@ def test_figures_of_what_exists_from_any_directory(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("script", ["summarize_disambiguation", "summarize_shared_nodes"])
-def test_an_analysis_with_nothing_to_draw_says_so(script, tmp_path):
+def test_an_analysis_with_nothing_to_draw_says_so(script, tmp_path, analyse):
     finished = analyse(script, "--results", tmp_path)
     assert finished.returncode == 2
     assert "nothing to draw" in finished.stderr.splitlines()[-1]
     assert not list(tmp_path.iterdir())
 
 
-def test_results_of_which_nothing_is_published_stand_alone(tiny, tmp_path):
+def test_results_of_which_nothing_is_published_stand_alone(tiny, tmp_path, analyse):
     config = write_yaml(tmp_path / "c.yaml", tiny.circuits | {
         "results_dir": str(tmp_path / "New/Task_9/circuit_probing/a2"), "save_models": False})
     assert main(CIRCUITS, ["--config", str(config)]) == 0
@@ -90,7 +86,7 @@ def test_results_of_which_nothing_is_published_stand_alone(tiny, tmp_path):
     assert line == f"| a2 | mlp | vanilla_acc_test | {float(row['vanilla_acc_test']):.6g} |  |  |"
 
 
-def test_grokking_is_followed_over_checkpoints(tiny, tmp_path):
+def test_grokking_is_followed_over_checkpoints(tiny, tmp_path, analyse):
     swept = {"model_path": str(tiny.folder / "models" / "model_LR_0.01_Seed_0_{checkpoint}"),
              "checkpoint_list": [100, "final"]}
     for script, name, values in ((CIRCUITS, "circuit_probing", tiny.circuits | {"save_models": False}),
@@ -125,7 +121,7 @@ def test_overlap_is_counted_and_its_chance_is_the_share_of_all_pairs_of_sets():
     assert rows["all maps", "whole"]["chance"] == pytest.approx(sum(common >= 3 for common in both) / len(both))
 
 
-def test_overlap_finds_circuits_by_config_or_by_name(tiny, tmp_path):
+def test_overlap_finds_circuits_by_config_or_by_name(tiny, tmp_path, analyse):
     configs = [write_yaml(tmp_path / f"{name}.yaml", tiny.circuits | {
         "variable": variable, "model_dir": str(tmp_path / name), "results_dir": str(tmp_path / f"{name}_run")})
         for name, variable in (("a2", "var_0"), ("b", "var_1"))]

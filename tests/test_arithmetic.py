@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from conftest import TRAINING
-from interp.experiment import expand_settings
 from interp.runs.config import CONFIGS, load_config
+from interp.runs.settings import expand_settings
 from interp.tasks.arithmetic import SINGLE_TASK, Task, csv_text, draw_partners, make_data, variable_values
 
 PUBLISHED = {  # SHA-256 of the published train.csv and test.csv

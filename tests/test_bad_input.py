@@ -62,7 +62,7 @@ METHOD_MISTAKES = {
         "too few classes": ({"n_classes": 5}, ["n_classes", "var_0", "5"]),
         "negative hidden layer": ({"intermediate_size": -2}, ["intermediate_size"]),
         "no counterfactual label": ({"counterfactual_label": None}, ["counterfactual_label"]),
-        "label beyond the vocabulary": ({"counterfactual_label": "aux_9"}, ["test_data_path", "aux_9", "vocabulary"]),
+        "label beyond the vocabulary": ({"counterfactual_label": "aux_9"}, ["train_data_path", "aux_9", "vocabulary"]),
         "learning rate beyond float32": ({"cf_lr": 1e38}, ["cf_lr"]),
         "label that never changes": ({"counterfactual_label": "labels"}, ["counterfactual_label", "no row"]),
         "position beyond the sequence": ({"target_position_list": [7]}, ["target_position_list", "7"]),
@@ -138,7 +138,7 @@ def test_other_methods_refuse(method, mistake, tiny, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("mistake, words", [
-    ("class without an example", ["class 3", "var_0", "train_data_path"]),
+    ("class without an example", ["variable", "class 3", "'var_0'", "training data"]),
     ("a single class", ["var_0", "single value"]),
     ("token beyond the vocabulary", ["test_data_path", "99"]),
     ("negative token", ["test_data_path", "-1"]),

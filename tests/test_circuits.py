@@ -1,4 +1,4 @@
-"""Masks, the replayed sublayer, the objective and the search: each against a plain version."""
+"""Masks, the objective and the search, each against a plain version; the replayed sublayer is in test_families.py."""
 
 import math
 
@@ -7,109 +7,20 @@ import torch
 from torch import nn
 
 from interp.methods.circuits import find_circuit, shuffled_batches, soft_nearest_neighbor_loss
+from interp.methods.masks import Circuit, ImpossibleAblation, NeuronMasks, l0, load_circuit, save_circuit
 from interp.methods.neighbors import draw_references, majority_accuracy, nearest_neighbor_accuracy
-from interp.models.behavior import masked, next_token_accuracy
-from interp.models.forest import unshared
-from interp.models.loading import build_gpt2, find_sublayer
-from interp.models.masks import Circuit, ImpossibleAblation, NeuronMasks, full_masks, l0, load_circuit, save_circuit
-from interp.models.sublayer import ReplayedMLP, all_updates, capture, capture_inputs, replay
-
-LAYER = 1
+from interp.models.family import family_of
+from interp.models.loading import build_gpt2
+from interp.models.opened import OpenModel
+from interp.models.replay import ReplayedMLP
+from interp.models.sublayers import find_sublayer
 
 
-@pytest.fixture
-def model(generator):
-    model = build_gpt2(vocab_size=20, n_positions=7, n_layer=3, n_head=4, n_embd=32, n_inner=64, seed=0).eval()
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.3, generator=generator)
-    return model.requires_grad_(False)
-
-
-@pytest.fixture
-def tokens(generator):
-    return torch.randint(20, (40, 7), generator=generator)
-
-
-@pytest.fixture
-def probed(generator):
-    """A position for each row, not the last one only."""
-    return torch.randint(2, 7, (40,), generator=generator)
-
-
-def updates_of_the_model(model, sublayer, tokens, probed):
-    """The plain way: run the whole model and look at what the sublayer puts out."""
-    seen = []
-    handle = sublayer.module.register_forward_hook(
-        lambda module, arguments, output: seen.append(output[0] if isinstance(output, tuple) else output))
-    model(tokens)
-    handle.remove()
-    return seen[0][torch.arange(len(tokens)), probed]
-
-
-@pytest.mark.parametrize("operation", ["attn", "mlp"])
-def test_replayed_sublayer_equals_the_model_with_masked_weights(model, tokens, probed, operation, generator):
-    sublayer = find_sublayer(model, LAYER, operation)
-    forest = unshared(tokens, probed)
-    replayed = replay(sublayer, capture(model, forest, [sublayer], nodes=100).inputs[0], forest)
-    own = updates_of_the_model(model, sublayer, tokens, probed)
-    torch.testing.assert_close(all_updates(replayed, full_masks(sublayer)), own, rtol=1e-4, atol=1e-4)
-
-    masks = {name: torch.rand(len(linear.bias), generator=generator) for name, linear in sublayer.maps.items()}
-    with masked(sublayer, masks):
-        plain = updates_of_the_model(model, sublayer, tokens, probed)
-    assert (plain - own).abs().max() > 0.1  # the masks do something
-    torch.testing.assert_close(all_updates(replayed, masks), plain, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(updates_of_the_model(model, sublayer, tokens, probed), own, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("operation", ["attn", "mlp"])
-def test_positions_after_the_probed_one_do_not_matter(model, tokens, probed, operation):
-    sublayer = find_sublayer(model, LAYER, operation)
-    other = torch.where(torch.arange(7) > probed.unsqueeze(1), (tokens + 1) % 20, tokens)
-    assert (other != tokens).any()
-    forests = [unshared(text, probed) for text in (tokens, other)]
-    updates = [all_updates(replay(sublayer, capture_inputs(model, forest, [sublayer])[0], forest),
-                           full_masks(sublayer)) for forest in forests]
-    torch.testing.assert_close(*updates, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("operation", ["attn", "mlp"])
-def test_gradients_of_soft_masks_equal_the_plain_ones(model, tokens, probed, operation):
-    sublayer = find_sublayer(model, LAYER, operation)
-    forest = unshared(tokens, probed)
-    replayed = replay(sublayer, capture_inputs(model, forest, [sublayer])[0], forest)
-    masks = NeuronMasks(sublayer, init=0.1)
-    labels = tokens[:, 0] % 3
-    parameters = list(masks.parameters())
-    fast = torch.autograd.grad(soft_nearest_neighbor_loss(
-        replayed.update(masks.soft(2.0), torch.arange(40)), labels), parameters)
-
-    soft = masks.soft(2.0)
-    weights = {f"{name}.weight": linear.weight * soft[name] for name, linear in sublayer.maps.items()}
-    caught = []
-    handle = sublayer.module.register_forward_hook(lambda module, arguments, output: caught.append(output))
-    prefix = f"transformer.h.{LAYER}.{operation}."
-    torch.func.functional_call(model, {prefix + name: value for name, value in weights.items()}, (tokens,))
-    handle.remove()
-    output = caught[0][0] if operation == "attn" else caught[0]
-    plain = torch.autograd.grad(soft_nearest_neighbor_loss(
-        output[torch.arange(40), probed], labels), parameters)
-    for quick, slow in zip(fast, plain):
-        torch.testing.assert_close(quick, slow, rtol=1e-3, atol=1e-6)
-
-
-def test_ablated_model_is_the_model_with_zeroed_weights_and_is_restored_after_an_error(model, tokens):
-    sublayer = find_sublayer(model, LAYER, "mlp")
-    before = model(tokens).logits
-    keep = (torch.arange(64) % 2).float()
-    with pytest.raises(RuntimeError), masked(sublayer, {"c_fc": keep, "c_proj": torch.ones(32)}):
-        ablated = model(tokens).logits
-        raise RuntimeError
-    torch.testing.assert_close(model(tokens).logits, before, rtol=0, atol=0)
-    model.transformer.h[LAYER].mlp.c_fc.weight[:, ::2] = 0
-    torch.testing.assert_close(model(tokens).logits, ablated, rtol=0, atol=0)
-    answers = ablated[:, -1].argmax(-1)
-    assert next_token_accuracy(model, tokens, answers, batch_size=7) == 1.0
+def one_layer_mlp(**shape):
+    """A ReLU GPT-2 and its MLP."""
+    model = build_gpt2(n_layer=1, n_head=1, vocab_size=4, seed=0, **shape).requires_grad_(False)
+    opened = OpenModel(model, family_of(model.config))
+    return opened, find_sublayer(opened, 0, "mlp")
 
 
 def test_objective_equals_a_loop_over_pairs(generator):
@@ -129,14 +40,13 @@ def test_objective_equals_a_loop_over_pairs(generator):
 def test_search_finds_the_neurons_that_carry_the_variable(generator):
     """Half of the hidden neurons hold the label, half hold noise: the circuit is the first half."""
     width, classes = 16, 8
-    model = build_gpt2(vocab_size=4, n_positions=1, n_layer=1, n_head=1, n_embd=width, n_inner=width, seed=0)
-    sublayer = find_sublayer(model.requires_grad_(False), 0, "mlp")
+    opened, sublayer = one_layer_mlp(n_positions=1, n_embd=width, n_inner=width)
     for linear in sublayer.maps.values():
         linear.weight.copy_(torch.eye(width))
     labels = torch.randint(classes, (600,), generator=generator)
     noise = 3 * torch.rand(600, width - classes, generator=generator)
     inputs = torch.cat([nn.functional.one_hot(labels, classes), noise], dim=1)
-    replayed = ReplayedMLP(sublayer, inputs)
+    replayed = ReplayedMLP(opened, sublayer, inputs)
     settings = dict(lr=0.02, batch_size=100, num_epochs=30, mask_init=0.0, max_temp=200, generator=generator)
     circuit = find_circuit(sublayer, replayed, labels, l0_lambda=1e-4, **settings)
     kept = circuit.masks()["c_fc"] * circuit.masks()["c_proj"]
@@ -145,9 +55,8 @@ def test_search_finds_the_neurons_that_carry_the_variable(generator):
 
 
 def test_hard_soft_and_inverted_masks_and_their_size():
-    model = build_gpt2(vocab_size=4, n_positions=2, n_layer=1, n_head=1, n_embd=4, n_inner=6, seed=0)
-    masks = NeuronMasks(find_sublayer(model, 0, "mlp"), init=0.0)
-    masks.scores["c_fc"].data = torch.tensor([-1.0, 0.0, 0.5, 2.0, -0.1, 0.1])
+    masks = NeuronMasks(one_layer_mlp(n_positions=2, n_embd=4, n_inner=6)[1], init=0.0)
+    masks.scores[masks.names.index("c_fc")].data = torch.tensor([-1.0, 0.0, 0.5, 2.0, -0.1, 0.1])
     circuit = masks.circuit()
     assert circuit.masks()["c_fc"].tolist() == [0, 0, 1, 1, 0, 1]
     assert circuit.ablation()["c_fc"].tolist() == [1, 1, 0, 0, 1, 0]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from conftest import CIRCUITS, METHODS, SENTENCES, TRAINING
-from interp.experiment import expand_settings
 from interp.runs.config import CONFIGS, load_config, project_path, read_yaml
+from interp.runs.settings import expand_settings
 
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 COLUMN_KEYS = ("variable", "counterfactual_variable", "counterfactual_label")
@@ -18,7 +18,8 @@ def script_of(values: dict):
         return TRAINING if "num_epochs" in values else SENTENCES
     if "l0_lambda" in values:
         return CIRCUITS
-    return METHODS["DAS" if "location_list" in values else "probing" if "n_classes" in values else "amnesic_probing"]
+    keys = {"location_list": "DAS", "intermediate_size": "probing"}
+    return METHODS[next((keys[key] for key in keys if key in values), "amnesic_probing")]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_config_is_valid_and_its_data_are_made(file, made):
             assert path.startswith("Models/") or path in ("gpt2", "gpt2-medium")
         else:
             assert project_path(path) in made, (key, path)
-    table = made[project_path(paths.get("train_data_path", paths.get("train_path", paths.get("data_path"))))]
+    table = made[project_path(paths.get("train_data_path", paths.get("data_path")))]
     for key in COLUMN_KEYS:
         assert getattr(config, key, None) is None or getattr(config, key) in table, key
 

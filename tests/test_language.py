@@ -10,14 +10,19 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import generate_language_data
-from conftest import SENTENCES, write_yaml
+from conftest import CIRCUITS, SENTENCES, language_values, papers_table, write_yaml
 from interp.experiment import main
+from interp.models.examples import Examples
 from interp.models.loading import load_tokenizer
 from interp.runs.config import BadInput
 from interp.runs.files import read_table
+from interp.runs.settings import expand_settings
 from interp.tasks.grammar import csv_text, make_table
-from interp.tasks.language import Reader, check_sentences, read_language, read_sentences
+from interp.tasks.question import Data, Question, evaluations
+from interp.tasks.sentences import Reader, check_tokens_fit, draw, read_sentences
 from language_model import END, completed_sentences, last_logits, word_level_tokenizer
+
+CPU = torch.device("cpu")
 
 # A second, independent statement of the lexicon and the patterns, as regular expressions.
 HUMAN = "author|consultant|customer|farmer|manager|officer|pilot|senator|surgeon|teacher"
@@ -59,20 +64,20 @@ def parse(name: str, sentence: str) -> dict[str, str | None]:
 def test_files_hold_sentences_of_the_grammar_and_all_of_them(name, language):
     table = pd.read_csv(language.data / f"{name}.csv")
     assert len(table) == ROWS[name]
+    parsed = [parse(name, sentence) for sentence in table["sentence"]]
+    assert [found["number"] for found in parsed] == table["labels"].tolist()
     if name.startswith("Reflexive"):
-        assert list(table) == ["sentence", "labels", "ungrammatical", "gender"]
-        assert not table.duplicated(["sentence", "gender"]).any() and table["gender"].mean() == 0.5
-        assert table["sentence"].duplicated().sum() == (table["labels"] == 1).sum() / 2  # they: once a gender
+        assert list(table) == ["sentence", "labels", "right", "wrong", "group"]
+        assert not table.duplicated(["sentence", "group"]).any() and (table["group"] == "masculine").mean() == 0.5
         for row in table.itertuples():
-            part, pronoun = row.sentence.rsplit(" ", 1)
-            assert parse(name, part)["number"] == row.labels, row
-            forms = [("himself", "herself")[row.gender], "themselves"]
-            assert [pronoun, row.ungrammatical] == [forms[row.labels], f"{part} {forms[1 - row.labels]}"], row
+            forms = [{"masculine": "himself", "feminine": "herself"}[row.group], "themselves"]
+            assert [row.right, row.wrong] == [forms[row.labels], forms[1 - row.labels]], row
     else:
-        assert list(table) == ["sentence", "labels", "object labels"][:len(table.columns)]
+        assert list(table) == ["sentence", "labels", *["object labels"] * (len(table.columns) == 5), "right", "wrong"]
         assert not table["sentence"].duplicated().any()
-        parsed = [parse(name, sentence) for sentence in table["sentence"]]
-        assert [found["number"] for found in parsed] == table["labels"].tolist()
+        forms = [["is", "are"][label] for label in table["labels"]]
+        assert table["right"].tolist() == forms and (table["right"] != table["wrong"]).all()
+        assert set(table["wrong"]) == {"is", "are"}
         if "object labels" in table:
             assert [int(found["os"] == "s") for found in parsed] == table["object labels"].tolist()
             assert table["object labels"].mean() == 0.5
@@ -138,12 +143,28 @@ def test_sentences_refuse(change, words, language, tmp_path, capsys):
 
 # --------------------------------------------------------------------------------- as tokens
 
-def read(language, task: str, reader: Reader | None = None, **options):
-    file = {"agreement": "SV_Agr", "reflexive": "Reflexive_An", "syntactic_number": "Syntactic_Number"}[task]
-    gen = None if task == "syntactic_number" else str(language.data / f"{file}_gen.csv")
-    reader = reader or Reader(load_tokenizer("model_path", str(language.model)), "model")
-    return read_language(task, str(language.data / f"{file}.csv"), gen, reader,
-                         **{"train_size": 60, "test_size": 40} | options)
+def data_of(language, task: str, **changes) -> Data:
+    """What a config's model is shown."""
+    config = CIRCUITS.schema(**language_values(language, language.folder, task) | {
+        "train_size": 60, "test_size": 40, "batch_size_list": [10]} | changes)
+    settings = expand_settings(config)
+    return Question(config, settings, CPU).data(settings[0])
+
+
+def read(language, file: str, reader: Reader | None = None, task: str = "sentences", size: int = 15) -> Examples:
+    """Some sentences of a file, as one tokenizer reads them."""
+    path = str(language.data / f"{file}.csv")
+    table = draw("train_size", path, read_sentences("data_path", path, task, ["labels"]), size,
+                 torch.Generator().manual_seed(0))
+    return (reader or reader_of(language)).read(table, ["labels"], CPU)
+
+
+def reader_of(language, **options) -> Reader:
+    return Reader(load_tokenizer("model_path", str(language.model)), "model", **options)
+
+
+def rows_of(examples: Examples) -> list[list[int]]:
+    return [row[:length] for row, length in zip(examples.tokens.tolist(), examples.lengths.tolist())]
 
 
 def byte_level_tokenizer(sentences: list[str], vocab_size: int = 1000) -> PreTrainedTokenizerFast:
@@ -158,136 +179,146 @@ def byte_level_tokenizer(sentences: list[str], vocab_size: int = 1000) -> PreTra
 
 
 def test_agreement_ends_in_its_last_token_and_compares_are_with_is(language):
-    data = read(language, "agreement")
+    data = data_of(language, "agreement")
     table = pd.read_csv(language.data / "SV_Agr.csv").set_index("sentence")["labels"]
     tokenizer = load_tokenizer("model_path", str(language.model))
-    for sentences in (data.train, data.evaluations["iid"]):
-        assert tokenizer.batch_decode(sentences.prefixes) == sentences.texts
-        assert sentences.labels.tolist() == table[sentences.texts].tolist()
-        forms = [["is", "are"][label] for label in sentences.labels]
-        assert tokenizer.convert_ids_to_tokens(sentences.right.tolist()) == forms
-        assert set(tokenizer.convert_ids_to_tokens(sentences.wrong.tolist())) == {"is", "are"}
-        assert (sentences.right != sentences.wrong).all()
-    texts = [set(sentences.texts) for sentences in (data.train, *data.evaluations.values())]
+    for examples in (data.train, data.judged["iid"]):
+        assert tokenizer.batch_decode(rows_of(examples)) == examples.texts
+        assert examples.probed.equal(examples.answering)
+        labels = examples.variables["labels"]
+        assert labels.tolist() == table[examples.texts].tolist()
+        assert tokenizer.convert_ids_to_tokens(examples.answer.right.tolist()) == [["is", "are"][i] for i in labels]
+        assert tokenizer.convert_ids_to_tokens(examples.answer.wrong.tolist()) == [["are", "is"][i] for i in labels]
+    assert [list(sets) for sets in (data.tests, data.judged)] == [["test", "gen"], ["iid", "gen"]]
+    texts = [set(examples.texts) for examples in (data.train, *data.judged.values())]
     assert [len(some) for some in texts] == [60, 40, 40] and len(set.union(*texts)) == 140
-    again, other = read(language, "agreement"), read(language, "agreement", data_seed=1)
+    again, other = data_of(language, "agreement"), data_of(language, "agreement", data_seed=1)
     assert again.train.texts == data.train.texts != other.train.texts
 
 
 def test_reflexives_are_probed_before_the_pronoun_for_both_genders_alike(language):
-    data = read(language, "reflexive")
-    assert list(data.evaluations) == ["iid_masculine", "iid_feminine", "gen_masculine", "gen_feminine"]
+    data = data_of(language, "reflexive")
+    judged = {name: (examples[rows], examples) for name, (examples, rows) in evaluations(data.judged).items()}
+    assert list(judged) == ["iid_masculine", "iid_feminine", "gen_masculine", "gen_feminine"]
     tokenizer = load_tokenizer("model_path", str(language.model))
-    words = {name: [tokenizer.convert_ids_to_tokens(ids.tolist()) for ids in (sentences.right, sentences.wrong)]
-             for name, sentences in {"train_masculine": data.train, **data.evaluations}.items()}
-    for name, (right, wrong) in words.items():
-        sentences = data.train if name.startswith("train") else data.evaluations[name]
-        forms = ["himself" if name.endswith("masculine") and "feminine" not in name else "herself", "themselves"]
-        assert right == [forms[label] for label in sentences.labels]
-        assert wrong == [forms[1 - label] for label in sentences.labels]
-        assert tokenizer.batch_decode(sentences.prefixes) == sentences.texts
-        assert all(re.search(f"{REFL}$", text) for text in sentences.texts)
-    for where in ("iid", "gen"):
-        masculine, feminine = (data.evaluations[f"{where}_{gender}"] for gender in ("masculine", "feminine"))
-        assert masculine.prefixes is feminine.prefixes
+    for name, (examples, _) in {"train_masculine": (data.train, None), **judged}.items():
+        forms = ["herself" if name.endswith("feminine") else "himself", "themselves"]
+        right, wrong = (tokenizer.convert_ids_to_tokens(ids.tolist())
+                        for ids in (examples.answer.right, examples.answer.wrong))
+        labels = examples.variables["labels"].tolist()
+        assert right == [forms[label] for label in labels] and wrong == [forms[1 - label] for label in labels]
+        assert tokenizer.batch_decode(rows_of(examples)) == examples.texts
+        assert all(re.search(f"{REFL}$", text) for text in examples.texts)
+        assert len(examples) == len(set(examples.texts)) == (60 if name.startswith("train") else 40)
+    for where, probed in (("iid", data.tests["test"]), ("gen", data.tests["gen"])):
+        masculine, feminine = (judged[f"{where}_{gender}"][0] for gender in ("masculine", "feminine"))
+        assert masculine.texts == feminine.texts == probed.texts  # each sentence is probed once
+
+
+@pytest.mark.parametrize("task, file, variables", [
+    ("agreement", "SV_Agr", ["labels"]), ("reflexive", "Reflexive_An_gen", ["labels"]),
+    ("syntactic_number", "Syntactic_Number", ["labels", "object labels"])])
+def test_the_papers_own_files_are_the_same_task(task, file, variables, language, tmp_path):
+    papers_table(file, language).to_csv(tmp_path / "paper.csv", index=False)
+    own, papers = (read_sentences("data_path", str(path), task, variables)
+                   for path in (language.data / f"{file}.csv", tmp_path / "paper.csv"))
+    pd.testing.assert_frame_equal(own[sorted(own)], papers[sorted(own)], check_dtype=False)
+
+
+def test_a_sentence_of_one_gender_is_evaluated_on_the_rows_there_are(language, tmp_path):
+    table = papers_table("Reflexive_An_gen", language)[:400]  # in pairs
+    table[[row % 4 != 3 for row in range(400)]].to_csv(tmp_path / "gen.csv", index=False)
+    data = data_of(language, "reflexive", gen_path=str(tmp_path / "gen.csv"), test_size=200)
+    masculine, feminine = (rows for name, (_, rows) in evaluations(data.judged).items() if name.startswith("gen"))
+    assert (len(masculine), len(feminine)) == (200, 100) and len(data.tests["gen"]) == 200
 
 
 def test_syntactic_number_is_probed_for_the_object_and_judged_by_the_subject(language):
-    data = read(language, "syntactic_number", variable="object labels")
-    table = pd.read_csv(language.data / "Syntactic_Number.csv").set_index("sentence")
-    sentences, rows = data.evaluations["iid"], table.loc[data.evaluations["iid"].texts]
-    assert list(data.evaluations) == ["iid"]
-    assert sentences.labels.tolist() == rows["object labels"].tolist()
-    assert (sentences.right > sentences.wrong).long().tolist() != sentences.labels.tolist()
-    plural = sentences.right == sentences.right[rows["labels"].to_numpy() == 1][0]
-    assert plural.long().tolist() == rows["labels"].tolist()
-    gen = read_sentences("gen_path", str(language.data / "SV_Agr_gen.csv"), "syntactic_number", "object labels", False)
-    assert list(gen) == ["text", "right", "wrong"]
+    examples = data_of(language, "syntactic_number", variable=None).judged["iid"]
+    rows = pd.read_csv(language.data / "Syntactic_Number.csv").set_index("sentence").loc[examples.texts]
+    assert examples.variables["object labels"].tolist() == rows["object labels"].tolist()
+    plural = load_tokenizer("model_path", str(language.model)).convert_tokens_to_ids("are")
+    assert (examples.answer.right == plural).long().tolist() == rows["labels"].tolist()
+    assert rows["labels"].tolist() != rows["object labels"].tolist()
+    gen = data_of(language, "syntactic_number", gen_path=str(language.data / "SV_Agr_gen.csv"))
+    assert list(gen.judged) == ["iid", "gen"] and list(gen.tests) == ["test"]  # it lacks the object's number
 
 
 def test_prefix_and_capital_letter_come_before_a_byte_level_tokenizer(language):
     tokenizer = byte_level_tokenizer([f"T{text[1:]}" for text in completed_sentences(0)[::21]])
-    data = read(language, "reflexive", Reader(tokenizer, "model", prefix=END, capitalize=True))
-    for text, ids in zip(data.train.texts, data.train.prefixes):
+    examples = read(language, "Reflexive_An", Reader(tokenizer, "model", prefix=END, capitalize=True))
+    for text, ids in zip(examples.texts, rows_of(examples)):
         assert text.startswith(f"{END}The ") and ids == tokenizer.encode(text) and ids[0] == tokenizer.eos_token_id
-    assert tokenizer.decode(data.train.right[:1]) in (" himself", " themselves")
+    assert tokenizer.decode(examples.answer.right[:1]) in (" himself", " themselves")
 
 
-@pytest.mark.parametrize("mistake, words", [
-    ("pronoun of several tokens", ["model_path", "'herself'", "one token", "tokenizer"]),
-    ("verb of several tokens", ["model_path", "'is'", "one token"]),
-    ("unknown word", ["model_path", "'surgeons'", "does not know"]),
-    ("unknown capital", ["model_path", "'The'", "does not know"]),
-    ("unknown prefix", ["sentence_prefix", "'<s>'"]),
-    ("too many train sentences", ["train_size", "6160", "6161"]),
-    ("too many gen sentences", ["test_size", "5001", "SV_Agr_gen.csv", "5000"]),
-    ("missing file", ["data_path", "none.csv", "generate_language_data.py --config configs/Language/sentences.yaml"]),
-    ("misspelt variable", ["data_path", "'label'", "did you mean 'labels'"]),
-    ("single value", ["variable", "'gender'", "single value"]),
-    ("label 2", ["data_path", "'labels'", "0 and 1"]),
-    ("empty sentence", ["data_path", "'sentence'", "every row"]),
-    ("one gender", ["data_path", "needs a row for each gender"]),
-    ("gender twice", ["data_path", "stands twice", "masculine"]),
-    ("other ungrammatical sentence", ["data_path", "differ in the last word"]),
-])
-def test_reading_refuses(mistake, words, language, tmp_path):
-    path = {task: language.data / f"{name}.csv" for task, name in (("agreement", "SV_Agr"),
-                                                                   ("reflexive", "Reflexive_An"))}
-    reader = Reader(load_tokenizer("model_path", str(language.model)), "model")
-    task, options = "agreement", {}
-    sentences = completed_sentences(0)
-    table = pd.read_csv(path["reflexive"])[:40]
-    match mistake:
-        case "pronoun of several tokens":
-            task = "reflexive"
-            reader = Reader(byte_level_tokenizer([text for text in sentences[::21] if "herself" not in text]), "model")
-        case "verb of several tokens":
-            reader = Reader(byte_level_tokenizer([], 257), "model")
-        case "unknown word":
-            options = {"train_size": 500}
-            reader = Reader(word_level_tokenizer([text for text in sentences if "surgeons" not in text]), "model")
-        case "unknown capital":
-            reader = Reader(reader.tokenizer, "model", capitalize=True)
-        case "unknown prefix":
-            reader = Reader(reader.tokenizer, "model", prefix="<s>")
-        case "too many train sentences":
-            options = {"train_size": 6160, "test_size": 1}
-        case "too many gen sentences":
-            options = {"test_size": 5001}
-        case "missing file":
-            path["agreement"] = "data/Language/none.csv"
-        case "misspelt variable":
-            options = {"variable": "label"}
-        case "single value":
-            task, options = "reflexive", {"variable": "gender"}
-        case "label 2":
-            table.loc[3, "labels"] = 2
-        case "empty sentence":
-            table.loc[3, "sentence"] = " "
-        case "one gender":
-            table = table[:-1]
-        case "gender twice":
-            table.loc[1, "gender"] = 0
-        case "other ungrammatical sentence":
-            table.loc[3, "ungrammatical"] = table.loc[5, "ungrammatical"].replace("chef", "guard") + " so"
-    if mistake in ("label 2", "empty sentence", "one gender", "gender twice", "other ungrammatical sentence"):
-        task, path["reflexive"] = "reflexive", tmp_path / "data.csv"
-        table.to_csv(tmp_path / "data.csv", index=False)
+@pytest.mark.parametrize("file, reader, words", [
+    ("Reflexive_An", lambda own: Reader(byte_level_tokenizer(
+        [text for text in completed_sentences(0)[::21] if "herself" not in text]), "model"),
+     ["model_path", "'herself'", "one token", "tokenizer"]),
+    ("SV_Agr", lambda own: Reader(byte_level_tokenizer([], 257), "model"), ["model_path", "'is'", "one token"]),
+    ("SV_Agr", lambda own: Reader(word_level_tokenizer(
+        [text for text in completed_sentences(0) if "surgeons" not in text]), "model"),
+     ["model_path", "'surgeons'", "does not know"]),
+    ("SV_Agr", lambda own: reader_of(own, capitalize=True), ["model_path", "'The'", "does not know"]),
+    ("SV_Agr", lambda own: reader_of(own, prefix="<s>"), ["sentence_prefix", "'<s>'"]),
+], ids=["pronoun of several tokens", "verb of several tokens", "unknown word", "unknown capital", "unknown prefix"])
+def test_what_a_tokenizer_cannot_read_is_refused(file, reader, words, language):
+    refused(lambda: read(language, file, reader(language), size=500), words)
+
+
+def refused(act, words: list[str]) -> None:
     with pytest.raises(BadInput) as error:
-        gen = language.data / f"{'Reflexive_An' if task == 'reflexive' else 'SV_Agr'}_gen.csv"
-        read_language(task, str(path[task]), str(gen), reader, **{"train_size": 10, "test_size": 5} | options)
+        act()
     message = str(error.value)
     assert all(word in message for word in words) and message.endswith(".") and "\n" not in message, message
 
 
+@pytest.mark.parametrize("task, changes, words", [
+    ("agreement", {"train_size": 6160, "test_size": 1}, ["train_size", "6160", "6161"]),
+    ("agreement", {"test_size": 5001}, ["test_size", "5001", "SV_Agr_gen.csv", "5000"]),
+    ("agreement", {"data_path": "data/Language/none.csv"},
+     ["data_path", "none.csv", "generate_language_data.py --config configs/Language/sentences.yaml"]),
+    ("agreement", {"variable": "label"}, ["data_path", "'label'", "did you mean 'labels'"]),
+    ("agreement", {"answer_variable": "tense"}, ["data_path", "'tense'"]),
+])
+def test_a_question_that_the_files_do_not_answer_is_refused(task, changes, words, language):
+    refused(lambda: data_of(language, task, **changes), words)
+
+
+@pytest.mark.parametrize("task, file, column, value, words", [
+    ("reflexive", "Reflexive_An", "labels", 2, ["data_path", "'labels'", "0 and 1"]),
+    ("reflexive", "Reflexive_An", "gender", 2, ["data_path", "'gender'", "0 and 1"]),
+    ("reflexive", "Reflexive_An", "gender", 1, ["data_path", "stands twice", "feminine"]),
+    ("reflexive", "Reflexive_An", "sentence", " ", ["data_path", "'sentence'", "every row"]),
+    ("reflexive", "Reflexive_An", "ungrammatical", "the guard that so", ["data_path", "differ in the last word"]),
+    ("reflexive", "SV_Agr", "labels", 1, ["data_path", "ungrammatical"]),
+    ("agreement", "Reflexive_An", "labels", 1, ["data_path", "ungrammatical", "'reflexive'"]),
+    ("agreement", "SV_Agr", "labels", 2, ["data_path", "'labels'", "0 and 1"]),
+    ("sentences", "SV_Agr", "labels", -1, ["data_path", "'labels'", "from 0"]),
+    ("sentences", "SV_Agr", "labels", 0.5, ["'labels'", "whole numbers"]),
+    ("sentences", "SV_Agr", "right", "are", ["data_path", "row 4", "'are'"]),
+    ("sentences", "SV_Agr", "right", None, ["data_path", "'right'", "every row"]),
+    ("sentences", "SV_Agr", "sentence", "the author across from the architect", ["data_path", "stands twice"]),
+    ("sentences", "Reflexive_An", "labels", 1, ["data_path", "more than one value of 'labels'"]),
+])
+def test_a_file_that_says_too_little_is_refused(task, file, column, value, words, language, tmp_path):
+    """Files of one's own are in the general form, those of the paper's tasks in the paper's."""
+    table = (pd.read_csv(language.data / f"{file}.csv") if task == "sentences" else papers_table(file, language))[:40]
+    table = table.astype({column: object})
+    table.loc[2, column] = value
+    table.to_csv(tmp_path / "data.csv", index=False)
+    refused(lambda: read_sentences("data_path", str(tmp_path / "data.csv"), task, ["labels"]), words)
+
+
 def test_sentences_beyond_the_model_and_a_missing_tokenizer_are_named(language, tmp_path):
-    sentences = read(language, "agreement").train
-    longest = max(map(len, sentences.prefixes))
-    check_sentences("data_path", sentences, longest, 200)
+    examples = read(language, "SV_Agr")
+    longest = int(examples.lengths.max())
+    check_tokens_fit("data_path", examples, longest, 200)
     with pytest.raises(BadInput, match=rf"data_path: 'the .*' has {longest} tokens, .* at most {longest - 1}\."):
-        check_sentences("data_path", sentences, longest - 1, 200)
+        check_tokens_fit("data_path", examples, longest - 1, 200)
     with pytest.raises(BadInput, match="vocabulary of 20"):
-        check_sentences("data_path", sentences, longest, 20)
+        check_tokens_fit("data_path", examples, longest, 20)
     with pytest.raises(BadInput, match=r"'python -m interp.convert_gguf' makes it"):
         load_tokenizer("model_path", "Models/SmolLM2-135M/none")
     with pytest.raises(BadInput, match=r"model_path: .* has no tokenizer"):
@@ -297,9 +328,9 @@ def test_sentences_beyond_the_model_and_a_missing_tokenizer_are_named(language, 
 def test_the_small_model_agrees(language):
     model = GPT2LMHeadModel.from_pretrained(language.model).eval()
     for task in ("agreement", "reflexive", "syntactic_number"):
-        for name, sentences in read(language, task, test_size=400).evaluations.items():
+        for name, (examples, rows) in evaluations(data_of(language, task, test_size=400).judged).items():
             with torch.no_grad():
-                logits = last_logits(model, sentences.prefixes)  # (rows, vocabulary)
-            rows = torch.arange(len(sentences))
-            right = logits[rows, sentences.right] > logits[rows, sentences.wrong]
-            assert right.float().mean() > 0.97, (task, name)
+                logits = last_logits(model, rows_of(examples))  # (rows, vocabulary)
+            every = torch.arange(len(examples))
+            right = logits[every, examples.answer.right] > logits[every, examples.answer.wrong]
+            assert right[every if rows is None else rows].float().mean() > 0.97, (task, name)

@@ -1,6 +1,5 @@
 """The figures of the language tasks: what they say about small tables written by hand."""
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import torch
 from scipy.stats import t as student
 
 import circuit_probing
-from analysis import summarize_reflexives, summarize_syntactic_number
 from analysis.language_figures import (
     LABELS_AT_MOST,
     compare_with_draws,
@@ -19,13 +17,12 @@ from analysis.language_figures import (
     measure_effects,
     read_run,
 )
-from analysis.method_figures import run as run_script
 from analysis.summarize_model_overlap import circuits_of, overlap, pairs
 from conftest import rows_of, write_yaml
-from interp.experiment import expand_settings, fill_in
-from interp.models.masks import Circuit, save_circuit
+from interp.methods.masks import Circuit, save_circuit
 from interp.runs.config import CONFIGS, BadInput, load_config
-from test_analysis import analyse, drawn
+from interp.runs.settings import expand_settings, fill_in
+from test_analysis import drawn
 
 SETS = {"iid": "IID", "gen": "generalization"}
 
@@ -51,13 +48,7 @@ def write_run(folder: Path, sublayers: dict[tuple, dict[str, tuple[float, Iterab
     return folder
 
 
-def summarize(monkeypatch, script, *arguments) -> None:
-    """A script's command line without the seconds that a process of its own needs to start."""
-    monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, arguments)])
-    run_script(script.__name__, script.main)
-
-
-def test_sublayers_are_ranked_by_what_their_ablation_costs_beyond_random_draws(tmp_path):
+def test_sublayers_are_ranked_by_what_their_ablation_costs_beyond_random_draws(tmp_path, analyse):
     around = [0.91, 0.93, 0.95, 0.93, 0.93]  # mean 0.93, sd sqrt(0.0002)
     run = write_run(tmp_path / "run", {
         (0, 0, "attn"): {"iid": (0.92, around), "gen": (0.90, around)},
@@ -113,12 +104,12 @@ def test_p_is_the_share_of_further_draws_that_lie_as_far_off():
         assert (p < level).float().mean().item() == pytest.approx(level, abs=0.03)
 
 
-def test_what_is_there_of_a_run_is_drawn(tmp_path, monkeypatch):
+def test_what_is_there_of_a_run_is_drawn(tmp_path, analyse):
     run = write_run(tmp_path / "run", {(0, 4, "attn"): {"iid_masculine": (0.5, [0.9, 0.8]),
                                                         "gen_feminine": (0.5, [0.9, 0.8])}})
     with open(run / "ablations.csv", "a") as table:  # a setting that a kill cut off before its results
         table.write("0,5,-1,attn,0.001,iid_feminine,all,circuit,,0.1\n")
-    summarize(monkeypatch, summarize_reflexives, "--results", run, "--out", tmp_path / "out", "--layer", 4)
+    assert analyse("summarize_reflexives", "--results", run, "--out", tmp_path / "out", "--layer", 4).returncode == 0
     assert drawn(tmp_path / "out") == {"one_circuit", "ablation_by_layer", "nearest_neighbors"}
     [row] = rows_of(tmp_path / "out/strongest_sublayers.csv")
     assert row["target_layer"] == "4" and "ablated_acc_iid_feminine" not in row
@@ -132,7 +123,7 @@ def test_layers_are_named_as_far_as_there_is_room(layers):
     assert set(ticks) <= set(layers) and min(len(layers), LABELS_AT_MOST // 2) <= len(ticks) <= LABELS_AT_MOST
 
 
-def test_a_run_that_cannot_be_drawn_is_refused_in_one_sentence(tmp_path, monkeypatch, capsys):
+def test_a_run_that_cannot_be_drawn_is_refused_in_one_sentence(tmp_path, analyse):
     run = write_run(tmp_path / "run", {(0, 0, "attn"): {"iid": (0.5, [0.9, 0.8])}})
     arithmetic = write_run(tmp_path / "arithmetic", {(0, 0, "attn"): {"test": (0.5, [0.9, 0.8])}})
     unevaluated = write_run(tmp_path / "unevaluated", {(0, 0, "attn"): {"iid": (0.5, [0.9, 0.8])}})
@@ -148,11 +139,9 @@ def test_a_run_that_cannot_be_drawn_is_refused_in_one_sentence(tmp_path, monkeyp
                              ((unevaluated,), "lm_eval"), ((damaged,), "'accuracy'"),
                              ((run, "--layer", 7), "no circuit with layer 7"),
                              ((run, "--operation", "mlp"), "no circuit with operation mlp")):
-        with pytest.raises(SystemExit) as ended:
-            summarize(monkeypatch, summarize_syntactic_number, "--results", *arguments, "--out", tmp_path / "never")
-        said = capsys.readouterr().err
-        assert ended.value.code == 2 and words in said
-        assert len(said.splitlines()) == 1 and not (tmp_path / "never").exists()
+        refused = analyse("summarize_syntactic_number", "--results", *arguments, "--out", tmp_path / "never")
+        assert refused.returncode == 2 and words in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1 and not (tmp_path / "never").exists()
 
 
 def test_circuits_of_agreement_and_reflexives_are_compared_sublayer_by_sublayer(tmp_path):

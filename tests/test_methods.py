@@ -11,18 +11,29 @@ from interp.methods.das import (
     AlignmentSearch,
     boundary,
     interchange,
-    interchange_accuracy,
+    interchange_hits,
     load_alignment,
     save_alignment,
     search_alignment,
     warm_up_and_decay,
 )
-from interp.methods.erasure import decodability, fit_eraser
+from interp.methods.erasure import decodability, erased_rank, fit_eraser, random_eraser
 from interp.methods.probes import build_probe, evaluate_probe, train_probe
-from interp.models.loading import build_gpt2, load_model, save_model
-from interp.models.residual_stream import LastPositionTail, ResidualStream
+from interp.models.examples import Answer, Examples
+from interp.models.opened import OpenModel, Site
+from interp.models.opening import open_model
+from interp.models.tail import tail
+from language_model import VOCABULARY, random_model
 
 SEARCH = dict(lr=0.01, boundary_lr=0.005, batch_size=64, orthogonal_map="cayley", seed=0)
+
+
+@pytest.fixture
+def of_logits() -> OpenModel:
+    """A model whose states are logits already."""
+    opened = OpenModel.__new__(OpenModel)
+    opened.direct, opened.logits = False, lambda states: states
+    return opened
 
 
 def clusters(generator, classes=4, count=800, d=12):
@@ -62,13 +73,12 @@ def test_embeddings_of_all_examples_at_once_are_those_of_one_at_a_time(intermedi
     assert (probe(together).argmax(-1) == targets).all()
 
 
-def test_what_a_patch_did_is_counted_for_each_example():
-    probe = torch.nn.Identity()
+def test_what_a_patch_did_is_counted_for_each_example(of_logits):
     measured = measure_patches(
-        probe, embeddings=torch.eye(3)[[0, 1]], targets=torch.tensor([0, 2]),
+        of_logits, torch.nn.Identity(), embeddings=torch.eye(3)[[0, 1]], targets=torch.tensor([0, 2]),
         clean=torch.tensor([[4.0, 0.0, 0.0], [0.0, 5.0, 1.0]]),
         patched=torch.tensor([[0.0, 2.0, 0.0], [0.0, 3.0, 1.0]]),
-        labels=torch.tensor([0, 1]), counterfactual_labels=torch.tensor([1, 2]))
+        answer=Answer(torch.tensor([0, 1])), exchanged=Answer(torch.tensor([1, 2])))
     assert {name: values.tolist() for name, values in measured.items()} == {
         "embedding_success": [True, False], "predicts_cf_label": [True, False],
         "predicts_original_label": [False, True], "logit_diff": [-0.5, 0.5]}
@@ -85,6 +95,17 @@ def test_after_leace_no_linear_classifier_beats_the_majority(generator):
     assert decodability(points, labels, 4, lr=0.1, num_steps=100, seed=0) > 0.95
     assert decodability(erased, labels, 4, lr=0.1, num_steps=100, seed=0) <= majority + 0.03
     assert (erased - points).norm() < points.norm()  # erased, not destroyed
+
+
+def test_the_random_eraser_takes_as_many_dimensions_and_leaves_the_variable(generator):
+    points, labels = clusters(generator)
+    rank = erased_rank(fit_eraser(points, labels, 4))
+    random = random_eraser(points, rank, generator)
+    erased = random(points)
+    assert rank == erased_rank(random) == torch.linalg.matrix_rank(points - erased) == 3  # of four classes
+    torch.testing.assert_close(erased.mean(0), points.mean(0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(random(erased), erased, rtol=1e-4, atol=1e-4)
+    assert decodability(erased, labels, 4, lr=0.1, num_steps=100, seed=0) > 0.9
 
 
 def test_interchange_is_the_formula_and_its_ends_are_base_and_source(generator):
@@ -115,7 +136,7 @@ def test_boundary_and_schedule_follow_their_formulas():
 
 
 @pytest.mark.parametrize("orthogonal_map", ["cayley", "matrix_exp"])
-def test_search_finds_a_planted_subspace_and_stays_orthogonal(orthogonal_map, generator):
+def test_search_finds_a_planted_subspace_and_stays_orthogonal(orthogonal_map, of_logits, generator):
     """Two of eight dimensions, rotated, carry one of four values; the head reads just them."""
     d, count = 8, 600
     basis = torch.linalg.qr(torch.randn(d, d, generator=generator)).Q
@@ -127,12 +148,16 @@ def test_search_finds_a_planted_subspace_and_stays_orthogonal(orthogonal_map, ge
     def head(activations, rows):
         return 3 * (activations @ basis)[:, :2] @ corners.T
 
+    exchanged = Answer(values[1])
+
     def accuracy(alignment):
-        return interchange_accuracy(alignment, head, base, source, values[1], torch.arange(400, 600))
+        return interchange_hits(alignment, of_logits, head, base, source, exchanged,
+                                torch.arange(400, 600)).double().mean().item()
 
     assert accuracy(Alignment(torch.eye(d), 1e-3)) < 0.5
-    alignment, log = search_alignment(head, base, source, values[1], torch.arange(400), epochs=60, accuracy=accuracy,
-                                      **SEARCH | {"orthogonal_map": orthogonal_map, "boundary_lr": 0.02})
+    alignment, log = search_alignment(
+        head, lambda logits, rows: of_logits.loss(logits, exchanged[rows]), base, source, torch.arange(400), epochs=60,
+        accuracy=accuracy, **SEARCH | {"orthogonal_map": orthogonal_map, "boundary_lr": 0.02})
     assert accuracy(alignment) == max(row["selection_acc"] for row in log) > 0.9
     assert alignment.rotation_error() < 1e-5 and log[-1]["width"] < 0.7  # as narrow as it can be
     assert [row["epoch"] for row in log] == list(range(1, 61)) and log[-1]["temperature"] == pytest.approx(0.1)
@@ -148,26 +173,21 @@ def test_a_saved_alignment_gives_the_same_accuracy(tmp_path, generator):
 
 
 @pytest.mark.parametrize("location", ["resid_mid", "resid_post"])
-def test_das_on_cached_activations_has_the_losses_of_the_whole_model(location, tmp_path, generator):
+def test_das_at_the_last_token_alone_has_the_losses_of_the_whole_model(location, generator):
     """Twenty steps from the same start: base and source through the whole model each time, or cached."""
-    model = build_gpt2(vocab_size=12, n_positions=3, n_layer=2, n_head=2, n_embd=16, n_inner=32, seed=0)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
-    save_model(model, tmp_path / "model")
-    path, site = str(tmp_path / "model"), (0, location, 2)
-    tokens, other = torch.randint(12, (2, 64, 3), generator=generator)
-    labels = torch.randint(12, (64,), generator=generator)
-    stream = ResidualStream.load("model", path, torch.device("cpu"))
-    base, source = (stream.capture(sequences, *site) for sequences in (tokens, other))
-    tail = LastPositionTail(load_model("model", path, torch.device("cpu")), tokens, 0, location)
+    tokens, other = torch.randint(VOCABULARY, (2, 64, 3), generator=generator)
+    last = torch.full((64,), 2)
+    bases, sources = (Examples(own, last, last, {}, Answer(own[:, 0])) for own in (tokens, other))
+    opened, site = open_model(random_model("gpt2"), bases), Site(0, location)
+    base, source = (opened.read(examples, [site])[0] for examples in (bases, sources))
 
     def whole_model(activations, rows):
-        again, fresh = (stream.capture(sequences[rows], *site) for sequences in (tokens, other))
+        again, fresh = (opened.read(examples[rows], [site])[0] for examples in (bases, sources))
         torch.testing.assert_close((again, fresh), (base[rows], source[rows]), rtol=1e-5, atol=1e-5)
-        return stream.patched_logits(tokens[rows], *site, activations)
+        return opened.patched(bases, site)(activations, rows)
 
     losses = [[row["loss"] for row in search_alignment(
-        head, base, source, labels, torch.arange(64), epochs=20, accuracy=lambda alignment: 0.0, **SEARCH)[1]]
-        for head in (tail.logits, whole_model)]
+        run_on, lambda states, rows: opened.loss(states, sources.answer[rows]), base, source, torch.arange(64),
+        epochs=20, accuracy=lambda alignment: 0.0, **SEARCH)[1]] for run_on in (tail(opened, bases, site), whole_model)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert losses[0][0] - losses[0][-1] > 0.01

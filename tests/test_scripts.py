@@ -1,6 +1,7 @@
 """The command lines end to end on a tiny model: tables, kill and resume, one run at a time, figures."""
 
 import json
+import runpy
 import shutil
 import signal
 import time
@@ -11,7 +12,7 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from conftest import CIRCUITS, METHODS, TRAINING, kill_when, rows_of, start, write_yaml
+from conftest import CIRCUITS, METHODS, SENTENCES, TRAINING, kill_when, rows_of, start, write_yaml
 from interp.experiment import main
 from interp.methods.das import load_alignment
 from interp.methods.masks import load_circuit
@@ -19,6 +20,8 @@ from interp.models.family import family_of
 from interp.models.loading import load_model
 from interp.models.opened import OpenModel, Site, run_all
 from interp.models.sublayers import find_sublayer, masked
+from interp.runs.config import PROJECT_ROOT, describe_keys, load_config
+from interp.runs.settings import expand_settings
 from interp.tasks.arithmetic import labels_of, read_data, token_ids
 from interp.tasks.question import Exchange, read_sequences
 
@@ -212,9 +215,10 @@ def test_das_saves_what_it_reports_at_any_position(tiny, tmp_path):
         assert accuracy == pytest.approx(float(row["interchange_intervention_acc"]), abs=1.5 / len(pairs))
 
 
-def test_transfer_trains_from_both_starts(tiny, tmp_path):
+def test_transfer_trains_from_both_starts(tiny, tmp_path, capsys):
+    shutil.copytree(tiny.circuits["model_path"], tmp_path / "old")
     config = write_yaml(tmp_path / "c.yaml", tiny.training | {
-        "transfer": tiny.circuits["model_path"], "num_epochs": 20, "checkpoint_every": 1, "save_checkpoints": [],
+        "transfer": str(tmp_path / "old"), "num_epochs": 20, "checkpoint_every": 1, "save_checkpoints": [],
         "results_dir": str(tmp_path / "run"), "model_dir": str(tmp_path / "models")})
     assert main(TRAINING, ["--config", str(config)]) == 0
     curves = {(row["start"], int(row["epoch"])): row for row in rows_of(tmp_path / "run/curves.csv")}
@@ -224,6 +228,9 @@ def test_transfer_trains_from_both_starts(tiny, tmp_path):
     assert float(curves["fresh", 0]["test_acc"]) < 0.4
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == [
         "model_LR_0.01_Seed_0_fresh_final", "model_LR_0.01_Seed_0_transfer_final"]
+    shutil.copy(tiny.folder / "models/model_LR_0.01_Seed_0_100/model.safetensors", tmp_path / "old")
+    assert main(TRAINING, ["--config", str(config)]) == 2
+    assert "old, which has changed since" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("ending", ["", "0,0,2,mlp,0.01,20,0.0,3.02"])
@@ -371,9 +378,56 @@ def test_checkpoints_and_seeds_sweep_in_one_table(tiny, tmp_path):
 
 
 def test_reinitialised_models_do_not_know_the_task(tiny, tmp_path):
-    for control in ("random_init=true", "reinit_embeddings=true", "layer_reinit=0"):
+    for control in ("random_init=true", "reinit_embeddings=true", "layer_reinit=0", "layer_reinit=true"):
         arguments = ["--config", str(write_yaml(tmp_path / "c.yaml", tiny.circuits)), "--set", control,
                      f"results_dir={tmp_path / control}", "save_models=false", "operation_list=[mlp]"]
         assert main(CIRCUITS, arguments) == 0
         [row] = rows_of(tmp_path / control / "results.csv")
         assert float(row["vanilla_acc_test"]) < 0.3
+
+
+@pytest.mark.parametrize("script", [TRAINING, SENTENCES, CIRCUITS, *METHODS.values()], ids=lambda script: script.name)
+def test_help_tells_every_key_with_its_meaning(script, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(script, ["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0
+    assert all(f" {option} " in said for option in ("--config", "--set", "--overwrite", "--check", "--device"))
+    for name, default, meaning in describe_keys(script.schema):
+        assert meaning, name
+        assert " ".join(f"{name}{f' ({default})' if default else ''}: {meaning}".split()) in said
+
+
+def test_the_page_of_keys_is_what_the_scripts_say():
+    maker = PROJECT_ROOT / "docs/make_keys.py"
+    if not maker.exists():
+        pytest.skip("there is no docs/make_keys.py")
+    assert runpy.run_path(str(maker))["page"]() == (PROJECT_ROOT / "docs/keys.md").read_text()
+
+
+def test_check_says_what_is_left_and_computes_and_writes_nothing(tiny, tmp_path, capsys):
+    values = {TRAINING: tiny.training | {"data_dir": str(tmp_path / "data"), "model_dir": str(tmp_path / "models")},
+              SENTENCES: {"file_list": ["SV_Agr"], "data_dir": str(tmp_path / "sentences")}, CIRCUITS: tiny.circuits}
+    values |= {METHODS[method]: own for method, own in tiny.methods.items()}
+    before = set(tiny.folder.rglob("*"))
+    for script, own in values.items():
+        config = write_yaml(tmp_path / f"{script.name}.yaml", own | {"results_dir": str(tmp_path / script.name)})
+        assert main(script, ["--config", str(config), "--check"]) == 0
+        first, *lines = capsys.readouterr().out.splitlines()
+        count = len(expand_settings(load_config(config, script.schema)))
+        assert first == f"{tmp_path / script.name}: {count} of {count} settings to compute." and len(lines) == count
+    assert {path.suffix for path in tmp_path.iterdir()} == {".yaml"} and set(tiny.folder.rglob("*")) == before
+
+    config = str(tmp_path / "circuit_probing.yaml")
+    unsaved = ["--set", "save_models=false"]
+    assert main(CIRCUITS, ["--config", config, *unsaved, "operation_list=[mlp]"]) == 0
+    lines = (tmp_path / "circuit_probing/config.yaml").read_text().replace("- mlp", "- attn\n- mlp")
+    (tmp_path / "circuit_probing/config.yaml").write_text(lines)  # as if killed after one of two settings
+    files = {path: path.read_bytes() for path in (tmp_path / "circuit_probing").rglob("*")}
+    capsys.readouterr()
+    assert main(CIRCUITS, ["--config", config, *unsaved, "--check"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{tmp_path / 'circuit_probing'}: 1 of 2 settings to compute.",
+        "  model_seed 0, target_layer 0, probe_index 2, operation attn, lr 0.01, batch_size 20, mask_init 0.0"]
+    assert main(CIRCUITS, ["--config", config, "--check", "--set", "lr_list=[]"]) == 2
+    assert {path: path.read_bytes() for path in (tmp_path / "circuit_probing").rglob("*")} == files

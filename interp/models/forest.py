@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+CHUNK_SIZE = 192  # nodes
+
 
 @dataclass(frozen=True)
 class Forest:
@@ -88,7 +90,7 @@ class Chunk:
         return nodes
 
 
-def plant(prefixes: list[list[int]], chunk_size: int = 192, device: torch.device | str = "cpu") -> Forest:
+def plant(prefixes: list[list[int]], chunk_size: int = CHUNK_SIZE, device: torch.device | str = "cpu") -> Forest:
     """The forest of some rows of tokens.
 
     Rows are sorted, so that those which begin alike come to lie in the same chunk, and a chunk is

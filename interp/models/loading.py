@@ -175,17 +175,20 @@ def check_weights(key: str, folder: Path, config) -> None:
     for name, parameter in model.named_parameters():
         names = name, name.removeprefix(prefix), STORED_AS.get(name)
         shape = next((stored[known] for known in names if known in stored), None)
-        if shape is None and name not in tied and name in missing_when_loaded(folder):
+        if shape is None and name not in tied and lacks(folder, name):
             raise BadInput(f"{key}: the weights in {shown(folder)} lack {name}.")
         if shape is not None and list(shape) != list(parameter.shape):
             raise BadInput(f"{key}: {name} in {shown(folder)} has shape {list(shape)}, its config.json wants "
                            f"{list(parameter.shape)}.")
 
 
-def missing_when_loaded(folder: Path) -> set[str]:
-    """The weights that a folder lacks, asked of transformers, which knows what families call them in files."""
-    return set(AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, output_loading_info=True)[1][
-        "missing_keys"])
+def lacks(folder: Path, name: str) -> bool:
+    """Whether a weight is missing, asked of transformers, which knows what families call it in files."""
+    try:
+        _, report = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    except Exception:  # a file is missing, most likely
+        return True
+    return name in report["missing_keys"]
 
 
 def load_model(key: str, path: str, device: torch.device) -> PreTrainedModel:

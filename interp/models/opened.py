@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -65,6 +64,7 @@ class OpenModel:
         self.blocks: nn.ModuleList = model.get_submodule(family.blocks)
         self.norm: nn.Module = model.get_submodule(family.norm)
         self.takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
+        self.gives_tensors = self.find_what_blocks_give()
         self.shares = self.direct = True
         self.tails = {RESID_MID, RESID_POST}
         self.earlier: dict[Examples, Any] = {}  # keys and values of what tails have read (tail.py)
@@ -125,8 +125,7 @@ class OpenModel:
                 del block.forward
         return found
 
-    @cached_property
-    def gives_tensors(self) -> bool:
+    def find_what_blocks_give(self) -> bool:
         """Whether a block returns the residual stream, rather than a tuple that begins with it."""
         found = []
         with torch.no_grad(), hooked(self.blocks[0].register_forward_hook(

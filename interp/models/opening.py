@@ -1,6 +1,7 @@
 """Opening a model: its fast ways compared with the plain one, on a few rows of what it is to be shown."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from transformers import PreTrainedModel
 
 from interp.models.examples import Examples
 from interp.models.family import family_of
-from interp.models.forest import plant
+from interp.models.forest import CHUNK_SIZE, plant
 from interp.models.kept import answer_from, capture
 from interp.models.opened import ATTN_OUT, MLP_OUT, RESID_POST, RESID_PRE, OpenModel, Site
 from interp.models.tail import tail
@@ -33,7 +34,7 @@ def open_model(model: PreTrainedModel, examples: Examples) -> OpenModel:
     # the shortest and the longest rows; as new examples, since what is cached of examples lasts
     order = examples.lengths.argsort()
     few = examples[torch.cat([order[:ROWS_COMPARED // 2], order[-ROWS_COMPARED // 2:]]).unique()]
-    rows = [row[:length] for row, length in zip(few.tokens.tolist(), (few.answering + 1).tolist())]
+    rows = rows_of(replace(few, probed=few.answering))
     plain = torch.cat([model(torch.tensor([row], device=opened.device), use_cache=False).logits[:, -1] for row in rows])
 
     states = apart(opened, few)
@@ -81,29 +82,37 @@ def check_sums(opened: OpenModel, few: Examples) -> None:
 
 
 def check_sharing(opened: OpenModel, examples: Examples) -> None:
-    """Rows of a whole chunk of the prefix forest, and passes that start at a block in the middle.
+    """Rows of a whole chunk of a prefix forest, rows apart under its masks, and passes that start in the middle.
 
-    A whole one, since a family may look at how far apart two nodes are packed.
+    A whole chunk, since a family may look at how far apart two nodes are packed; and a forest even where these rows
+    share too little for one, since others may share more.
     """
-    forest, length = examples.forest, examples.forest.tokens.shape[1]
-    in_order = forest.nodes_at(examples.answering).argsort()
-    in_first = int((forest.nodes_at(examples.answering) < length).sum())
-    shared = examples[in_order[:max(ROWS_COMPARED, in_first)]]
-    if forest is not examples.rows_apart:
-        rows = [row[:end] for row, end in zip(shared.tokens.tolist(), shared.lengths.tolist())]
-        shared.__dict__["forest"] = plant(rows, device=opened.device)
-    states, middle = apart(opened, shared), len(opened.blocks) // 2
-    opened.shares = (close(lambda: opened.answer(shared), states)
-                     and close(lambda: answer_from(opened, capture(opened, shared, [], [middle]), middle), states))
+    forest = examples.forest
+    order = forest.nodes_at(examples.answering).argsort()
+    if forest is examples.rows_apart:
+        count = int((examples.lengths[order].cumsum(0) <= 2 * CHUNK_SIZE).sum())
+    else:
+        count = int((forest.nodes_at(examples.answering) < forest.tokens.shape[1]).sum())
+    planted = examples.unpaired(order[:max(ROWS_COMPARED, count)])
+    planted.__dict__["forest"] = plant(rows_of(planted), device=opened.device)
+    few = examples.unpaired(order[:ROWS_COMPARED])
+    few.__dict__["forest"] = few.rows_apart
+    states, middle = apart(opened, planted), len(opened.blocks) // 2
+    opened.shares = (
+        close(lambda: opened.answer(planted), states) and close(lambda: opened.answer(few), states[:len(few)])
+        and close(lambda: answer_from(opened, capture(opened, planted, [], [middle]), middle), states))
     if not opened.shares:
         opened.tell("rows that share what they begin with, or passes that start in the middle, give other answers")
 
 
+def rows_of(examples: Examples) -> list[list[int]]:
+    return [row[:length] for row, length in zip(examples.tokens.tolist(), examples.lengths.tolist())]
+
+
 def check_tails(opened: OpenModel, few: Examples) -> None:
-    """Runs on from the middle and from the last layer, with activations of other rows."""
-    if not few.at_answer:
-        return
-    rows = torch.arange(len(few), device=opened.device)
+    """Runs on from the middle and from the last layer, of some rows with the activations of others."""
+    few = replace(few, probed=few.answering)  # tails are asked of other data than these
+    rows = torch.arange(len(few), device=opened.device).flip(0)[:ROWS_COMPARED - 1]
     for location in sorted(opened.tails):
         if opened.family.parallel and location != RESID_POST:
             opened.tails.discard(location)
@@ -116,5 +125,5 @@ def check_tails(opened: OpenModel, few: Examples) -> None:
 
 
 def tail_agrees(opened: OpenModel, few: Examples, site: Site, rows: Tensor) -> bool:
-    moved = opened.read(few, [site])[0].flip(0)
+    moved = opened.read(few, [site])[0][:len(rows)]
     return close(lambda: tail(opened, few, site)(moved, rows), opened.patched(few, site)(moved, rows))

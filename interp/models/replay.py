@@ -357,7 +357,7 @@ def replay(opened: OpenModel, sublayer: Sublayer, examples: Examples, inputs: Te
         except CannotReplay:
             continue
         except Exception as error:  # a module that is called otherwise fails in ways of its own
-            opened.tell(f"replaying a layer's {sublayer.operation} as a module failed ({type(error).__name__})")
+            opened.tell(f"a fast way of replaying a layer's {sublayer.operation} failed ({type(error).__name__})")
             continue
         if agrees(found, plain):
             return found

@@ -9,6 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from interp.models.family import ATTENTION
 from interp.models.opened import ATTN_OUT, MLP_OUT, OpenModel, Site, hooked
+from interp.runs.config import BadInput
 
 Masks = dict[str, Tensor]  # for each linear map of a sublayer: (neurons,), between 0 and 1
 
@@ -46,14 +47,15 @@ def find_sublayer(opened: OpenModel, layer: int, operation: str) -> Sublayer:
     """The attention ('attn') or MLP ('mlp') of a layer.
 
     Raises:
-        ValueError: it has no linear maps.
+        BadInput: it has no linear maps.
     """
     block, component = opened.blocks[layer], opened.family.components[operation]
     module = block.get_submodule(component.module) if component.module else None
     named = module.named_modules() if module else ((name, block.get_submodule(name)) for name in component.maps)
     maps = {name: part for name, part in named if isinstance(part, (nn.Linear, Conv1D))}
     if not maps:
-        raise ValueError(f"the {operation} of layer {layer} has no linear maps to mask")
+        raise BadInput(f"operation_list: the {operation} of layer {layer} in a '{opened.model.config.model_type}' model "
+                       "has no linear maps to mask.")
     return Sublayer(operation, layer, maps, module, *opened.out_of(layer, operation))
 
 

@@ -141,8 +141,11 @@ def at_rows(call: Call, rows: Tensor, count: int, behind: Behind) -> Call:
     def part(value: Any) -> Any:
         if isinstance(value, Cache):
             return behind
-        if isinstance(value, Tensor) and value.dim() and value.shape[0] == count and count > 1:
-            return value[rows]
+        if isinstance(value, Tensor) and value.dim() and count > 1:
+            if value.shape[0] == count:
+                return value[rows]
+            if value.dim() > 2 and value.shape[0] % count == 0:  # BLOOM's: (rows · heads, ...)
+                return value.unflatten(0, (count, -1))[rows].flatten(0, 1)
         return tuple(map(part, value)) if isinstance(value, tuple) else value
 
     arguments, keywords = call

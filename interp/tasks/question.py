@@ -14,9 +14,16 @@ from transformers import PretrainedConfig
 
 from interp.models.examples import Answer, Examples
 from interp.models.family import family_of
-from interp.models.loading import load_model, load_tokenizer, read_model_config, reinitialize, shuffle_weights
+from interp.models.loading import (
+    first_line,
+    load_model,
+    load_tokenizer,
+    read_model_config,
+    reinitialize,
+    shuffle_weights,
+)
 from interp.models.opened import RESID_MID, OpenModel, Site
-from interp.models.opening import CannotOpen, open_model
+from interp.models.opening import open_model
 from interp.models.sublayers import find_sublayer
 from interp.runs.config import BadInput, Count, ModelSweep, NonEmpty, NonNegative, Seed, Text, Whole, suggestion
 from interp.runs.settings import Setting, fill_in
@@ -153,7 +160,7 @@ class Question:
             if path not in self.configurations:
                 self.configurations[path] = read_model_config("model_path", path)
                 check_reinit(self.configurations[path], config)
-            check_layer(self.configurations[path], path, setting.target_layer, site_of(setting))
+            check_layer(self.configurations[path], path, setting)
             self.data(setting)
 
     def path(self, setting: Setting) -> str:
@@ -187,7 +194,8 @@ class Question:
         """Train and test sentences drawn from data_path, and test_size more from gen_path."""
         config, variable = self.config, self.config.asked
         if position != -1:
-            raise BadInput("probe_index_list: sentences are probed at their last token; leave the position out.")
+            key = next(name for name in POSITION_KEYS if hasattr(self.settings[0], name))
+            raise BadInput(f"{key}_list: sentences are probed at their last token; leave the key out.")
         model = self.configurations[path]
         reader = Reader(load_tokenizer("model_path", path), path, config.sentence_prefix, config.capitalize)
         wanted = list(dict.fromkeys([variable, *filter(None, [config.answer_variable])]))
@@ -234,8 +242,8 @@ class Question:
                          layer=-1 if isinstance(layer, bool) else layer)
             try:
                 opened = open_model(model, self.data(setting).train)
-            except CannotOpen as error:
-                raise BadInput(f"model_path: {path}: {error}.") from None
+            except (ValueError, IndexError, KeyError, AttributeError, TypeError) as error:  # as families differ
+                raise BadInput(f"model_path: {path} cannot be opened: {first_line(error)}.") from None
             if shuffled:
                 operation = "mlp" if location_of(setting) in ("mlp", "resid_post") else "attn"
                 sublayer = find_sublayer(opened, setting.target_layer, operation)
@@ -365,18 +373,20 @@ def check_batch(batch_size: int, count: int) -> None:
 
 # ------------------------------------------------------------------- models, by their configuration
 
-def check_layer(model: PretrainedConfig, path: str, layer: int, site: Site | None) -> None:
+def check_layer(model: PretrainedConfig, path: str, setting: Setting) -> None:
     """Refuse a layer or a site that a model's configuration lacks.
 
     Raises:
         BadInput: as said.
     """
-    if layer >= model.num_hidden_layers:
-        raise BadInput(f"target_layer_list: there is no layer {layer}; the model has {model.num_hidden_layers}, "
-                       "counted from 0.")
+    if setting.target_layer >= model.num_hidden_layers:
+        raise BadInput(f"target_layer_list: there is no layer {setting.target_layer}; the model has "
+                       f"{model.num_hidden_layers}, counted from 0.")
+    site = site_of(setting)
     if site and site.location == RESID_MID and family_of(model).parallel:
-        raise BadInput(f"residual_location_list: {path} has no {RESID_MID}: attention and MLP of a "
-                       f"'{model.model_type}' model read the same residual stream.")
+        key = next(name for name in LOCATION_KEYS if hasattr(setting, name))
+        raise BadInput(f"{key}_list: {path} has no {RESID_MID}: attention and MLP of a '{model.model_type}' model read "
+                       "the same residual stream.")
 
 
 def check_reinit(model: PretrainedConfig, config: QuestionConfig) -> None:

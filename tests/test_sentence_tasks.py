@@ -1,0 +1,233 @@
+"""Tasks of one's own, from a CSV and a YAML alone, asked by every method of a small GPT-2 that has learned them."""
+
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from conftest import CIRCUITS, METHODS, write_yaml
+from interp.experiment import main
+from interp.models.family import family_of
+from interp.models.loading import load_model, load_tokenizer
+from interp.models.opened import OpenModel
+from interp.runs.settings import expand_settings
+from interp.tasks.question import Data
+from language_model import language_loss, word_level_tokenizer
+from test_analysis import drawn
+
+CPU = torch.device("cpu")
+
+SHE = ("anna", "clara", "emma", "julia", "laura", "maria", "nora", "olga", "paula", "sara")
+HE = ("adam", "carl", "david", "eric", "frank", "hugo", "ivan", "john", "mark", "paul")
+ROLES = ("waiter", "doctor", "painter")
+NOUNS = ("cat", "dog", "horse", "king", "queen", "ship", "train", "wolf")
+DAYS = (("today", "now", "again"), ("yesterday", "before", "once"))  # by tense
+THINGS = (("banana", "lemon"), ("tomato", "cherry"), ("frog", "leaf"))  # by colour
+COLOURS = ("yellow", "red", "green")
+OF_METHOD = {  # what each method is told besides
+    "probing": {"residual_location_list": ["resid_mid", "resid_post"], "lr_list": [0.01],
+                        "batch_size_list": [40], "num_epochs": 40, "counterfactual_embeddings": True},
+    "amnesic_probing": {"residual_location_list": ["resid_mid", "resid_post"], "num_random_erasures": 3},
+    "DAS": {"location_list": ["attn", "mlp"], "n_train": 120, "n_val": 40, "batch_size_list": [40],
+                    "epochs": 30},
+    "circuit_probing": {"operation_list": ["attn", "mlp"], "lr_list": [0.01], "batch_size_list": [80],
+                                "mask_init_list": [0.0], "num_epochs": 30, "max_temp": 200, "l0_lambda": 1e-5,
+                                "num_random_ablations": 2},
+}
+SCRIPTS = METHODS | {"circuit_probing": CIRCUITS}
+
+
+def gender_table() -> pd.DataFrame:
+    """he or she, by a name; the role is what the answer does not depend on."""
+    rows = [(f"the {role} {name} {verb} that", gender, number, ("he", "she")[gender], ("she", "he")[gender])
+            for number, role in enumerate(ROLES) for verb in ("said", "knew", "thought", "wrote")
+            for gender, names in enumerate((HE, SHE)) for name in names]
+    return pd.DataFrame(rows, columns=["sentence", "gender", "role", "right", "wrong"])
+
+
+def tense_table(template: str = "{day} the {noun} near the {other}") -> pd.DataFrame:
+    """was or is, by the day."""
+    rows = [(template.format(day=day, noun=noun, other=other), tense, ("is", "was")[tense], ("was", "is")[tense])
+            for tense, days in enumerate(DAYS) for day, noun, other in product(days, NOUNS, NOUNS)]
+    return pd.DataFrame(rows, columns=["sentence", "tense", "right", "wrong"])
+
+
+def colour_table() -> pd.DataFrame:
+    """A variable of three values: a thing's colour; each of the other two is wrong somewhere."""
+    rows = [(f"the {noun} saw a {thing} of {name} that looked", colour, COLOURS[colour],
+             COLOURS[(colour + 1 + number % 2) % 3])
+            for colour, things in enumerate(THINGS) for thing in things
+            for number, (noun, name) in enumerate(product(NOUNS, SHE[:5] + HE[:4]))]
+    return pd.DataFrame(rows, columns=["sentence", "colour", "right", "wrong"])
+
+
+TASKS = {"gender": gender_table, "tense": tense_table, "colour": colour_table}
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory) -> SimpleNamespace:
+    """The files of the tasks and a small GPT-2 that has learned all of them."""
+    folder = tmp_path_factory.mktemp("own")
+    tables = {name: make() for name, make in TASKS.items()} | {
+        "tense_gen": tense_table("in the morning {day} the {noun} with the {other}")}
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False)
+    sentences = [f"{row.sentence} {row.right}" for table in tables.values() for row in table.itertuples()]
+    tokenizer = word_level_tokenizer(sentences)
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(
+        vocab_size=len(tokenizer), n_positions=16, n_layer=2, n_head=4, n_embd=32, resid_pdrop=0.0, embd_pdrop=0.0,
+        attn_pdrop=0.0, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id))
+    tokens = tokenizer(sentences)["input_ids"]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.1)
+    for _ in range(300):
+        optimizer.zero_grad()
+        language_loss(model, [tokens[i] for i in torch.randint(len(tokens), (64,)).tolist()]).backward()
+        optimizer.step()
+    model.eval().save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    return SimpleNamespace(folder=folder, tables=tables)
+
+
+def values_of(own, method: str, variable: str, results: Path, **changes) -> dict:
+    gen = own.folder / f"{variable}_gen.csv"
+    return {"task": "sentences", "variable": variable, "data_path": str(own.folder / f"{variable}.csv"),
+            "gen_path": str(gen) if gen.exists() else None, "model_path": str(own.folder / "model"),
+            "train_size": 160, "test_size": 60, "target_layer_list": [0, 1], **OF_METHOD[method],
+            "results_dir": str(results)} | changes
+
+
+def ask(own, method: str, variable: str, results: Path, **changes) -> pd.DataFrame:
+    """A method's command line; its results, a row for each layer and place."""
+    config = write_yaml(results.with_suffix(".yaml"), values_of(own, method, variable, results, **changes))
+    assert main(SCRIPTS[method], ["--config", str(config)]) == 0
+    return pd.read_csv(results / "results.csv")
+
+
+def examples_of(own, method: str, variable: str, **changes) -> Data:
+    config = SCRIPTS[method].schema(**values_of(own, method, variable, own.folder / "never") | changes)
+    settings = expand_settings(config)
+    return SCRIPTS[method].prepare(config, settings, CPU).data(settings[0])
+
+
+@pytest.mark.parametrize("variable", TASKS)
+def test_every_method_asks_a_task_of_ones_own(variable, own, tmp_path, analyse):
+    values = own.tables[variable][variable].nunique()
+    folders = {"circuit_probing": "small"} | {method: f"{folder}/small" for method, folder in (
+        ("probing", "linear_probing"), ("amnesic_probing", "amnesic"), ("DAS", "DAS"))}
+    found = {method: ask(own, method, variable, tmp_path / folders[method]) for method in SCRIPTS}
+    probes, erased, aligned, circuits = (found[method] for method in (
+        "probing", "amnesic_probing", "DAS", "circuit_probing"))
+    last = {method: found[method].iloc[-1] for method in found}  # above the last MLP nothing but the answer is left
+    sets = [("test", "", "iid")] + [("gen", "gen_", "gen")] * (variable == "tense")
+    for name, prefix, judged in sets:
+        for table in (probes, aligned, circuits):
+            assert (table[f"vanilla_acc_{judged}"] > 0.97).all()
+        assert (erased[f"{prefix}vanilla_acc"] > 0.97).all()
+
+        assert last["probing"][f"{name}_acc"] > 0.95 > 0.6 > last["probing"][f"majority_{name}_acc"]
+        assert last["probing"][f"{prefix}counterfactual_embedding_success"] > 0.95
+        assert last["probing"][f"{prefix}counterfactual_predicts_cf_label"] > 0.9
+        assert last["amnesic_probing"][f"{prefix}heldout_acc"] < 0.7
+        assert (erased[f"{prefix}random_heldout_acc_mean"] > 0.95).all()
+        assert last["DAS"][f"{prefix}interchange_intervention_acc"] > 0.95
+        assert last["DAS"][f"{prefix}full_interchange_acc"] > 0.95
+
+        assert (circuits[f"knn_{name}_acc"] > 0.95).any()
+        assert {f"full_model_knn_{name}_acc", f"majority_{name}_acc"} <= set(circuits)
+        lost = circuits[f"vanilla_acc_{judged}"] - circuits[f"ablated_acc_{judged}"]
+        by_chance = circuits[f"vanilla_acc_{judged}"] - circuits[f"random_ablated_acc_{judged}_mean"]
+        assert lost.max() > 0.3 and not by_chance.max() > 0.1
+    assert (erased["erased_rank"] == values - 1).all()
+    assert "knn_dev_acc" in circuits and len(list((tmp_path / "small/qualitative").iterdir())) == 4
+    for method, table in found.items():
+        assert len(table) == 4 and ("gen_acc" in table) == (variable == "tense" and method == "probing")
+
+    layers = analyse("summarize_layers", "--model", "small", "--results", tmp_path, "--out", tmp_path / "layers")
+    if variable != "tense":
+        assert layers.returncode == 2 and "gen" in layers.stderr and not (tmp_path / "layers").exists()
+        return
+    assert layers.returncode == 0 and "missing" in layers.stdout  # the MLP probe was not asked
+    table = pd.read_csv(tmp_path / "layers/layers.csv")
+    [row] = [row for _, row in table.iterrows() if (row["layer"], row["component"]) == (1, "MLP")]
+    assert row["linear probe (generalization)"] == pytest.approx(last["probing"]["gen_acc"])
+    assert row["LEACE: accuracy lost (IID)"] == pytest.approx(
+        last["amnesic_probing"]["vanilla_acc"] - last["amnesic_probing"]["heldout_acc"])
+    assert row["circuit ablated: accuracy lost (IID)"] == pytest.approx(
+        last["circuit_probing"]["vanilla_acc_iid"] - last["circuit_probing"]["ablated_acc_iid"])
+    assert drawn(tmp_path / "layers") == {"layers"}
+
+
+@pytest.mark.parametrize("variable", TASKS)
+def test_a_drawn_source_has_another_value_and_its_answer_is_what_an_exchange_should_give(variable, own):
+    data = examples_of(own, "DAS", variable)
+    model = OpenModel(load_model("", str(own.folder / "model"), CPU), family_of(GPT2Config()))
+    for examples in (data.train, data.tests["test"]):
+        assert set(examples.source.texts) <= set(examples.texts)  # of the same split
+        assert (examples.source.variables[variable] != examples.variables[variable]).all()
+        assert examples.exchanged.right.equal(examples.source.answer.right)
+        assert (examples.exchanged.right != examples.answer.right).all()
+        untouched = model.answer(examples)
+        assert model.is_right(untouched, examples.answer).double().mean() > 0.97
+        assert not model.is_right(untouched, examples.exchanged).any()  # an exchange that does nothing is no success
+    other = examples_of(own, "DAS", variable, data_seed=1)
+    assert other.train.texts != data.train.texts and other.train.source.texts != data.train.source.texts
+
+
+def test_exchanging_what_the_answer_does_not_depend_on_leaves_it_as_it_is(own, tmp_path, capsys):
+    of_role = {"data_path": str(own.folder / "gender.csv"), "answer_variable": "gender"}
+    examples = examples_of(own, "DAS", "role", **of_role).tests["test"]
+    assert (examples.source.variables["role"] != examples.variables["role"]).all()
+    assert examples.exchanged.right.equal(examples.answer.right)
+    assert examples.exchanged.wrong.equal(examples.answer.wrong)
+    same = (examples.source.answer.right == examples.answer.right).double().mean().item()
+    table = ask(own, "DAS", "role", tmp_path / "run", **of_role, epochs=60)
+    assert table["full_interchange_acc"].iloc[-1] == pytest.approx(same, abs=0.02)  # gender goes along with it
+    assert table["interchange_intervention_acc"].iloc[-1] > table["full_interchange_acc"].iloc[-1] + 0.2
+    config = write_yaml(tmp_path / "c.yaml", values_of(own, "probing", "role", tmp_path / "never", **of_role))
+    assert main(SCRIPTS["probing"], ["--config", str(config)]) == 2  # no answer to change
+    assert "'role'" in capsys.readouterr().err and not (tmp_path / "never").exists()
+
+
+def minimal_pairs() -> pd.DataFrame:
+    """Each sentence with the name of the other gender in its place as its source."""
+    table = gender_table()
+    swapped = dict(zip(HE + SHE, SHE + HE))
+    table["source"] = [" ".join(swapped.get(word, word) for word in text.split()) for text in table["sentence"]]
+    return table.assign(source_right=table["wrong"])
+
+
+def test_sources_of_ones_own_are_what_is_exchanged(own, tmp_path, capsys):
+    pairs = minimal_pairs()
+    pairs.to_csv(tmp_path / "pairs.csv", index=False)
+    changes = {"data_path": str(tmp_path / "pairs.csv")}
+    examples = examples_of(own, "DAS", "gender", **changes).tests["test"]
+    wanted = pairs.set_index("sentence").loc[examples.texts]
+    assert examples.source.texts == wanted["source"].tolist()
+    assert examples.source.variables["gender"].equal(1 - examples.variables["gender"])
+    tokenizer = load_tokenizer("", str(own.folder / "model"))
+    assert tokenizer.convert_ids_to_tokens(examples.exchanged.right.tolist()) == wanted["source_right"].tolist()
+    assert examples.exchanged.wrong.equal(examples.answer.right)
+    for method in ("probing", "DAS"):
+        row = ask(own, method, "gender", tmp_path / method, **changes).iloc[-1]
+        assert row["interchange_intervention_acc" if method == "DAS" else "counterfactual_predicts_cf_label"] > 0.95
+
+    colours = colour_table()  # a source of the next colour for each
+    following = [colours[colours["colour"] == (colour + 1) % 3].iloc[row % 100]
+                 for row, colour in enumerate(colours["colour"])]
+    colours = colours.assign(source_colour=[row["colour"] for row in following], source=[
+        row["sentence"] for row in following], source_right=[row["right"] for row in following])
+    config = write_yaml(tmp_path / "c.yaml", values_of(own, "DAS", "colour", tmp_path / "run") | {
+        "data_path": str(tmp_path / "colours.csv")})
+    for missing, word in (("source_colour", "'source_colour'"), ("source_right", "'source_right'")):
+        colours.drop(columns=missing).to_csv(tmp_path / "colours.csv", index=False)
+        assert main(SCRIPTS["DAS"], ["--config", str(config)]) == 2
+        assert word in capsys.readouterr().err
+    colours.to_csv(tmp_path / "colours.csv", index=False)
+    examples = examples_of(own, "DAS", "colour", data_path=str(tmp_path / "colours.csv")).train
+    assert examples.source.variables["colour"].equal((examples.variables["colour"] + 1) % 3)
+    assert examples.exchanged.wrong.equal(examples.answer.right)
