@@ -203,6 +203,19 @@ def test_a_family_that_is_written_down_wrongly_is_found_out(kind, wrong, keys, m
 NOUNS = [f"{noun}{ending}" for noun in ("author", "pilot", "skater") for ending in ("", "s")]
 
 
+def test_sharing_is_tried_though_the_rows_at_hand_share_nothing():
+    """GPT-Neo's local attention counts how far apart two nodes are packed; rows to come may share what these do not."""
+    drawing = torch.Generator().manual_seed(0)
+    alone = from_rows(torch.randint(3, VOCABULARY, (30, 6), generator=drawing).tolist())
+    shared = from_rows([[5, 6, 7, 8, first, second] for first in range(20, 26) for second in range(10, 40)])
+    train, test = (Examples(tokens, last, last, {}, Answer(last)) for tokens, last in (alone, shared))
+    assert train.forest is train.rows_apart and test.forest is not test.rows_apart
+    opened = open_model(random_model("gpt_neo", window_size=32), train)
+    found = opened.answer(test)
+    opened.shares = False
+    assert_alike(found, opened.answer(test))
+
+
 def sentences_of(others: tuple[str, ...]) -> pd.DataFrame:
     """the NOUN near the OTHER: what follows agrees with the noun."""
     rows = [(f"the {noun} near the {other}", *(("is", "are", 0) if noun[-1] != "s" else ("are", "is", 1)))

@@ -274,18 +274,6 @@ def refused(act, words: list[str]) -> None:
     assert all(word in message for word in words) and message.endswith(".") and "\n" not in message, message
 
 
-@pytest.mark.parametrize("task, changes, words", [
-    ("agreement", {"train_size": 6160, "test_size": 1}, ["train_size", "6160", "6161"]),
-    ("agreement", {"test_size": 5001}, ["test_size", "5001", "SV_Agr_gen.csv", "5000"]),
-    ("agreement", {"data_path": "data/Language/none.csv"},
-     ["data_path", "none.csv", "generate_language_data.py --config configs/Language/sentences.yaml"]),
-    ("agreement", {"variable": "label"}, ["data_path", "'label'", "did you mean 'labels'"]),
-    ("agreement", {"answer_variable": "tense"}, ["data_path", "'tense'"]),
-])
-def test_a_question_that_the_files_do_not_answer_is_refused(task, changes, words, language):
-    refused(lambda: data_of(language, task, **changes), words)
-
-
 @pytest.mark.parametrize("task, file, column, value, words", [
     ("reflexive", "Reflexive_An", "labels", 2, ["data_path", "'labels'", "0 and 1"]),
     ("reflexive", "Reflexive_An", "gender", 2, ["data_path", "'gender'", "0 and 1"]),

@@ -175,10 +175,14 @@ def with_unknown_words(folder):
 
 
 @pytest.mark.parametrize("changes, words", [
-    ({"data_path": "data/Language/none.csv"}, ["data_path", "generate_language_data.py --config"]),
+    ({"data_path": "data/Language/none.csv"},
+     ["data_path", "none.csv", "generate_language_data.py --config configs/Language/sentences.yaml"]),
     ({"data_path": "UNKNOWN", "train_size": 20, "test_size": 20}, ["model_path", "'zebra"]),
-    ({"train_size": 9000}, ["train_size", "6160"]),
+    ({"train_size": 6160, "test_size": 1}, ["train_size", "6160", "6161"]),
+    ({"test_size": 5001}, ["test_size", "5001", "SV_Agr_gen.csv", "5000"]),
     ({"variable": "object labels"}, ["data_path", "object labels"]),
+    ({"variable": "label"}, ["data_path", "'label'", "did you mean 'labels'"]),
+    ({"answer_variable": "tense"}, ["data_path", "'tense'"]),
     ({"target_layer_list": [2]}, ["target_layer_list", "no layer 2"]),
     ({"batch_size_list": [501]}, ["batch_size_list", "501"]),
     ({"probe_index_list": [1]}, ["probe_index_list"]),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interp.models.examples import Examples
+from interp.models.examples import Answer, Examples, from_rows
 from interp.models.family import family_of
 from interp.models.forest import CHUNK_SIZE, plant
 from interp.models.kept import answer_from, capture
@@ -42,7 +42,7 @@ def open_model(model: PreTrainedModel, examples: Examples) -> OpenModel:
     if not opened.direct and not close(lambda: opened.logits(states), plain):
         raise CannotOpen(f"a '{model.config.model_type}' model gives other logits with its hooks than without")
     check_sums(opened, few)
-    check_sharing(opened, examples)
+    check_sharing(opened, few)
     check_tails(opened, few)
     return opened
 
@@ -81,25 +81,22 @@ def check_sums(opened: OpenModel, few: Examples) -> None:
     opened.shares = True
 
 
-def check_sharing(opened: OpenModel, examples: Examples) -> None:
-    """Rows of a whole chunk of a prefix forest, rows apart under its masks, and passes that start in the middle.
+def check_sharing(opened: OpenModel, few: Examples) -> None:
+    """A whole chunk of a prefix forest, rows apart under its masks, and passes that start in the middle.
 
-    A whole chunk, since a family may look at how far apart two nodes are packed; and a forest even where these rows
-    share too little for one, since others may share more.
+    The chunk is of rows that begin as the longest of these does and end in any token, so that the last ones are packed
+    far from what they begin with: a family may look at how far that is.
     """
-    forest = examples.forest
-    order = forest.nodes_at(examples.answering).argsort()
-    if forest is examples.rows_apart:
-        count = int((examples.lengths[order].cumsum(0) <= 2 * CHUNK_SIZE).sum())
-    else:
-        count = int((forest.nodes_at(examples.answering) < forest.tokens.shape[1]).sum())
-    planted = examples.unpaired(order[:max(ROWS_COMPARED, count)])
-    planted.__dict__["forest"] = plant(rows_of(planted), device=opened.device)
-    few = examples.unpaired(order[:ROWS_COMPARED])
+    start = max(rows_of(few), key=len)[:-1]
+    rows = [[*start, token] for token in range(min(opened.model.config.vocab_size, CHUNK_SIZE - len(start)))]
+    tokens, last = from_rows(rows, opened.device)
+    planted = Examples(tokens, last, last, {}, Answer(last))
+    planted.__dict__["forest"] = plant(rows, device=opened.device)
+    few = few[torch.arange(len(few), device=opened.device)]
     few.__dict__["forest"] = few.rows_apart
     states, middle = apart(opened, planted), len(opened.blocks) // 2
     opened.shares = (
-        close(lambda: opened.answer(planted), states) and close(lambda: opened.answer(few), states[:len(few)])
+        close(lambda: opened.answer(planted), states) and close(lambda: opened.answer(few), apart(opened, few))
         and close(lambda: answer_from(opened, capture(opened, planted, [], [middle]), middle), states))
     if not opened.shares:
         opened.tell("rows that share what they begin with, or passes that start in the middle, give other answers")

@@ -54,8 +54,8 @@ def find_sublayer(opened: OpenModel, layer: int, operation: str) -> Sublayer:
     named = module.named_modules() if module else ((name, block.get_submodule(name)) for name in component.maps)
     maps = {name: part for name, part in named if isinstance(part, (nn.Linear, Conv1D))}
     if not maps:
-        raise BadInput(f"operation_list: the {operation} of layer {layer} in a '{opened.model.config.model_type}' model "
-                       "has no linear maps to mask.")
+        raise BadInput(f"operation_list: the {operation} of layer {layer} in a '{opened.model.config.model_type}' "
+                       "model has no linear maps to mask.")
     return Sublayer(operation, layer, maps, module, *opened.out_of(layer, operation))
 
 

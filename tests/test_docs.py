@@ -1,0 +1,264 @@
+"""What docs/ says can be done: files and code are taken from its pages and run, on tiny models."""
+
+import contextlib
+import glob
+import importlib
+import io
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES, ArchitectureAdapterFactory
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+import amnesic_probing
+import circuit_probing
+import DAS
+import interp.methods
+import probing
+from conftest import rows_of
+from interp.experiment import main
+from interp.methods.table import METHODS, Method
+from interp.models.replay import ALGEBRA
+from interp.runs.config import PROJECT_ROOT
+
+DOCS = PROJECT_ROOT / "docs"
+PAGES = sorted([PROJECT_ROOT / "README.md", *DOCS.glob("*.md"), *PROJECT_ROOT.glob("*/README.md")])
+START, UNKNOWN = "<|endoftext|>", "[UNK]"
+WORDS_OF_AGREEMENT = "the author authors behind a guard guards is are"
+
+
+# -------------------------------------------------------------------------- reading the pages
+
+def text_of(page: str) -> str:
+    return (DOCS / page).read_text()
+
+
+def blocks_of(page: str, *languages: str) -> list[tuple[str, str]]:
+    """The fenced blocks of some languages, each with its language."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```", text_of(page), re.MULTILINE | re.DOTALL)
+    return [(language, block) for language, block in found if language in languages]
+
+
+def write_files(page: str, folder: Path, places: dict[str, str]) -> dict[str, Path]:
+    """The files of a page (`NAME`: and a block), with paths that lie elsewhere here. Returns them by name."""
+    found = re.findall(r"^`([^`\n]+)`:\n\n```\w+\n(.*?)^```", text_of(page), re.MULTILINE | re.DOTALL)
+    for name, text in found:
+        for place, own in places.items():
+            text = text.replace(place, own)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return {name: folder / name for name, _ in found}
+
+
+def save_model_of_words(folder: Path, sentences: list[str]) -> Path:
+    """A random GPT-2 of two layers, whose tokens are the words of some sentences."""
+    words = sorted({word for sentence in sentences for word in sentence.split()})
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate([START, UNKNOWN, *words])}, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(words) + 2, n_positions=24, n_layer=2, n_head=2, n_embd=32,
+                               bos_token_id=0, eos_token_id=0)).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=UNKNOWN, bos_token=START,
+                            eos_token=START).save_pretrained(folder)
+    return folder
+
+
+# ---------------------------------------------------------------------------------- the pages
+
+def test_keys_are_what_the_scripts_say():
+    assert text_of("keys.md") == runpy.run_path(str(DOCS / "make_keys.py"))["page"](), "run python docs/make_keys.py"
+
+
+def headings_of(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), re.MULTILINE)
+    texts = (re.sub(r"\[(.*?)\]\(.*?\)", r"\1", heading).lower() for heading in headings)
+    return {re.sub(r"[^\w\- ]", "", text).replace(" ", "-") for text in texts}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT_ROOT)))
+def test_what_a_page_points_to_is_there(page):
+    for target in re.findall(r"\]\((?!http)([^)\s]+)\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in headings_of(file), target
+    new = {"interp/methods/class_means.py"}  # what a recipe makes
+    for path in set(re.findall(r"`((?:interp|tests|benchmarks|analysis)/[\w/]+\.py)", page.read_text())) - new:
+        assert (PROJECT_ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT_ROOT)))
+def test_scripts_and_configs_of_commands_are_there(page):
+    made = {*re.findall(r"^`([^`\n]+)`:$", page.read_text(), re.MULTILINE)}  # files that the page gives
+    for block in re.findall(r"^```\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        block = re.sub(r"\\\n\s*", " ", block).replace("$c/", "configs/Disambiguation/").replace("$model", "smollm2")
+        for script, rest in re.findall(r"^ *python ((?!SCRIPT)\S+\.py)([^#\n]*)", block, re.MULTILINE):
+            assert script in made or (PROJECT_ROOT / script).exists(), script
+            for path in (path for config in re.findall(r"\S+\.yaml", rest) for path in expand(config)):
+                assert path in made or glob.glob(str(PROJECT_ROOT / path)), path
+
+
+def expand(path: str) -> list[str]:
+    """A path with the words of its braces."""
+    if not (braces := re.search(r"\{(.*?)\}", path)):
+        return [path]
+    return [end for word in braces[1].split(",")
+            for end in expand(path[:braces.start()] + word + path[braces.end():])]
+
+
+# --------------------------------------------------------------------------------- the recipes
+
+@pytest.fixture
+def tables_restored():
+    """Adapters and algebra that a page adds are gone afterwards."""
+    tables = (SUPPORTED_ARCHITECTURES, ArchitectureAdapterFactory._adapters, ALGEBRA)
+    before = [dict(table) for table in tables]
+    yield
+    for table, own in zip(tables, before):
+        table.clear()
+        table.update(own)
+
+
+def test_a_family_is_added_as_its_page_says(tables_restored):
+    names, said = {}, ""
+    for language, block in blocks_of("add_a_model_family.md", "python", "text"):
+        if language == "text":
+            assert said == block
+            continue
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            exec(compile(block, "add_a_model_family.md", "exec"), names)
+        said = out.getvalue()
+
+
+@pytest.fixture
+def mean_difference(tmp_path, monkeypatch):
+    """The script of the page on adding a method, and the page's files by name."""
+    files = write_files("add_a_method.md", tmp_path, {})
+    monkeypatch.setattr(interp.methods, "__path__", [*interp.methods.__path__, str(tmp_path / "interp/methods")])
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("mean_difference"), files
+    for name in ("mean_difference", "interp.methods.class_means"):
+        del sys.modules[name]
+
+
+def test_a_method_is_added_as_its_page_says(mean_difference, tiny, tmp_path, monkeypatch):
+    script, files = mean_difference
+    results = tmp_path / "Results"
+    config = files["configs/Quickstart/mean_difference/a2.yaml"]
+    assert main(script.SCRIPT, [
+        "--config", str(config), "--set", f"model_path={tiny.circuits['model_path']}",
+        f"train_data_path={tiny.circuits['train_data_path']}", f"test_data_path={tiny.circuits['test_data_path']}",
+        f"results_dir={results / 'mean_difference' / 'a2'}"]) == 0
+    rows = rows_of(results / "mean_difference/a2/results.csv")
+    assert [row["residual_location"] for row in rows] == ["resid_mid", "resid_post"]
+    assert all(float(row["accuracy_lost"]) == float(row["vanilla_acc"]) - float(row["erased_acc"]) for row in rows)
+    assert all(row["dimensions"] == "5" and 0 <= float(row["test_acc"]) <= 1 for row in rows)  # a² has six values
+
+    [entry] = [block for _, block in blocks_of("add_a_method.md", "python") if "Method(" in block]
+    monkeypatch.setitem(METHODS, "mean_difference", eval(f"{{{entry}}}", {"Method": Method})["mean_difference"])
+    from analysis.method_figures import read_results
+    table = read_results(results, {"a2": "a²"})
+    assert list(table["mean_difference:test_acc"]) == [float(row["test_acc"]) for row in rows]
+    assert set(table["component"]) == {"attn", "mlp"}
+
+
+def test_the_new_method_asks_sentences_too(mean_difference, tmp_path):
+    script, files = mean_difference
+    numbers = {"author": 0, "authors": 1}
+    table = pd.DataFrame([{"sentence": f"{first} {noun} behind {second}{other}", "labels": number}
+                          for noun, number in numbers.items() for first in ("the", "a")
+                          for second in ("", "the ", "a ") for other in ("guard", "guards")])
+    table.to_csv(tmp_path / "agreement.csv", index=False)
+    model = save_model_of_words(tmp_path / "model", [WORDS_OF_AGREEMENT, WORDS_OF_AGREEMENT.capitalize(), "A"])
+    assert main(script.SCRIPT, [
+        "--config", str(files["configs/SV_Agreement/mean_difference/smollm2.yaml"]), "--set", f"model_path={model}",
+        f"data_path={tmp_path / 'agreement.csv'}", "gen_path=null", "train_size=14", "test_size=8",
+        "target_layer_list=[0, 1]", f"results_dir={tmp_path / 'results'}"]) == 0
+    rows = rows_of(tmp_path / "results/results.csv")
+    assert len(rows) == 4 and all(row["dimensions"] == "1" and row["interchange_acc"] for row in rows)
+
+
+def test_the_mathematics_of_the_new_method(mean_difference, generator):
+    class_means = importlib.import_module("interp.methods.class_means")
+    labels = torch.arange(60) % 3
+    activations = torch.randn(60, 8, generator=generator) + 5 * torch.eye(8)[labels]
+    found = class_means.fit_class_means(activations, labels)
+    assert found.basis.shape == (8, 2) and torch.equal(found.nearest(activations), labels)
+    assert torch.allclose(found.exchange(activations, activations), activations)
+    assert (found.erase(activations) @ found.basis).std(0).max() < 1e-5
+
+
+def test_a_task_is_added_as_its_page_says(tmp_path, monkeypatch):
+    """All methods, of a CSV and YAML files alone; a model that answers at random is asked."""
+    places = {"data/mine": str(tmp_path / "data/mine"), "Results/": f"{tmp_path}/Results/",
+              "Models/SmolLM2-135M": str(tmp_path / "model")}
+    files = write_files("add_a_task.md", tmp_path, places)
+    runpy.run_path(str(files["mine/make_pronouns.py"]))
+    tables = [pd.read_csv(tmp_path / f"data/mine/pronouns{end}.csv") for end in ("", "_gen")]
+    assert [len(table) for table in tables] == [100, 48]
+    save_model_of_words(tmp_path / "model", [*pd.concat(tables)["sentence"], "he she"])
+    scripts = {"circuit_probing": circuit_probing, "linear_probing": probing, "amnesic": amnesic_probing, "DAS": DAS,
+               "pattern": DAS}
+    for name, script in scripts.items():
+        arguments = ["--config", str(files[f"mine/{name}.yaml"]), "--set", "target_layer_list=[0, 1]"]
+        assert main(script.SCRIPT, [*arguments, "--check"]) == 0
+        assert not (tmp_path / "Results/mine" / name).exists()
+        assert main(script.SCRIPT, arguments) == 0
+    results = tmp_path / "Results/mine"
+    circuit, probe, erased, exchanged, pattern = (rows_of(results / folder / "results.csv") for folder in (
+        "smollm2", "linear_probing/smollm2", "amnesic/smollm2", "DAS/smollm2", "pattern"))
+    shares = [row[name] for row in [*circuit, *probe, *exchanged] for name in ("vanilla_acc_iid", "vanilla_acc_gen")]
+    shares += [row[name] for row in erased for name in ("heldout_acc", "gen_heldout_acc", "random_heldout_acc_mean")]
+    shares += [row[name] for row in probe for name in ("gen_acc", "counterfactual_predicts_cf_label")]
+    shares += [row[name] for row in circuit for name in ("knn_gen_acc", "random_ablated_acc_gen_mean")]
+    assert all(0 <= float(share) <= 1 for share in shares)
+    assert exchanged[-1]["full_interchange_acc"] and pattern[-1]["vanilla_acc_iid"] == exchanged[-1]["vanilla_acc_iid"]
+
+    layers = importlib.import_module("analysis.summarize_layers")
+    monkeypatch.setattr(sys, "argv", ["summarize_layers", "--model", "smollm2", "--results", str(results)])
+    layers.main()
+    assert len(pd.read_csv(results / "figures/smollm2/layers.csv")) == 4
+
+
+# ---------------------------------------------------------------------------- questions of one's own
+
+def test_a_variable_of_ones_own(tiny, tmp_path):
+    places = {"data/mine": str(tmp_path / "data"), "data/Disambiguation": str(tiny.folder / "data"),
+              "../configs": str(PROJECT_ROOT / "configs"), "Models/mine": str(tmp_path / "models"),
+              "Results/mine": str(tmp_path / "Results")}
+    files = write_files("own_questions.md", tmp_path, places)
+    runpy.run_path(str(files["mine/add_a4.py"]))
+    assert main(circuit_probing.SCRIPT, [
+        "--config", str(files["mine/a4.yaml"]), "--set", f"model_path={tiny.circuits['model_path']}", "num_epochs=2",
+        "batch_size_list=[20]", "num_random_ablations=0"]) == 0
+    assert len(rows_of(tmp_path / "Results/circuit_probing/a4/results.csv")) == 2
+
+
+@pytest.mark.parametrize("page, script, operation", [("circuit_probing.md", circuit_probing, "operation_list"),
+                                                     ("das.md", DAS, "location_list")])
+def test_what_was_saved_is_loaded_as_its_page_says(page, script, operation, tiny, tmp_path):
+    values = tiny.circuits if script is circuit_probing else tiny.methods["DAS"]
+    values = values | {"save_models": True, "model_dir": str(tmp_path / "saved"), "results_dir": str(tmp_path / "run"),
+                       operation: ["attn"]}
+    (tmp_path / "config.yaml").write_text("\n".join(f"{key}: {value!r}" for key, value in values.items()))
+    assert main(script.SCRIPT, ["--config", str(tmp_path / "config.yaml")]) == 0
+    [saved] = (tmp_path / "saved").iterdir()
+    [(_, block)] = blocks_of(page, "python")
+    block = re.sub(r'"Models/[^"]*safetensors"', repr(str(saved)), block)
+    block = block.replace("data/Disambiguation/test.csv", f"{tiny.folder}/data/test.csv").replace("113", "11")
+    names: dict = {}
+    exec(compile(block, page, "exec"), names)
+    [row] = rows_of(tmp_path / "run/results.csv")
+    if script is DAS:
+        assert names["right"].double().mean().item() == pytest.approx(float(row["interchange_intervention_acc"]))
+    else:
+        assert names["logits"].shape == (1, 3, 12) and names["about"]["variable"] == "var_0"
