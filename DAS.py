@@ -116,9 +116,10 @@ def run_setting(config: Config, setting: Setting, question: Question) -> Outcome
         orthogonal_map=config.orthogonal_map, seed=setting.model_seed,
         accuracy=lambda candidate: hits(candidate, judge, judged).double().mean().item())
     for file in artifacts(config, setting):
-        save_alignment(alignment, file, {"counterfactual_label": config.counterfactual_label, "variable": config.asked,
-                                         "model_path": question.path(setting),
-                                         "position": position_of(config, setting), **setting._asdict()})
+        save_alignment(alignment, file, {
+            "counterfactual_label": config.counterfactual_label, "variable": config.variable or (
+                config.asked if config.of_sentences else None), "model_path": question.path(setting),
+            "position": position_of(config, setting), **setting._asdict()})
     figures: dict[str, Any] = {}
     for name, examples in data.tests.items():
         prefix = "" if name == "test" else f"{name}_"

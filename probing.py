@@ -81,8 +81,9 @@ def prepare(config: Config, settings: list[Setting], device: torch.device) -> Qu
         for examples in data.tests.values():
             check_classes(config.asked, data.train.variables[config.asked], examples.variables[config.asked], n_classes)
             if config.counterfactual_embeddings and not changed_rows(examples).numel():
-                raise BadInput(f"counterfactual_label: '{config.counterfactual_label or config.asked}' differs from "
-                               "the label in no row of the test data.")
+                key, what = (("counterfactual_embeddings", f"exchanging '{config.asked}'") if config.of_sentences
+                             else ("counterfactual_label", f"'{config.counterfactual_label}'"))
+                raise BadInput(f"{key}: {what} changes the answer in no row of the test data.")
     return question
 
 

@@ -8,9 +8,6 @@ Keys that several scripts share word for word stand in a table of their own, onc
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
-
-from pydantic import BaseModel
 
 from interp.runs.config import ALIASES, ModelSweep, ScriptConfig, describe_keys
 from interp.runs.files import write_text
@@ -35,22 +32,6 @@ This page is written by `python docs/make_keys.py`, from what stands at the keys
 Row = tuple[str, str, str]  # key, default, meaning
 
 
-def choices(annotation: Any) -> list[str]:
-    """The words that a key allows, where it allows only some."""
-    if get_origin(annotation) is Literal:
-        return [word for word in get_args(annotation) if isinstance(word, str)]
-    return [word for part in get_args(annotation) for word in choices(part)]
-
-
-def rows_of(schema: type[BaseModel]) -> list[Row]:
-    rows = []
-    for name, default, meaning in describe_keys(schema):
-        words = choices(schema.model_fields[name].annotation)
-        told = all(word in default for word in words)
-        rows.append((name, default, meaning if told else f"{meaning} ({', '.join(f'`{word}`' for word in words)})"))
-    return rows
-
-
 def table(rows: list[Row]) -> Iterator[str]:
     yield "| key | default | meaning |"
     yield "|---|---|---|"
@@ -62,7 +43,7 @@ def table(rows: list[Row]) -> Iterator[str]:
 def page() -> str:
     lines, told = [HEAD], set()
     for title, (schema, about) in SHARED.items():
-        rows = [row for row in rows_of(schema) if row not in told]
+        rows = [row for row in describe_keys(schema) if row not in told]
         told |= set(rows)
         lines += [f"## {title}", "", about, "", *table(rows), ""]
     aliases = ", ".join(f"`{alias}` for `{name}`" for alias, name in ALIASES.items())
@@ -70,7 +51,7 @@ def page() -> str:
     for script in SCRIPTS:
         schema = import_module(script).Config
         shared = "the four methods" if issubclass(schema, ModelSweep) else "every script"
-        rows = [row for row in rows_of(schema) if row not in told]
+        rows = [row for row in describe_keys(schema) if row not in told]
         lines += [f"## {script}.py", "", f"Besides those of [{shared}](#{shared.replace(' ', '-')}):", "",
                   *table(rows), ""]
     return "\n".join(lines)

@@ -194,7 +194,7 @@ def test_a_family_that_is_written_down_wrongly_is_found_out(kind, wrong, keys, m
     way = replay(opened, sublayer, examples, capture(opened, examples, [sublayer]).inputs[1, "attn"])
     assert not isinstance(way, ReplayedAttention)
     [said] = capsys.readouterr().out.strip().splitlines()
-    assert said.startswith(f"{kind}: ") and said.endswith("so that the plain way is used.")
+    assert said.startswith(f"{kind}: ") and said.endswith("so that this fast way is not used.")
     assert_alike(all_updates(way, masks), plain(opened, sublayer, masks, examples)[0])
 
 

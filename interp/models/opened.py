@@ -74,7 +74,7 @@ class OpenModel:
         """Say, once a model, that a fast way is not used."""
         if what not in self.told:
             self.told.append(what)
-            tqdm.write(f"{self.model.config.model_type}: {what}, so that the plain way is used.", file=sys.stdout)
+            tqdm.write(f"{self.model.config.model_type}: {what}, so that this fast way is not used.", file=sys.stdout)
 
     @property
     def device(self) -> torch.device:

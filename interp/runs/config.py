@@ -7,7 +7,7 @@ before anything is computed or written.
 import difflib
 import textwrap
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -214,10 +214,21 @@ def suggestion(word: str, known, cutoff: float = 0.6) -> str:
 
 
 def describe_keys(schema: type[BaseModel]) -> list[tuple[str, str, str]]:
-    """Each key of a config: its name, its default (empty where there is none) and its meaning."""
-    return [(name, "" if field.is_required() else yaml.safe_dump(
-        field.default, default_flow_style=True).splitlines()[0], field.description or "")
-            for name, field in schema.model_fields.items()]
+    """Each key of a config: its name, default (empty where there is none) and meaning, with the words allowed."""
+    rows = []
+    for name, field in schema.model_fields.items():
+        default = "" if field.is_required() else yaml.safe_dump(field.default, default_flow_style=True).splitlines()[0]
+        words = [word for word in choices(field.annotation) if word not in default]
+        meaning = (field.description or "") + (f" ({', '.join(choices(field.annotation))})" if words else "")
+        rows.append((name, default, meaning))
+    return rows
+
+
+def choices(annotation: Any) -> list[str]:
+    """The words that a key allows, where it allows only some."""
+    if get_origin(annotation) is Literal:
+        return [word for word in get_args(annotation) if isinstance(word, str)]
+    return [word for part in get_args(annotation) for word in choices(part)]
 
 
 def keys_as_text(schema: type[BaseModel]) -> str:
