@@ -28,7 +28,7 @@ from interp.methods.erasure import decodability, erased_rank, fit_eraser, random
 from interp.models.examples import Examples
 from interp.models.opened import run_all
 from interp.models.tail import run_on_from
-from interp.runs.config import Count, NonEmpty, NonNegative, Positive, Text, Whole
+from interp.runs.config import Count, DataFile, NonEmpty, NonNegative, Positive, Whole
 from interp.runs.settings import Setting
 from interp.tasks.question import Question, QuestionConfig, accuracy, check_range, evaluations, site_of
 
@@ -38,8 +38,8 @@ OTHER_KEYS = {"train": "t2_train_data_path", "test": "t2_test_data_path"}
 class Config(QuestionConfig):
     n_classes: Count | None = Field(None, description="more classes than occur change nothing; may be left out")
     multitask: bool = Field(False, description="erase from another task's activations too")
-    t2_train_data_path: Text | None = Field(None, description="with multitask: the other task's data to train on")
-    t2_test_data_path: Text | None = Field(None, description="with multitask: the other task's data to test on")
+    t2_train_data_path: DataFile | None = Field(None, description="with multitask: the other task's data to train on")
+    t2_test_data_path: DataFile | None = Field(None, description="with multitask: the other task's data to test on")
     target_position_list: NonEmpty[Whole] = Field([-1], description="the position of sequences, -1 for the last")
     residual_location_list: NonEmpty[Literal["resid_mid", "resid_post"]] = Field(description=(
         "after attention, after the MLP"))

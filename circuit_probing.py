@@ -32,7 +32,18 @@ from interp.models.opened import OpenModel
 from interp.models.replay import Replay, all_updates, replay
 from interp.models.sublayers import Masks, Sublayer, find_sublayer, masked
 from interp.plotting import UpdateAnimation
-from interp.runs.config import BadInput, Count, NonEmpty, NonNegative, Positive, Real, Text, Whole, project_path
+from interp.runs.config import (
+    BadInput,
+    Count,
+    DataFile,
+    NonEmpty,
+    NonNegative,
+    Positive,
+    Real,
+    Text,
+    Whole,
+    project_path,
+)
 from interp.runs.files import write_table
 from interp.runs.settings import Setting, setting_name
 from interp.tasks.question import Data, Question, QuestionConfig, accuracy, check_batch, evaluations
@@ -53,8 +64,8 @@ class Config(QuestionConfig):
     l0_lambda: Annotated[Real, Field(ge=0)] = Field(description="weight of the number of weights kept")
 
     lm_eval: bool = Field(True, description="ablate circuits and see what the model answers")
-    lm_same_task_path: Text | None = Field(None, description="with two tasks: data of this task to judge answers on")
-    lm_different_task_path: Text | None = Field(None, description="with two tasks: data of the other task")
+    lm_same_task_path: DataFile | None = Field(None, description="with two tasks: data of this one to judge answers on")
+    lm_different_task_path: DataFile | None = Field(None, description="with two tasks: data of the other task")
     num_random_ablations: NonNegative = Field(0, description="how many times to ablate as many random neurons")
     save_models: bool = Field(False, description="save the circuits")
     model_dir: Text | None = Field(None, description="where to save them")

@@ -29,6 +29,7 @@ from interp.plotting import draw_curves
 from interp.runs.config import (
     BadInput,
     Count,
+    ModelFolder,
     NonEmpty,
     Positive,
     Real,
@@ -85,7 +86,7 @@ class Config(ScriptConfig):
     n_inner: Count = Field(512, description="width of each MLP")
     n_positions: Count = Field(description="context: at least the tokens of a sequence")
 
-    transfer: Text | Literal[False] = Field(False, description=(
+    transfer: ModelFolder | Literal[False] = Field(False, description=(
         "a model to start from; the paper's `transfer: true` with `model_path` says the same"))
     start_list: NonEmpty[Literal["fresh", "transfer"]] | None = Field(None, description=(
         "how to start: both where `transfer` is given"))

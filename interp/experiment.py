@@ -19,11 +19,14 @@ from tqdm.auto import tqdm
 
 from interp.models.loading import choose_device, model_files
 from interp.runs.config import (
+    DATA,
+    MODEL,
     BadInput,
     RunFailed,
     ScriptConfig,
     find_config,
     keys_as_text,
+    keys_that_read,
     load_config,
     project_path,
     require_file,
@@ -125,6 +128,7 @@ def check(script: Script, file: str, options: argparse.Namespace) -> tuple:
 def say_what_is_left(script: Script, config: ScriptConfig, settings: list[Setting]) -> None:
     """What a run would compute, a line for each setting that is not done."""
     path = project_path(config.results_dir)
+    refuse_changed_inputs(path, digests(read_by(config, settings)))
     directory = RunDirectory(path, settings[0]._fields, [setting._asdict() for setting in settings],
                              script.side_tables(config))
     left = todo(script, config, settings, directory)
@@ -192,11 +196,14 @@ def run(script: Script, config: ScriptConfig, settings: list[Setting], prepared:
 
 def read_by(config: ScriptConfig, settings: list[Setting]) -> dict[str, list[Path]]:
     """The files of the models and the data that a run reads, by the path that its config gives."""
-    values = {key: value for key, value in config.model_dump().items() if key.endswith("_path") and value}
-    template = values.pop("model_path", None)
-    models = {fill_in("model_path", template, setting) for setting in settings} if template else set()
-    return {path: model_files("model_path", path) for path in sorted(models)} | {
-        path: [require_file(key, path)] for key, path in values.items()}
+    schema, files = type(config), {}
+    for key in keys_that_read(schema, MODEL):
+        templates = [getattr(config, key)] if getattr(config, key) else []
+        for path in sorted({fill_in(key, template, setting) if key == "model_path" else template
+                            for template in templates for setting in settings}):
+            files[path] = model_files(key, path)
+    return files | {path: [require_file(key, path)] for key in keys_that_read(schema, DATA)
+                    if (path := getattr(config, key))}
 
 
 def compute(script: Script, config: ScriptConfig, setting: Setting, prepared: Any, directory: RunDirectory) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import yaml
 
-from interp.runs import write_text
 from interp.runs.config import read_yaml
+from interp.runs.files import write_text
 
 FOLDER = Path(__file__).resolve().parent
 NAMES = {"circuit_probing": "circuit_probing", "DAS": "DAS", "linear_probing": "Probe", "nonlinear_probing": "Probe",

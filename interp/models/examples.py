@@ -90,10 +90,10 @@ class Examples:
 
     @cached_property
     def forest(self) -> Forest:
-        """The rows with what they begin alike shared, where that halves the tokens that a model has to read."""
+        """The rows with what they begin alike shared, where that halves the tokens, what fills rows up included."""
         rows = [row[:length] for row, length in zip(self.tokens.tolist(), self.lengths.tolist())]
         distinct = len({tuple(row[:length]) for row in rows for length in range(1, len(row) + 1)})
-        if 2 * distinct > sum(map(len, rows)):
+        if 2 * distinct > len(rows) * max(map(len, rows)):
             return self.rows_apart
         return plant(rows, device=self.tokens.device)
 

@@ -39,6 +39,9 @@ Count = Annotated[Whole, Field(ge=1)]
 NonNegative = Annotated[Whole, Field(ge=0)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**32)]  # what torch and numpy both take
 Text = Annotated[str, Field(min_length=1)]
+DATA, MODEL = "data file", "model"  # marks of the keys whose files a run reads, whatever their names
+DataFile = Annotated[str, Field(min_length=1), DATA]
+ModelFolder = Annotated[str, Field(min_length=1), MODEL]
 
 
 class BadInput(Exception):
@@ -77,7 +80,7 @@ class ScriptConfig(BaseModel):
 class ModelSweep(ScriptConfig):
     """The models that a method looks into: one, or one for each seed and checkpoint in its path."""
 
-    model_path: Text = Field(description=(
+    model_path: ModelFolder = Field(description=(
         "the model: a folder, a GGUF file or a name on the Hugging Face hub; {model_seed} and {checkpoint} stand for "
         "the values of these lists"))
     model_seed_list: NonEmpty[Seed] = Field([0], description="seeds of models, and of what the method draws")
@@ -222,6 +225,14 @@ def describe_keys(schema: type[BaseModel]) -> list[tuple[str, str, str]]:
         meaning = (field.description or "") + (f" ({', '.join(choices(field.annotation))})" if words else "")
         rows.append((name, default, meaning))
     return rows
+
+
+def keys_that_read(schema: type[BaseModel], mark: str) -> list[str]:
+    """The keys that name a data file or a model, by their mark."""
+    def marked(annotation: Any) -> bool:
+        return annotation == mark or any(map(marked, get_args(annotation)))
+
+    return [name for name, field in schema.model_fields.items() if mark in field.metadata or marked(field.annotation)]
 
 
 def choices(annotation: Any) -> list[str]:

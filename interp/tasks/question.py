@@ -25,7 +25,18 @@ from interp.models.loading import (
 from interp.models.opened import RESID_MID, OpenModel, Site
 from interp.models.opening import open_model
 from interp.models.sublayers import find_sublayer
-from interp.runs.config import BadInput, Count, ModelSweep, NonEmpty, NonNegative, Seed, Text, Whole, suggestion
+from interp.runs.config import (
+    BadInput,
+    Count,
+    DataFile,
+    ModelSweep,
+    NonEmpty,
+    NonNegative,
+    Seed,
+    Text,
+    Whole,
+    suggestion,
+)
 from interp.runs.settings import Setting, fill_in
 from interp.tasks.arithmetic import labels_of, read_data, token_ids
 from interp.tasks.sentences import (
@@ -62,10 +73,10 @@ class QuestionConfig(ModelSweep):
     variable: Text | None = Field(None, description=(
         "the column of the variable that is looked for; of sentences `labels` where left out (`object labels` for "
         "syntactic_number)"))
-    train_data_path: Text | None = Field(None, description="sequences to train on (of train_algorithmic_models.py)")
-    test_data_path: Text | None = Field(None, description="sequences to test on")
-    data_path: Text | None = Field(None, description="the file of sentences that train and test are drawn from")
-    gen_path: Text | None = Field(None, description="a file of other sentences, to test generalization on")
+    train_data_path: DataFile | None = Field(None, description="sequences to train on (of train_algorithmic_models.py)")
+    test_data_path: DataFile | None = Field(None, description="sequences to test on")
+    data_path: DataFile | None = Field(None, description="the file of sentences that train and test are drawn from")
+    gen_path: DataFile | None = Field(None, description="a file of other sentences, to test generalization on")
     train_size: Count = Field(2000, description="how many sentences to train on; says nothing to sequences")
     test_size: Count = Field(1000, description="how many sentences to test on, of each file")
     data_seed: Seed = Field(0, description="of the draws of sentences, of their sources and of reference examples")
@@ -177,25 +188,27 @@ class Question:
                                else self.read_sequences(position))
         data = self.known[key]
         if not self.config.of_sentences:
-            check_sequences(self.configurations[path], {TRAIN: data.train, **data.tests, **data.extra})
+            check_sequences(self.configurations[path], {TRAIN: data.train, **data.tests, **data.extra},
+                            self.pairs.label if self.pairs else None)
         return data
 
     def read_sequences(self, position: int) -> Data:
         config = self.config
         columns = [config.variable] if config.variable else []
-        train, test = (read_sequences(key, getattr(config, key), columns, self.device, position, self.pairs or None,
-                                      config.variable) for key in SEQUENCE_KEYS)
+        place = {"position": position, "position_key": position_key(self.settings[0])}
+        train, test = (read_sequences(key, getattr(config, key), columns, self.device, exchange=self.pairs or None,
+                                      variable=config.variable, **place) for key in SEQUENCE_KEYS)
         for column in columns:
             check_classes(column, train.variables[column], test.variables[column])
-        extra = {key: read_sequences(key, getattr(config, key), [], self.device, position) for key in self.extra}
+        extra = {key: read_sequences(key, getattr(config, key), [], self.device, **place) for key in self.extra}
         return Data(train, {TEST: test}, {TEST: test}, extra)
 
     def read_sentences(self, path: str, position: int) -> Data:
         """Train and test sentences drawn from data_path, and test_size more from gen_path."""
         config, variable = self.config, self.config.asked
         if position != -1:
-            key = next(name for name in POSITION_KEYS if hasattr(self.settings[0], name))
-            raise BadInput(f"{key}_list: sentences are probed at their last token; leave the key out.")
+            raise BadInput(f"{position_key(self.settings[0])}: sentences are probed at their last token; leave "
+                           "the key out.")
         model = self.configurations[path]
         reader = Reader(load_tokenizer("model_path", path), path, config.sentence_prefix, config.capitalize)
         wanted = list(dict.fromkeys([variable, *filter(None, [config.answer_variable])]))
@@ -290,6 +303,11 @@ def position_of(config: QuestionConfig, setting: Setting) -> int:
     return -1
 
 
+def position_key(setting: Setting) -> str:
+    """The key that says it."""
+    return next((f"{name}_list" for name in POSITION_KEYS if hasattr(setting, name)), "token_range")
+
+
 def location_of(setting: Setting) -> str:
     return next(getattr(setting, name) for name in LOCATION_KEYS if hasattr(setting, name))
 
@@ -304,7 +322,8 @@ def site_of(setting: Setting) -> Site | None:
 # ---------------------------------------------------------------------------------- sequences
 
 def read_sequences(key: str, path: str, columns: list[str], device: torch.device, position: int,
-                   exchange: Exchange | None = None, variable: str | None = None) -> Examples:
+                   exchange: Exchange | None = None, variable: str | None = None,
+                   position_key: str = "position") -> Examples:
     """Sequences of equal length with integer columns, probed at a position, answered after the last.
 
     Raises:
@@ -313,21 +332,23 @@ def read_sequences(key: str, path: str, columns: list[str], device: torch.device
     own = [exchange.label, *filter(None, [exchange.variable])] if exchange else []
     table = read_data(key, path, ["data", LABELS, *columns, *own])
     examples = sequences_of(table, "data", {column: labels_of(table, column).to(device) for column in columns},
-                            labels_of(table, LABELS).to(device), key, position)
+                            labels_of(table, LABELS).to(device), key, position, position_key)
     if exchange is None:
         return examples
     if "counterfactual_data" not in table:
         raise BadInput(f"{key}: {table.attrs['source']} has no column 'counterfactual_data'.")
     values = {variable: labels_of(table, exchange.variable).to(device)} if exchange.variable else {}
     label = labels_of(table, exchange.label).to(device)
-    return examples.paired_with(sequences_of(table, "counterfactual_data", values, label, key, position), Answer(label))
+    source = sequences_of(table, "counterfactual_data", values, label, key, position, position_key)
+    return examples.paired_with(source, Answer(label))
 
 
-def sequences_of(table, column: str, variables: dict[str, Tensor], labels: Tensor, key: str, position: int) -> Examples:
+def sequences_of(table, column: str, variables: dict[str, Tensor], labels: Tensor, key: str, position: int,
+                 position_key: str) -> Examples:
     tokens = token_ids(table, column).to(labels.device)
     length = tokens.shape[1]
     if not -length <= position < length:
-        raise BadInput(f"{key}: there is no position {position} in its {length} tokens.")
+        raise BadInput(f"{position_key}: there is no position {position} in the {length} tokens of {key}.")
     last = torch.full_like(labels, length - 1)
     return Examples(tokens, torch.full_like(last, position % length), last, variables, Answer(labels))
 
@@ -395,8 +416,8 @@ def check_reinit(model: PretrainedConfig, config: QuestionConfig) -> None:
                        f"{model.num_hidden_layers}, counted from 0.")
 
 
-def check_sequences(model: PretrainedConfig, splits: dict[str, Examples]) -> None:
-    """Refuse sequences that a model cannot read.
+def check_sequences(model: PretrainedConfig, splits: dict[str, Examples], exchanged: str | None) -> None:
+    """Refuse sequences that a model cannot read. exchanged: the column of the answers after an exchange.
 
     Raises:
         BadInput: they are too long, or have tokens or answers that are not the model's.
@@ -406,9 +427,10 @@ def check_sequences(model: PretrainedConfig, splits: dict[str, Examples]) -> Non
         length = examples.tokens.shape[1]
         if length > context_of(model):
             raise BadInput(f"{key}: its sequences have {length} tokens, the model reads at most {context_of(model)}.")
-        for own in filter(None, (examples, examples.source)):
-            check_tokens(key, "token", own.tokens, model.vocab_size)
-            check_tokens(key, "the answer", own.answer.right, model.vocab_size)
+        for own, answers in ((examples, LABELS), (examples.source, exchanged)):
+            if own is not None:
+                check_tokens(key, "token", own.tokens, model.vocab_size)
+                check_tokens(key, f"'{answers}'", own.answer.right, model.vocab_size)
 
 
 def check_tokens(key: str, word: str, tokens: Tensor, vocab_size: int) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from interp.models.examples import Answer, Examples, from_rows
-from interp.runs.config import BadInput, project_path, shown
+from interp.runs.config import BadInput, project_path, shown, suggestion
 from interp.tasks.arithmetic import labels_of, read_data
 from interp.tasks.grammar import ANSWERS, GENDERS
 
@@ -98,7 +98,7 @@ def read_sentences(key: str, path: str, task: str, variables: list[str],
     own_source = [column for column in ("source", "source_right") if column in table]
     for column in (*WORDS, *variables, *(["source", "source_right"] if own_source else [])):
         if column not in table and column not in optional:
-            raise BadInput(f"{key}: {source} has no column '{column}'.")
+            raise BadInput(f"{key}: {source} has no column '{column}'{suggestion(column, table)}.")
     for column in (*WORDS, *own_source):
         table[column] = words_of(key, table, column)
     for variable in variables:
@@ -234,7 +234,11 @@ def pair(examples: Examples, table: pd.DataFrame, reader: Reader, variable: str,
         source = own_sources(examples, table, reader, variable, key)
         return examples.paired_with(source, source.answer)
     rows = draw_sources(examples, variable, key, torch.Generator().manual_seed(data_seed))
-    return examples.paired_with(rows, examples.answer[rows] if variable == answer_variable else examples.answer)
+    if variable != answer_variable:
+        return examples.paired_with(rows, examples.answer)
+    own, other = examples.answer, examples.answer[rows]
+    wrong = torch.where(own.right == other.right, other.wrong, own.right)  # the source's answer against the row's own
+    return examples.paired_with(rows, Answer(other.right, wrong))
 
 
 def draw_sources(examples: Examples, variable: str, key: str, generator: torch.Generator) -> Tensor:
