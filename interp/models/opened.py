@@ -63,6 +63,7 @@ class OpenModel:
         self.model, self.family = model, family
         self.blocks: nn.ModuleList = model.get_submodule(family.blocks)
         self.norm: nn.Module = model.get_submodule(family.norm)
+        self.unembed: nn.Module = model.get_output_embeddings()
         self.takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
         self.gives_tensors = self.find_what_blocks_give()
         self.shares = self.direct = True
@@ -267,7 +268,7 @@ class OpenModel:
     def logits(self, states: Tensor) -> Tensor:
         """(rows, vocabulary) as the model gives them."""
         if self.direct:
-            return self.model.get_output_embeddings()(states)
+            return self.unembed(states)
         base = self.model.base_model  # the model's own forward, its body replaced by the states
         base.forward = lambda *_, **__: BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states.unsqueeze(1))
         try:
@@ -279,10 +280,9 @@ class OpenModel:
         """The logit of one token in each row, (rows,); of the vocabulary only these are computed."""
         if not self.direct:
             return self.logits(states).gather(1, tokens.unsqueeze(1)).squeeze(1)
-        unembed = self.model.get_output_embeddings()
         distinct, which = tokens.unique(return_inverse=True)
-        logits = (states * F.embedding(which, unembed.weight[distinct])).sum(-1)
-        return logits if unembed.bias is None else logits + unembed.bias[tokens]
+        logits = (states * F.embedding(which, self.unembed.weight[distinct])).sum(-1)
+        return logits if self.unembed.bias is None else logits + self.unembed.bias[tokens]
 
     def is_right(self, states: Tensor, answer: Answer) -> Tensor:
         """Whether the model gives the right answer, (rows,) of truth values."""

@@ -107,13 +107,14 @@ def read_earlier(opened: OpenModel, examples: Examples) -> Earlier:
 def tail(opened: OpenModel, examples: Examples, site: Site) -> RunOn:
     """What lies above a site, at the answering token: a run on, differentiable in the activations."""
     above = range(site.layer + 1, len(opened.blocks))
+    mlp = mlp_update(opened, site.layer) if site.location == RESID_MID else None
     if above and examples not in opened.earlier:
         opened.earlier[examples] = read_earlier(opened, examples)
 
     def run_on(activations: Tensor, rows: Tensor) -> Tensor:
         stream = activations.unsqueeze(1)  # (batch, 1, d_model)
-        if site.location == RESID_MID:
-            stream = stream + mlp_update(opened, site.layer, stream)
+        if mlp:
+            stream = stream + mlp(stream)
         if above:
             earlier = opened.earlier[examples]
             behind = earlier.behind(rows)
@@ -125,15 +126,25 @@ def tail(opened: OpenModel, examples: Examples, site: Site) -> RunOn:
     return run_on
 
 
-def mlp_update(opened: OpenModel, layer: int, stream: Tensor) -> Tensor:
-    """What a layer's MLP adds to the residual stream that it reads, token by token; the stream's shape."""
+def mlp_update(opened: OpenModel, layer: int) -> Callable[[Tensor], Tensor]:
+    """What a layer's MLP adds to the residual stream that it reads, token by token; the stream's shape.
+
+    Raises:
+        ValueError: the block calls the MLP's maps itself.
+    """
     block, component = opened.blocks[layer], opened.family.components[MLP]
-    if component.norm is not None:
-        stream = block.get_submodule(component.norm)(stream)
-    update = tensor_of(block.get_submodule(component.module)(stream))
+    if component.module is None:
+        raise ValueError("the block has no module for its MLP")
+    modules = [block.get_submodule(name) for name in (component.norm, component.module) if name is not None]
     if component.out != component.module:  # a norm behind the MLP
-        update = block.get_submodule(component.out)(update)
-    return update * component.scale
+        modules.append(block.get_submodule(component.out))
+
+    def update(stream: Tensor) -> Tensor:
+        for module in modules:
+            stream = tensor_of(module(stream))
+        return stream if component.scale == 1 else stream * component.scale
+
+    return update
 
 
 def at_rows(call: Call, rows: Tensor, count: int, behind: Behind) -> Call:

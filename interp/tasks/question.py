@@ -219,6 +219,8 @@ class Question:
         tables = {TRAIN: drawn[drawn["drawn"] < config.train_size], TEST: drawn[drawn["drawn"] >= config.train_size]}
         if config.gen_path:
             gen = read_sentences("gen_path", config.gen_path, config.task, wanted, optional=tuple(wanted))
+            if variable not in gen:
+                print(f"gen_path: {config.gen_path} has no column '{variable}', so that nothing is looked for in it.")
             tables[GEN] = draw("test_size", config.gen_path, gen, config.test_size, drawing)
         read, probed = {}, {}
         for name, own in tables.items():
@@ -232,7 +234,8 @@ class Question:
             probed[name] = examples if first.all() or "source" in own else examples[first.nonzero().flatten()]
         for examples in probed.values():
             if variable in examples.variables:
-                check_classes(variable, probed[TRAIN].variables[variable], examples.variables[variable])
+                values = [own.variables[variable] for own in (examples, examples.source) if own is not None]
+                check_classes(variable, probed[TRAIN].variables[variable], torch.cat(values))
         read.pop(TRAIN)
         judged = {"iid": read.pop(TEST), **read}
         return Data(probed.pop(TRAIN), {name: examples for name, examples in probed.items()
@@ -363,6 +366,9 @@ def check_classes(variable: str, train: Tensor, test: Tensor, n_classes: int | N
     if len(classes) < 2:
         raise BadInput(f"variable: '{variable}' has a single value in the training data; there is nothing to tell "
                        "apart.")
+    if max(classes) >= max(len(train), 1000):
+        raise BadInput(f"variable: '{variable}' goes up to {max(classes)}, with {len(classes)} values in {len(train)} "
+                       "training examples; number its values from 0.")
     unknown = sorted(set(test.tolist()) - classes)
     if unknown:
         raise BadInput(f"variable: class {unknown[0]} of '{variable}' has no example in the training data, but stands "

@@ -8,7 +8,7 @@ leave out what the task's name says, are read as well.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
@@ -68,10 +68,10 @@ def words_of(key: str, table: pd.DataFrame, column: str) -> pd.Series:
     Raises:
         BadInput: a row has none.
     """
-    if not all(isinstance(text, str) and text.strip() for text in table[column]):
+    if table[column].isna().any() or not all(str(text).strip() for text in table[column]):
         kind = "a sentence" if column in ("sentence", "ungrammatical", "source") else "a word"
         raise BadInput(f"{key}: {table.attrs['source']}: the column '{column}' must hold {kind} in every row.")
-    return table[column].str.strip()
+    return table[column].astype(str).str.strip()
 
 
 def binary(key: str, table: pd.DataFrame, column: str) -> pd.Series:
@@ -109,7 +109,9 @@ def read_sentences(key: str, path: str, task: str, variables: list[str],
     if len(same):
         raise BadInput(f"{key}: {source}: in row {same.index[0] + 2} right and wrong are both "
                        f"'{same['right'].iloc[0]}'.")
-    table["group"] = table["group"].astype(str) if "group" in table else ""
+    table["group"] = words_of(key, table, "group") if "group" in table else ""
+    if own_source:
+        check_own_sources(key, table, variables)
     identity = ["sentence", "group", *own_source[:1]]
     for row in table.index[table.duplicated(identity)][:1]:
         group = table.loc[row, "group"]
@@ -120,6 +122,22 @@ def read_sentences(key: str, path: str, task: str, variables: list[str],
         for sentence in counts.index[counts > 1][:1]:
             raise BadInput(f"{key}: {source}: '{sentence}' has more than one value of '{variable}'.")
     return table
+
+
+def check_own_sources(key: str, table: pd.DataFrame, variables: list[str]) -> None:
+    """Refuse a source that has two values of a variable, or the row's own.
+
+    Raises:
+        BadInput: as said.
+    """
+    for variable in variables:
+        if f"source_{variable}" in table and variable in table:
+            counts = table.groupby("source")[f"source_{variable}"].nunique()
+            for sentence in counts.index[counts > 1][:1]:
+                raise BadInput(f"{key}: {table.attrs['source']}: the source '{sentence}' has more than one value of "
+                               f"'source_{variable}'.")
+    for row in table.index[table["source"] == table["sentence"]][:1]:
+        raise BadInput(f"{key}: {table.attrs['source']}: row {row + 2} is its own source.")
 
 
 def draw(key: str, path: str, table: pd.DataFrame, count: int, generator: torch.Generator) -> pd.DataFrame:
@@ -134,7 +152,9 @@ def draw(key: str, path: str, table: pd.DataFrame, count: int, generator: torch.
         raise BadInput(f"{key}: {what} for {count} sentences, and {shown(project_path(path))} has {len(sentences)}.")
     order = torch.randperm(len(sentences), generator=generator)[:count]
     drawn = pd.DataFrame({"sentence": sentences[order.numpy()], "drawn": range(count)})
-    return drawn.merge(table, on="sentence", how="left", sort=False)
+    drawn = drawn.merge(table, on="sentence", how="left", sort=False)
+    drawn.attrs["source"] = table.attrs["source"]
+    return drawn
 
 
 # ----------------------------------------------------------------------------------- tokens
@@ -151,6 +171,7 @@ class Reader:
     source: str
     prefix: str = ""
     capitalize: bool = False
+    read_before: dict[tuple[int, ...], str] = field(default_factory=dict)  # sentences by their tokens
 
     def shown(self, sentence: str) -> str:
         return self.prefix + (sentence[:1].upper() + sentence[1:] if self.capitalize else sentence)
@@ -185,6 +206,20 @@ class Reader:
             if not ids or unknown in ids:
                 raise BadInput(f"model_path: the tokenizer of {self.source} does not know the word '{word.strip()}'.")
 
+    def check_rows(self, sentences: list[str], rows: list[list[int]]) -> None:
+        """Refuse sentences with a token that says nothing, and different ones that look alike to the model.
+
+        Raises:
+            BadInput: naming the first.
+        """
+        for sentence, row in zip(sentences, rows):
+            if self.tokenizer.unk_token_id in row and self.tokenizer.unk_token not in self.prefix:
+                raise BadInput(f"sentence_prefix: with '{self.prefix}' before it, the tokenizer of {self.source} does "
+                               f"not know a word of '{sentence}'.")
+            if (other := self.read_before.setdefault(tuple(row), sentence)) != sentence:
+                raise BadInput(f"model_path: '{sentence}' and '{other}' are the same to the tokenizer of "
+                               f"{self.source}.")
+
     def answers(self, texts: list[str], rows: list[list[int]], words: list[str]) -> Tensor:
         """The single token that each word is after its text, (rows,).
 
@@ -209,6 +244,7 @@ class Reader:
         right, wrong = table["right"].tolist(), table["wrong"].tolist()
         self.check_words([f"{text} {word}" for words in (right, wrong) for text, word in zip(texts, words)])
         rows = self.tokens(texts)
+        self.check_rows(table["sentence"].tolist(), rows)
         tokens, last = from_rows(rows, device)
         answer = Answer(*(self.answers(texts, rows, words).to(device) for words in (right, wrong)))
         for row in (answer.right == answer.wrong).nonzero()[:1].flatten().tolist():
@@ -267,6 +303,8 @@ def own_sources(examples: Examples, table: pd.DataFrame, reader: Reader, variabl
     else:
         raise BadInput(f"{key}: {table.attrs.get('source', 'the file')} gives sources but no column "
                        f"'source_{variable}', their value of the variable, which has more than two values.")
+    for row in (other == values).nonzero()[:1].flatten().tolist():
+        raise BadInput(f"{key}: the source of '{table['sentence'].iloc[row]}' has the same value of '{variable}'.")
     wrong = table["wrong"].where(table["right"] == table["source_right"], table["right"])
     sources = pd.DataFrame({"sentence": table["source"], "right": table["source_right"], "wrong": wrong, "group": ""})
     read = reader.read(sources, [], values.device)
