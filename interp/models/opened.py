@@ -25,6 +25,8 @@ from interp.models.forest import Forest
 
 NODES_AT_ONCE = 1024   # bounds the memory of a pass; measured faster than 4096, which leaves the cache
 ROWS_AT_ONCE = 256     # of runs on from a site
+ROWS_COMPARED = 4      # when a fast way is compared with the plain one
+TOLERANCE = 1e-3       # of the standard deviation of what is compared; rounding gives 1e-6, another function 0.1 up
 LOGITS_AT_ONCE = 500   # rows whose logits are held at a time; those of all would take much memory
 
 RESID_PRE, ATTN_OUT, RESID_MID, MLP_OUT, RESID_POST = "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"
@@ -301,6 +303,11 @@ class OpenModel:
         """The k likeliest next tokens of each row, the likeliest first: (rows, k), or as many as there are."""
         return torch.cat([logits.topk(min(k, logits.shape[1])).indices
                           for logits in map(self.logits, states.split(LOGITS_AT_ONCE))])
+
+
+def alike(values: Tensor, wanted: Tensor) -> bool:
+    """Whether two ways of computing the same agree but for rounding."""
+    return values.shape == wanted.shape and bool((values - wanted).abs().max() <= TOLERANCE * wanted.std() + 1e-12)
 
 
 @contextmanager

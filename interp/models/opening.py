@@ -11,11 +11,8 @@ from interp.models.examples import Answer, Examples, from_rows
 from interp.models.family import family_of
 from interp.models.forest import CHUNK_SIZE, plant
 from interp.models.kept import answer_from, capture
-from interp.models.opened import ATTN_OUT, MLP_OUT, RESID_POST, RESID_PRE, OpenModel, Site
+from interp.models.opened import ATTN_OUT, MLP_OUT, RESID_POST, RESID_PRE, ROWS_COMPARED, OpenModel, Site, alike
 from interp.models.tail import tail
-
-ROWS_COMPARED = 4
-TOLERANCE = 1e-3  # of the standard deviation of what is compared; rounding gives 1e-6, another function 0.1 and more
 
 
 class CannotOpen(ValueError):
@@ -54,11 +51,6 @@ def close(found: Callable[[], Tensor], wanted: Tensor) -> bool:
     except Exception:  # a family that is called otherwise fails in ways of its own
         return False
     return alike(values, wanted)
-
-
-def alike(values: Tensor, wanted: Tensor) -> bool:
-    """Equal but for rounding."""
-    return values.shape == wanted.shape and bool((values - wanted).abs().max() <= TOLERANCE * wanted.std() + 1e-12)
 
 
 def apart(opened: OpenModel, few: Examples) -> Tensor:

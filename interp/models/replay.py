@@ -23,12 +23,10 @@ from transformers.activations import ACT2FN, NewGELUActivation
 from interp.models.examples import Examples
 from interp.models.family import ATTENTION
 from interp.models.forest import Forest
-from interp.models.opened import OpenModel, hooked, tensor_of
+from interp.models.opened import ROWS_COMPARED, OpenModel, alike, hooked, tensor_of
 from interp.models.sublayers import Masks, Sublayer, bias_of, masked, product, random_masks
 from interp.models.tail import at_rows
 
-ROWS_COMPARED = 4
-TOLERANCE = 1e-3  # of the updates' standard deviation; rounding gives 1e-6, another function 0.1 and more
 ACTIVATION_KEYS = ("hidden_act", "activation_function", "hidden_activation", "activation")
 
 
@@ -374,7 +372,7 @@ def agrees(way: Replay, plain: Replay) -> bool:
         ours, wanted = way.update(masks, rows), plain.update(masks, rows)
     except Exception:  # as above
         return False
-    return ours.shape == wanted.shape and bool((ours - wanted).abs().max() <= TOLERANCE * wanted.std() + 1e-12)
+    return alike(ours, wanted)
 
 
 @torch.no_grad()
