@@ -66,7 +66,8 @@ class Examples:
             texts=[self.texts[row] for row in rows.tolist()] if self.texts else [], origin=(self, rows))
 
     def paired_with(self, source: "Examples | Tensor", exchanged: Answer) -> "Examples":
-        return replace(self, pairs=source, exchanged=exchanged)
+        return replace(self, pairs=source, exchanged=exchanged,
+                       origin=self.origin or (self, torch.arange(len(self), device=self.tokens.device)))
 
     @cached_property
     def source(self) -> "Examples | None":

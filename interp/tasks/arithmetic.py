@@ -192,3 +192,9 @@ def labels_of(table: pd.DataFrame, column: str) -> Tensor:
     if not pd.api.types.is_integer_dtype(table[column]):
         raise BadInput(f"{table.attrs.get('source')}: the column '{column}' must hold whole numbers only.")
     return torch.tensor(table[column].to_numpy(dtype="int64"))
+
+
+def rule_values(table: pd.DataFrame, rule: Rule) -> Tensor:
+    """The labels (x op y) mod p of a rule over columns of a data table, (rows,); p is the token that ends a row."""
+    x, y, op = rule
+    return OPERATIONS[op](labels_of(table, x), labels_of(table, y)) % token_ids(table)[:, -1]

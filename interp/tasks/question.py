@@ -38,7 +38,7 @@ from interp.runs.config import (
     suggestion,
 )
 from interp.runs.settings import Setting, fill_in
-from interp.tasks.arithmetic import labels_of, read_data, token_ids
+from interp.tasks.arithmetic import Rule, labels_of, read_data, rule_values, token_ids
 from interp.tasks.sentences import (
     AGREEMENT,
     LABELS,
@@ -100,6 +100,11 @@ class QuestionConfig(ModelSweep):
         """The variable that is looked for."""
         return self.variable or DEFAULT_VARIABLE.get(self.task, LABELS)
 
+    @property
+    def variables(self) -> list[str]:
+        """All that are looked for; sequences need none where only answers are judged."""
+        return [self.asked] if self.of_sentences or self.variable else []
+
     @model_validator(mode="after")
     def consistent_task(self):
         meant = suggestion(self.task, TASKS, cutoff=0.7)
@@ -141,16 +146,20 @@ class Data:
 
 @dataclass(frozen=True)
 class Exchange:
-    """How sequences say what exchanging a variable with their counterfactual ones does: columns of the data."""
+    """How sequences say what exchanging a variable with their counterfactual ones does: columns of the data.
 
-    label: str
+    label: the column of the answers, or a rule that gives them, as `counterfactual_label_functions` has them.
+    """
+
+    label: str | Rule
     variable: str | None = None
 
 
 class Question:
     """A config's data and models: read and checked when made, opened one model at a time.
 
-    pairs: for sequences the columns of their exchange, for sentences whether sources are wanted.
+    pairs: for sequences the columns of their exchange (by variable, where several are swept), for sentences whether
+    sources are wanted.
     extra: further sequences whose answers are judged, config key by config key.
 
     Raises:
@@ -158,11 +167,12 @@ class Question:
     """
 
     def __init__(self, config: QuestionConfig, settings: Sequence[Setting], device: torch.device, *,
-                 pairs: Exchange | bool = False, extra: Sequence[str] = ()):
+                 pairs: Exchange | dict[str, Exchange] | bool = False, extra: Sequence[str] = ()):
         self.config, self.settings, self.device = config, settings, device
         self.pairs, self.extra = pairs, extra
         self.configurations: dict[str, PretrainedConfig] = {}
         self.known: dict[Any, Data] = {}
+        self.sentences: dict[str, tuple] = {}
         self.opened: dict[Any, OpenModel] = {}
         self.activations: dict[Any, Tensor] = {}
         self.states: dict[Examples, Tensor] = {}
@@ -182,53 +192,76 @@ class Question:
     def data(self, setting: Setting) -> Data:
         """What the setting's model is shown, probed at the setting's position."""
         path, position = self.path(setting), position_of(self.config, setting)
-        key = (path, position) if self.config.of_sentences else position
+        variable = self.variable(setting)
+        key = (path if self.config.of_sentences else None, position, variable)
         if key not in self.known:
-            self.known[key] = (self.read_sentences(path, position) if self.config.of_sentences
-                               else self.read_sequences(position))
+            self.known[key] = (self.pair_sentences(path, position, variable) if self.config.of_sentences
+                               else self.read_sequences(position, variable))
         data = self.known[key]
         if not self.config.of_sentences:
+            exchange = self.exchange(variable)
             check_sequences(self.configurations[path], {TRAIN: data.train, **data.tests, **data.extra},
-                            self.pairs.label if self.pairs else None)
+                            exchange.label if exchange else None)
         return data
 
-    def read_sequences(self, position: int) -> Data:
+    def variable(self, setting: Setting) -> str:
+        """The variable that a setting asks about."""
+        return getattr(setting, "variable", self.config.asked)
+
+    def exchange(self, variable: str) -> Exchange | None:
+        """How sequences say what exchanging a variable does."""
+        return (self.pairs.get(variable) if isinstance(self.pairs, dict) else self.pairs) or None
+
+    def read_sequences(self, position: int, variable: str) -> Data:
         config = self.config
-        columns = [config.variable] if config.variable else []
+        columns = [variable] if config.variables else []
         place = {"position": position, "position_key": position_key(self.settings[0])}
-        train, test = (read_sequences(key, getattr(config, key), columns, self.device, exchange=self.pairs or None,
-                                      variable=config.variable, **place) for key in SEQUENCE_KEYS)
+        train, test = (read_sequences(key, getattr(config, key), columns, self.device, exchange=self.exchange(variable),
+                                      variable=variable, **place) for key in SEQUENCE_KEYS)
         for column in columns:
             check_classes(column, train.variables[column], test.variables[column])
         extra = {key: read_sequences(key, getattr(config, key), [], self.device, **place) for key in self.extra}
         return Data(train, {TEST: test}, {TEST: test}, extra)
 
-    def read_sentences(self, path: str, position: int) -> Data:
-        """Train and test sentences drawn from data_path, and test_size more from gen_path."""
-        config, variable = self.config, self.config.asked
+    def read_sentences(self, path: str, position: int) -> tuple:
+        """Train and test sentences drawn from data_path, and test_size more from gen_path, as a model reads them.
+
+        Returns the reader, the column that the answer depends on, and by name the table and its examples.
+        """
+        config, variables = self.config, self.config.variables
         if position != -1:
             raise BadInput(f"{position_key(self.settings[0])}: sentences are probed at their last token; leave "
                            "the key out.")
         model = self.configurations[path]
         reader = Reader(load_tokenizer("model_path", path), path, config.sentence_prefix, config.capitalize)
-        wanted = list(dict.fromkeys([variable, *filter(None, [config.answer_variable])]))
+        wanted = list(dict.fromkeys([*variables, *filter(None, [config.answer_variable])]))
         table = read_sentences("data_path", config.data_path, config.task, wanted)
-        answer_variable = config.answer_variable or (LABELS if LABELS in table else variable)
+        answer_variable = config.answer_variable or (LABELS if LABELS in table else variables[0])
         drawing = torch.Generator().manual_seed(config.data_seed)
         drawn = draw("train_size", config.data_path, table, config.train_size + config.test_size, drawing)
         tables = {TRAIN: drawn[drawn["drawn"] < config.train_size], TEST: drawn[drawn["drawn"] >= config.train_size]}
         if config.gen_path:
             gen = read_sentences("gen_path", config.gen_path, config.task, wanted, optional=tuple(wanted))
-            if variable not in gen:
-                print(f"gen_path: {config.gen_path} has no column '{variable}', so that nothing is looked for in it.")
+            for variable in variables:
+                if variable not in gen:
+                    print(f"gen_path: {config.gen_path} has no column '{variable}', so that nothing is looked for "
+                          "in it.")
             tables[GEN] = draw("test_size", config.gen_path, gen, config.test_size, drawing)
-        read, probed = {}, {}
+        read = {}
         for name, own in tables.items():
-            key = "gen_path" if name == GEN else "data_path"
-            examples = reader.read(own, wanted, self.device)
-            check_tokens_fit(key, examples, context_of(model), model.vocab_size)
+            read[name] = own, reader.read(own, wanted, self.device)
+            check_tokens_fit(key_of(name), read[name][1], context_of(model), model.vocab_size)
+        return reader, answer_variable, read
+
+    def pair_sentences(self, path: str, position: int, variable: str) -> Data:
+        """A model's sentences, paired for exchanging a variable where that is asked for."""
+        if path not in self.sentences:
+            self.sentences[path] = self.read_sentences(path, position)
+        reader, answer_variable, tables = self.sentences[path]
+        read, probed = {}, {}
+        for name, (own, examples) in tables.items():
             if self.pairs and variable in own:
-                examples = pair(examples, own, reader, variable, answer_variable, key, config.data_seed)
+                examples = pair(examples, own, reader, variable, answer_variable, key_of(name), self.config.data_seed)
             read[name] = examples
             first = torch.tensor((~own["sentence"].duplicated()).tolist(), device=self.device)
             probed[name] = examples if first.all() or "source" in own else examples[first.nonzero().flatten()]
@@ -311,6 +344,11 @@ def position_key(setting: Setting) -> str:
     return next((f"{name}_list" for name in POSITION_KEYS if hasattr(setting, name)), "token_range")
 
 
+def key_of(split: str) -> str:
+    """The key that names the file of a split of sentences."""
+    return "gen_path" if split == GEN else "data_path"
+
+
 def location_of(setting: Setting) -> str:
     return next(getattr(setting, name) for name in LOCATION_KEYS if hasattr(setting, name))
 
@@ -332,7 +370,8 @@ def read_sequences(key: str, path: str, columns: list[str], device: torch.device
     Raises:
         BadInput: the file or a column is missing, or holds what it should not.
     """
-    own = [exchange.label, *filter(None, [exchange.variable])] if exchange else []
+    rule = exchange.label if exchange and isinstance(exchange.label, tuple) else None
+    own = [*(rule[:2] if rule else [exchange.label]), *filter(None, [exchange.variable])] if exchange else []
     table = read_data(key, path, ["data", LABELS, *columns, *own])
     examples = sequences_of(table, "data", {column: labels_of(table, column).to(device) for column in columns},
                             labels_of(table, LABELS).to(device), key, position, position_key)
@@ -341,7 +380,7 @@ def read_sequences(key: str, path: str, columns: list[str], device: torch.device
     if "counterfactual_data" not in table:
         raise BadInput(f"{key}: {table.attrs['source']} has no column 'counterfactual_data'.")
     values = {variable: labels_of(table, exchange.variable).to(device)} if exchange.variable else {}
-    label = labels_of(table, exchange.label).to(device)
+    label = (rule_values(table, rule) if rule else labels_of(table, exchange.label)).to(device)
     source = sequences_of(table, "counterfactual_data", values, label, key, position, position_key)
     return examples.paired_with(source, Answer(label))
 

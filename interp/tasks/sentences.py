@@ -270,11 +270,13 @@ def pair(examples: Examples, table: pd.DataFrame, reader: Reader, variable: str,
         source = own_sources(examples, table, reader, variable, key)
         return examples.paired_with(source, source.answer)
     rows = draw_sources(examples, variable, key, torch.Generator().manual_seed(data_seed))
-    if variable != answer_variable:
-        return examples.paired_with(rows, examples.answer)
-    own, other = examples.answer, examples.answer[rows]
-    wrong = torch.where(own.right == other.right, other.wrong, own.right)  # the source's answer against the row's own
-    return examples.paired_with(rows, Answer(other.right, wrong))
+    return examples.paired_with(rows, exchanged_answer(examples.answer, examples.answer[rows])
+                                if variable == answer_variable else examples.answer)
+
+
+def exchanged_answer(own: Answer, other: Answer) -> Answer:
+    """The sources' answers against the rows' own."""
+    return Answer(other.right, torch.where(own.right == other.right, other.wrong, own.right))
 
 
 def draw_sources(examples: Examples, variable: str, key: str, generator: torch.Generator) -> Tensor:
