@@ -208,6 +208,10 @@ class Question:
         """The variable that a setting asks about."""
         return getattr(setting, "variable", self.config.asked)
 
+    def answer_variable(self, setting: Setting) -> str:
+        """The column that the answer to sentences depends on."""
+        return self.sentences[self.path(setting)][1]
+
     def exchange(self, variable: str) -> Exchange | None:
         """How sequences say what exchanging a variable does."""
         return (self.pairs.get(variable) if isinstance(self.pairs, dict) else self.pairs) or None

@@ -1,0 +1,263 @@
+"""Which method finds what the model uses? All of them by one interventional measure.
+
+    python compare_methods.py --config configs/Comparison/Disambiguation.yaml
+    python compare_methods.py --config configs/Comparison/SV_Agreement-smollm2.yaml
+
+1. Fit each method at a site: give it activations, values of the variable or answers, whatever it takes.
+2. Exchange what it takes for the variable between two inputs. Does the model's answer change as the variable's exchange
+   changes it? Exchange it between two inputs that share the variable: does the answer stay?
+3. Do the same at random, and with the method fitted on a control task; tell what goes beyond exchanging everything.
+"""
+
+import inspect
+import sys
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from interp.experiment import Outcome, Script, main
+from interp.methods.comparison import Splits
+from interp.methods.interchange import Interchange, Pairs, Place, fit, method, method_names
+from interp.runs.config import BadInput, Count, NonEmpty, NonNegative, Text, project_path, suggestion
+from interp.runs.settings import Setting, setting_name
+from interp.statistics import interval, rank_among
+from interp.tasks.arithmetic import Rule
+from interp.tasks.question import Exchange, Question, QuestionConfig
+
+PLAIN = ("none", "full", "random")  # what has no random control: it is one, or has no size of its own
+NO_CONTROL = dict.fromkeys(("random_iia_mean", "random_iia_max", "rank_among_random"))
+
+
+class Config(QuestionConfig):
+    residual_location_list: NonEmpty[Literal["resid_mid", "resid_post"]] = Field(description=(
+        "after attention, after the MLP"))
+    variable_list: NonEmpty[Text] = Field(description="the columns of the variables")
+    method_list: NonEmpty[Text] = Field(description="the methods: the files of interp/methods/interchange")
+    method_options: dict[str, dict[str, float | int | str]] = Field({}, description=(
+        "for a method the options of its fit, other than its defaults"))
+    rank: Literal["selected", "classes"] = Field("selected", description=(
+        "how many directions a linear method exchanges: those with the best interchange accuracy on the select pairs, "
+        "or one fewer than the classes"))
+    counterfactual_labels: dict[str, Text | Rule] = Field({}, description=(
+        "sequences: for each variable the column with the answers after its exchange, or a rule [x, y, op] of columns"))
+    carried: dict[str, list[Literal["resid_mid", "resid_post"]]] | None = Field(None, description=(
+        "where it is known: for each variable the sites that carry it (none: []); goes into the table"))
+    n_fit: Count = Field(2500, description="training rows that methods are fitted on")
+    n_select: Count = Field(1000, description="others that ranks and epochs are chosen on")
+    only_right: bool = Field(True, description="leave out pairs whose base or source the model answers wrongly")
+    num_random_draws: NonNegative = Field(20, description=(
+        "random controls of the method's size; 19 allow a claim at the level 0.05"))
+    num_random_pairs: Count = Field(5000, description="test pairs that a random control is measured on, at most")
+    selectivity: bool = Field(True, description="fit each method on a control task too")
+    save_pairs: bool = Field(False, description="write pairs.csv, a row for each test pair")
+    save_models: bool = Field(False, description="save the fitted interchanges")
+    model_dir: Text | None = Field(None, description="where to save them")
+
+    @property
+    def variables(self) -> list[str]:
+        return self.variable_list
+
+    def needs_variable(self) -> bool:
+        return False
+
+    @model_validator(mode="after")
+    def consistent(self):
+        if self.variable is not None:
+            raise ValueError("the key 'variable' says nothing to this script; give 'variable_list'")
+        for name in {*self.method_list, *self.method_options} - {*method_names()}:
+            raise ValueError(f"there is no method '{name}'{suggestion(name, method_names())}; there are "
+                             f"{', '.join(method_names())}")
+        for name, options in self.method_options.items():
+            for option in {*options} - {*options_of(name)}:
+                raise ValueError(f"the method '{name}' has no option '{option}'; it has "
+                                 f"{', '.join(options_of(name)) or 'none'} (key 'method_options')")
+        if not self.of_sentences:
+            for name in {*self.variable_list} - {*self.counterfactual_labels}:
+                raise ValueError(f"the key 'counterfactual_labels' lacks '{name}'")
+        if self.carried is not None:
+            for name in {*self.variable_list} - {*self.carried}:
+                raise ValueError(f"the key 'carried' lacks '{name}'; give it [] where no site carries it")
+        if self.save_models and self.model_dir is None:
+            raise ValueError("save_models needs the key 'model_dir', the folder for the interchanges")
+        return self
+
+
+def options_of(name: str) -> list[str]:
+    """The options of a method's fit that a config may give."""
+    return [option for option in inspect.signature(method(name).fit).parameters
+            if option not in ("place", "seed", "rank")]
+
+
+@dataclass
+class Prepared:
+    question: Question
+    splits: Splits
+    trials: dict[Setting, "Trial"] = field(default_factory=dict)  # the last one, by its setting without the method
+
+
+def prepare(config: Config, settings: list[Setting], device: torch.device) -> Prepared:
+    """Read the data and each model's configuration; refuse what does not fit together."""
+    pairs = config.of_sentences or {name: Exchange(label, f"counter_{name}")
+                                    for name, label in config.counterfactual_labels.items()}
+    question = Question(config, settings, device, pairs=pairs)
+    for setting in settings:
+        count = len(question.data(setting).train)
+        if config.n_fit + config.n_select > count:
+            what = "training sentences" if config.of_sentences else "rows of train_data_path"
+            raise BadInput(f"n_fit: {config.n_fit} and n_select {config.n_select} are more than the {count} {what}.")
+    return Prepared(question, Splits(question, config.n_fit, config.n_select, config.only_right))
+
+
+# ------------------------------------------------------------------------------ the method
+
+def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome:
+    """Fit one method at one site for one variable; measure what exchanging it does."""
+    trial = trial_for(setting, prepared)
+    found = fitted(config, setting, trial.place)
+    figures, pairs = measure(trial, found)
+    known = config.carried and setting.residual_location in config.carried[setting.variable]
+    figures |= {"carried": known, "rank": found.rank, **random_control(config, setting, trial, found),
+                "selectivity": selectivity(config, setting, trial, found, figures["log_odds_mean"]),
+                "beyond_full": beyond_full(trial, pairs["hit"])}
+    for file in artifacts(config, setting):
+        found.save(file, {"model_path": prepared.question.path(setting), **setting._asdict()})
+    rows = [dict(zip(pairs, row)) for row in zip(*(column.tolist() for column in pairs.values()))]
+    return Outcome(figures, {"pairs": rows} if config.save_pairs else {})
+
+
+def fitted(config: Config, setting: Setting, place: Place, rank: int | None = None) -> Interchange:
+    """A setting's method fitted at a place. rank: to take, where it need not be chosen again."""
+    options = dict(config.method_options.get(setting.method, {}))
+    if "rank" in inspect.signature(method(setting.method).fit).parameters:
+        classes = len(place.fit.base.values.unique()) - 1
+        options["rank"] = rank or (classes if config.rank == "classes" else "selected")
+    return fit(setting.method, place, seed=setting.model_seed, **options)
+
+
+@dataclass
+class Trial:
+    """A site and a variable: where methods are fitted, and the test pairs that they are measured on.
+
+    same: pairs whose sources share the variable. clean: states of the untouched bases of `test`, (n, d_model).
+    controls: by what a method sees, a place where that means nothing, and the test pairs in that light.
+    """
+
+    place: Place
+    test: Pairs
+    same: Pairs
+    clean: Tensor
+    controls: dict[str, tuple[Place, Pairs]]
+    depends: bool   # the answer depends on this variable alone
+    left_out: int
+    random: dict[int, list[float]] = field(default_factory=dict)  # interchange accuracies of random directions, by rank
+
+    @cached_property
+    def full_hits(self) -> Tensor:
+        """After which pairs the exchange of everything gives the answer, (n,)."""
+        return self.place.opened.is_right(self.test.states(self.test.source.activations), self.test.exchanged)
+
+    def moved(self, pairs: Pairs, states: Tensor) -> Tensor:
+        """How much more states favour the new answer over the old one than clean ones do, log odds in nats, (n,).
+
+        Where the exchange should not change the answer, the other answer, where there are two, is the new one.
+        """
+        logit, old, new = self.place.opened.logit, pairs.answer.right, pairs.exchanged.right
+        if pairs.exchanged.wrong is not None:
+            new = torch.where(new == old, pairs.exchanged.wrong, new)
+        return logit(states, new) - logit(states, old) - logit(self.clean, new) + logit(self.clean, old)
+
+
+def trial_for(setting: Setting, prepared: Prepared) -> Trial:
+    """The setting's site and variable, set up once for all methods."""
+    key = setting._replace(method=None)
+    if key not in prepared.trials:
+        prepared.trials.clear()  # memory holds one
+        splits = prepared.splits
+        place, test, left_out = splits.place(setting), *splits.pairs(setting, "test")
+        prepared.trials[key] = Trial(place, test, splits.sharing(test), splits.clean(setting, test),
+                                     splits.controls(setting, place, test), splits.depends(setting), left_out)
+    return prepared.trials[key]
+
+
+@torch.no_grad()
+def measure(trial: Trial, found: Interchange) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The measures of an interchange on the test pairs, and by column what it did to each of them, (n,)."""
+    opened, test, same = trial.place.opened, trial.test, trial.same
+    activations = found(test.base, test.source)
+    states = test.states(activations)
+    hits, moved = opened.is_right(states, test.exchanged), trial.moved(test, states)
+    stays = opened.is_right(same.states(found(same.base, same.source)), same.answer)
+    change = (activations - test.base.activations).norm(dim=1) / (
+        test.source.activations - test.base.activations).norm(dim=1)
+    iia, isolate = mean(hits), mean(stays)
+    low, high = interval(hits.double().tolist())
+    return {"iia": iia, "iia_low": low, "iia_high": high, "log_odds_mean": mean(moved),
+            "log_odds_median": moved.double().median().item() if len(moved) else None, "isolate": isolate,
+            "disentangle": None if iia is None or isolate is None else (iia + isolate) / 2, "change": mean(change),
+            "pairs": len(test), "left_out": trial.left_out,
+            }, {"base_row": test.base.rows, "source_row": test.source.rows, "base_value": test.base.values,
+                "source_value": test.source.values, "wanted": test.exchanged.right, "hit": hits, "log_odds": moved}
+
+
+@torch.no_grad()
+def random_control(config: Config, setting: Setting, trial: Trial, found: Interchange) -> dict[str, Any]:
+    """Control (a): as many random directions or neurons, on some of the test pairs; the method's rank among them."""
+    drawing = torch.Generator().manual_seed(setting.model_seed)
+    drawn = [found.random_like(drawing) for _ in range(config.num_random_draws)]
+    some = trial.test[torch.arange(len(trial.test), device=trial.clean.device)[:config.num_random_pairs]]
+    if setting.method in PLAIN or not drawn or None in drawn or not len(some):
+        return NO_CONTROL
+
+    def score(interchange: Interchange) -> float:
+        return mean(trial.place.opened.is_right(some.states(interchange(some.base, some.source)), some.exchanged))
+
+    directions = drawn[0].rank  # those of a rank are the same draws, whatever the method
+    if directions is None or directions not in trial.random:
+        trial.random[directions] = [score(one) for one in drawn]
+    draws = trial.random[directions]
+    return {"random_iia_mean": sum(draws) / len(draws), "random_iia_max": max(draws),
+            "rank_among_random": rank_among(score(found), draws)}
+
+
+def selectivity(config: Config, setting: Setting, trial: Trial, found: Interchange,
+                log_odds: float | None) -> float | None:
+    """Control (b): the log odds less those of the same method fitted where what it sees means nothing."""
+    sees = method(setting.method).SEES
+    if not config.selectivity or sees not in trial.controls or log_odds is None:
+        return None
+    place, test = trial.controls[sees]
+    control = fitted(config, setting, place, found.rank)
+    with torch.no_grad():
+        return log_odds - mean(trial.moved(test, test.states(control(test.base, test.source))))
+
+
+def beyond_full(trial: Trial, hits: Tensor) -> bool | None:
+    """Control (d): more answers than exchanging everything gives, where the answer depends on the variable alone."""
+    if not trial.depends or len(hits) < 2:
+        return None
+    return interval((hits.double() - trial.full_hits.double()).tolist())[0] > 0
+
+
+def mean(values: Tensor) -> float | None:
+    return values.double().mean().item() if len(values) else None
+
+
+def artifacts(config: Config, setting: Setting) -> list[Path]:
+    """The file of a setting's interchange, where they are saved."""
+    return ([project_path(config.model_dir) / f"interchange_{setting_name(setting)}.safetensors"]
+            if config.save_models else [])
+
+
+def side_tables(config: Config) -> list[str]:
+    return ["pairs"] if config.save_pairs else []
+
+
+SCRIPT = Script("compare_methods", Config, prepare, run_setting, artifacts, side_tables=side_tables)
+
+if __name__ == "__main__":
+    sys.exit(main(SCRIPT))

@@ -1,0 +1,252 @@
+"""The pairs that methods are compared on: three splits that share no base, at any site, and their control tasks.
+
+Where a model's sources are rows of the same data (sentences), they are drawn within the split.
+"""
+
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from interp.methods.interchange import Pairs, Place, Points
+from interp.methods.table import COMPONENT_OF
+from interp.models.examples import Answer, Examples
+from interp.models.kept import CACHE_BYTES, bytes_kept, capture
+from interp.models.opened import OpenModel
+from interp.models.replay import Replay, replay
+from interp.models.sublayers import Sublayer, find_sublayer
+from interp.models.tail import run_on_from
+from interp.runs.config import BadInput
+from interp.runs.settings import Setting
+from interp.tasks.question import Question, site_of
+from interp.tasks.sentences import draw_sources, exchanged_answer
+
+SPLITS = ("fit", "select", "test")
+
+
+class Splits:
+    """The bases, sources and answers of a question at its settings' sites.
+
+    n_fit, n_select: rows of train. only_right: leave out pairs whose base or source the model answers wrongly.
+
+    Raises:
+        BadInput: only_right, and whether a source is answered rightly cannot be known.
+    """
+
+    def __init__(self, question: Question, n_fit: int, n_select: int, only_right: bool):
+        self.question, self.only_right = question, only_right
+        self.sizes = {"fit": n_fit, "select": n_select}
+        self.examples: dict[Any, Examples] = {}  # what bases and sources are rows of, one object for all variables
+        self.right: dict[Any, Tensor] = {}       # which pairs the model answers rightly
+        self.inputs: dict[Examples, dict[tuple, Tensor]] = {}  # what sublayers read
+        self.opened: OpenModel | None = None     # whose they are
+        self.of_data: dict[tuple, int] | None = None  # the answers of sequences, by their tokens
+        if only_right and not question.config.of_sentences:
+            for setting in question.settings:
+                data = question.data(setting)
+                self.own_answer(data.train, data.train.source)
+                self.own_answer(data.train, data.tests["test"].source)
+
+    def variable(self, setting: Setting) -> str:
+        return self.question.variable(setting)
+
+    def depends(self, setting: Setting) -> bool:
+        """Whether the answer depends on the setting's variable alone."""
+        return self.question.config.of_sentences and self.variable(setting) == self.question.answer_variable(setting)
+
+    # ---------------------------------------------------------------------------- pairs
+
+    def pairs(self, setting: Setting, name: str) -> tuple[Pairs, int]:
+        """A split's pairs at the setting's site, and how many were left out."""
+        opened, variable = self.open(setting), self.variable(setting)
+        base, source, rows, exchanged = self.paired(setting, name)
+        right = self.answered(setting, name, base, source, rows).nonzero().flatten()  # the pairs that are kept
+        points = [Points(self.question.read(setting, own)[at], own, at, own.variables[variable][at])
+                  for own, at in ((base, right), (source, rows[right]))]
+        run_on = run_on_from(opened, base, site_of(setting))
+        return Pairs(*points, base.answer[right], exchanged[right], run_on), len(rows) - len(right)
+
+    def paired(self, setting: Setting, name: str) -> tuple[Examples, Examples, Tensor, Answer]:
+        """A split's bases, what their sources are rows of, which rows, and what is right after the exchange."""
+        data, variable = self.question.data(setting), self.variable(setting)
+        whole = data.tests["test"] if name == "test" else data.train
+        rows = self.rows(whole, name)
+        base = self.some(whole.origin[0], rows, name)
+        if not isinstance(whole.pairs, Tensor):
+            at = torch.arange(len(rows), device=rows.device)
+            return base, self.some(whole.source, rows, name), at, whole.exchanged[rows]
+        drawing = torch.Generator().manual_seed(self.question.config.data_seed)
+        at = draw_sources(base, variable, "data_path", drawing)
+        return base, base, at, exchanged_answer(base.answer, base.answer[at]) if self.depends(setting) else base.answer
+
+    def rows(self, examples: Examples, name: str) -> Tensor:
+        if name == "test":
+            return torch.arange(len(examples), device=self.question.device)
+        drawing = torch.Generator().manual_seed(self.question.config.data_seed)
+        order = torch.randperm(len(examples), generator=drawing).to(self.question.device)
+        first = 0 if name == "fit" else self.sizes["fit"]
+        return order[first:first + self.sizes[name]]
+
+    def some(self, examples: Examples, rows: Tensor, name: str) -> Examples:
+        """Rows as examples of their own: the same object whenever it is asked for, so that caches know it."""
+        if (examples, name) not in self.examples:
+            self.examples[examples, name] = examples.unpaired(rows)
+        return self.examples[examples, name]
+
+    def open(self, setting: Setting) -> OpenModel:
+        opened = self.question.open(setting)
+        if opened is not self.opened:
+            self.opened = opened
+            self.right.clear()
+            self.inputs.clear()
+        return opened
+
+    @torch.no_grad()
+    def answered(self, setting: Setting, name: str, base: Examples, source: Examples, rows: Tensor) -> Tensor:
+        """Which pairs count: those whose base and source the model answers rightly, where that is asked, (n,)."""
+        if not self.only_right:
+            return torch.ones_like(rows, dtype=torch.bool)
+        key = (name, self.variable(setting))
+        if key not in self.right:
+            def right(examples: Examples, answer: Answer) -> Tensor:
+                return self.open(setting).is_right(self.question.answers(setting, examples), answer)
+
+            own = source.answer if self.question.config.of_sentences else self.own_answer(
+                self.question.data(setting).train, source)
+            self.right[key] = right(base, base.answer) & right(source, own)[rows]
+            if not self.right[key].any():
+                raise BadInput("only_right: the model answers none of the pairs rightly; set it to false to keep those "
+                               "that it answers wrongly.")
+        return self.right[key]
+
+    def own_answer(self, train: Examples, source: Examples) -> Answer:
+        """What is right for sequences that are sources: their data only say what is right after the exchange.
+
+        Raises:
+            BadInput: a sequence is neither in train nor in test.
+        """
+        if self.of_data is None:
+            data = self.question.data(self.question.settings[0])
+            self.of_data = {tuple(row): answer for examples in (data.train, data.tests["test"])
+                            for row, answer in zip(examples.tokens.tolist(), examples.answer.right.tolist())}
+        found = [self.of_data.get(tuple(row)) for row in source.tokens.tolist()]
+        if None in found:
+            row = " ".join(map(str, source.tokens[found.index(None)].tolist()))
+            raise BadInput(f"only_right: the source '{row}' stands in neither train_data_path nor test_data_path, so "
+                           "that its answer is not known; set it to false.")
+        return Answer(torch.tensor(found, device=source.tokens.device))
+
+    def sharing(self, test: Pairs) -> Pairs:
+        """Pairs of the same bases with others of them that have the same value of the variable, where there are."""
+        drawing, values = torch.Generator().manual_seed(self.question.config.data_seed), test.base.values.cpu()
+        partners = torch.full_like(values, -1)
+        for value in values.unique():
+            own = (values == value).nonzero().flatten()
+            if len(own) > 1:  # a shuffled ring: nobody is his own partner
+                ring = own[torch.randperm(len(own), generator=drawing)]
+                partners[ring] = ring.roll(1)
+        some = (partners >= 0).nonzero().flatten().to(test.base.rows.device)
+        return replace(test[some], source=test.base[partners.to(some.device)[some]])
+
+    def clean(self, setting: Setting, pairs: Pairs) -> Tensor:
+        """The untouched model's states of the bases, (n, d_model)."""
+        return self.question.answers(setting, pairs.base.examples)[pairs.base.rows]
+
+    # ---------------------------------------------------------------------------- places
+
+    def place(self, setting: Setting) -> Place:
+        """Where a setting's methods are fitted."""
+        opened, site = self.open(setting), site_of(setting)
+        sublayer = find_sublayer(opened, site.layer, COMPONENT_OF[site.location])
+        replays: dict[Examples, Replay] = {}
+
+        def inputs(examples: Examples) -> Tensor:
+            return self.read_by(setting, examples, sublayer)
+
+        def replayed(examples: Examples) -> Replay:
+            if examples not in replays:
+                replays[examples] = replay(opened, sublayer, examples, inputs(examples))
+            return replays[examples]
+
+        splits = {name: self.pairs(setting, name)[0] for name in SPLITS}
+        n_classes = 1 + max(int(values.max()) for own in splits.values()
+                            for values in (own.base.values, own.source.values) if len(values))
+        return Place(opened, site, n_classes, splits["fit"], splits["select"], sublayer, replayed, inputs)
+
+    def read_by(self, setting: Setting, examples: Examples, sublayer: Sublayer) -> Tensor:
+        """What a sublayer reads, kept of one pass for those of the settings to come, as many as memory should hold."""
+        place = (sublayer.layer, sublayer.operation)
+        if place not in self.inputs.get(examples, {}):
+            opened = self.open(setting)
+            coming = dict.fromkeys((site.layer, COMPONENT_OF[site.location])
+                                   for site in self.question.sites(setting, examples))
+            most = max(1, CACHE_BYTES // (len(SPLITS) * bytes_kept(opened, examples, ["attn"])))
+            self.inputs[examples] = capture(opened, examples, [
+                find_sublayer(opened, *own) for own in list(coming)[:most]]).inputs
+        return self.inputs[examples][place]
+
+    # -------------------------------------------------------------------------- controls
+
+    def controls(self, setting: Setting, place: Place, test: Pairs) -> dict[str, tuple[Place, Pairs]]:
+        """By what a method sees, a place where that means nothing, and the test pairs in that light."""
+        drawing = torch.Generator().manual_seed(self.question.config.data_seed)
+        splits = [place.fit, place.select, test]
+        parts = [points for pairs in splits for points in (pairs.base, pairs.source)]
+        dealt = dealt_anew([row for points in parts for row in words_of(points)],
+                           torch.cat([points.values for points in parts]), drawing).split(list(map(len, parts)))
+        fit, select, own = (replace(pairs, base=replace(pairs.base, values=base), source=replace(
+            pairs.source, values=source)) for pairs, base, source in zip(splits, dealt[::2], dealt[1::2]))
+        controls = {"variable": (replace(place, fit=fit, select=select, found={}), own)}
+
+        arbitrary = arbitrary_tokens(splits, place.opened.model.config.vocab_size, drawing)
+        fit, select, own = (replace(pairs, answer=renamed(pairs.answer, arbitrary), exchanged=renamed(
+            pairs.exchanged, arbitrary)) for pairs in splits)
+        return controls | {"answers": (replace(place, fit=fit, select=select, found={}), own)}
+
+
+def words_of(points: Points) -> list[list[str]]:
+    """The words of some rows, or the numbers of sequences."""
+    rows = points.rows.tolist()
+    if points.examples.texts:
+        return [points.examples.texts[row].split() for row in rows]
+    return [list(map(str, row)) for row in points.examples.tokens[points.rows].tolist()]
+
+
+def dealt_anew(rows: list[list[str]], values: Tensor, generator: torch.Generator) -> Tensor:
+    """A control task (arXiv 1909.03368): values dealt anew to the words that decide about them, (n,).
+
+    These are the words at the fewest places, counted from the front, that determine the value; the whole row where no
+    two of them do. Each has the value of another one, so that values are as frequent among them as before.
+    """
+    table = pd.DataFrame(rows).assign(value=values.tolist())
+    places = range(min(map(len, rows)))
+    for chosen in (*combinations(places, 1), *combinations(places, 2), tuple(range(table.shape[1] - 1))):
+        kinds = table.groupby(list(chosen), dropna=False, sort=False)["value"]
+        if (kinds.nunique() == 1).all():
+            break
+    of_kinds = torch.tensor(kinds.first().tolist())
+    dealt = of_kinds[torch.randperm(len(of_kinds), generator=generator)]
+    return dealt[torch.tensor(kinds.ngroup().tolist())].to(values.device)
+
+
+def arbitrary_tokens(splits: list[Pairs], vocabulary: int, generator: torch.Generator) -> dict[int, int]:
+    """For each answer an arbitrary token: of the vocabulary, or where any answer may be given, another answer."""
+    answers = [answer for pairs in splits for answer in (pairs.answer, pairs.exchanged)]
+    tokens = torch.cat([own for answer in answers for own in (answer.right, answer.wrong) if own is not None])
+    tokens = tokens.unique().cpu()
+    if answers[0].wrong is None:
+        ring = tokens[torch.randperm(len(tokens), generator=generator)]
+        return dict(zip(ring.tolist(), ring.roll(1).tolist()))
+    others = torch.randperm(vocabulary, generator=generator)
+    others = others[~torch.isin(others, tokens)][:len(tokens)]
+    return dict(zip(tokens.tolist(), others.tolist()))
+
+
+def renamed(answer: Answer, tokens: dict[int, int]) -> Answer:
+    def part(own: Tensor) -> Tensor:
+        return torch.tensor([tokens[token] for token in own.tolist()], dtype=own.dtype, device=own.device)
+
+    return Answer(part(answer.right), None if answer.wrong is None else part(answer.wrong))

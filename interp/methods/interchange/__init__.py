@@ -1,0 +1,221 @@
+"""Methods compared by exchanging what each takes for a variable between two inputs: one file a method.
+
+A file NAME.py is the method NAME of `method_list`. It says what the method sees (`SEES`: "nothing", "activations",
+"variable" or "answers"), from which its control task follows, and has `fit(place, *, seed, ...) -> Interchange`. What
+all of them are given, and give, is here.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from interp.methods.circuits import shuffled_batches
+from interp.models.examples import Answer, Examples
+from interp.models.opened import OpenModel, RunOn, Site, run_all
+from interp.models.replay import Replay
+from interp.models.sublayers import Sublayer
+from interp.runs.config import BadInput, RunFailed, shown
+from interp.runs.tensors import load_tensors, save_tensors
+
+RANKS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # tried where one is selected
+
+
+@dataclass(frozen=True)
+class Points:
+    """Rows at a site. activations: (n, d_model). rows: their numbers in the examples. values: of the variable; (n,)."""
+
+    activations: Tensor
+    examples: Examples
+    rows: Tensor
+    values: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, chosen: Tensor) -> "Points":
+        return Points(self.activations[chosen], self.examples, self.rows[chosen], self.values[chosen])
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Bases and sources, row by row.
+
+    answer, exchanged: what is right for the bases, and after the variable has been exchanged.
+    run_on: the rest of the model above the site, for rows of the bases' examples.
+    """
+
+    base: Points
+    source: Points
+    answer: Answer
+    exchanged: Answer
+    run_on: RunOn
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __getitem__(self, chosen: Tensor) -> "Pairs":
+        return Pairs(self.base[chosen], self.source[chosen], self.answer[chosen], self.exchanged[chosen], self.run_on)
+
+    def states(self, activations: Tensor) -> Tensor:
+        """The model's states with other activations in the bases' place, (n, d_model)."""
+        return run_all(self.run_on, activations, self.base.rows)
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a method is fitted at: a site of an open model, pairs to fit on, and others to select by.
+
+    sublayer: what writes to the site. replays: gives it ready to be run through masks, on any examples.
+    found: circuits that were found here, for the methods that share one.
+    """
+
+    opened: OpenModel
+    site: Site
+    n_classes: int
+    fit: Pairs
+    select: Pairs
+    sublayer: Sublayer
+    replays: Callable[[Examples], Replay]
+    inputs: Callable[[Examples], Tensor]
+    found: dict[Any, Any] = field(default_factory=dict)
+
+    def score(self, interchange: "Interchange") -> float:
+        """Interchange accuracy on the select pairs: a look at the answers."""
+        states = self.select.states(interchange(self.select.base, self.select.source))
+        return self.opened.is_right(states, self.select.exchanged).double().mean().item()
+
+    def update(self, masks: dict[str, Tensor], points: Points) -> Tensor:
+        """What the masked sublayer adds to the residual stream at some points, (n, d_model)."""
+        replayed = self.replays(points.examples)
+        return torch.cat([replayed.update(masks, rows) for rows in points.rows.split(1024)])
+
+
+@dataclass(frozen=True)
+class Interchange:
+    """A fitted method: called with (base, source) points it gives activations (n, d_model) to put in the bases' place.
+
+    rank: dimensions that it exchanges; None where that means nothing. tensors: all that it has learned.
+    """
+
+    name: str
+    rank: int | None
+    tensors: dict[str, Tensor]
+
+    def __call__(self, base: Points, source: Points) -> Tensor:
+        raise NotImplementedError
+
+    def random_like(self, generator: torch.Generator) -> "Interchange | None":
+        """The control: as large, and else random; None where there is no such thing."""
+        return None
+
+    def save(self, path: Path, about: dict[str, Any]) -> None:
+        save_tensors(path, self.tensors, {**about, "interchange": self.name, "rank": self.rank})
+
+
+@dataclass(frozen=True)
+class Subspace(Interchange):
+    """h + (h' - h) right left: right (d, k) reads k coordinates, left (k, d) writes them; left @ right is 1."""
+
+    def __call__(self, base: Points, source: Points) -> Tensor:
+        change = source.activations - base.activations
+        return base.activations + (change @ self.tensors["right"].to(change)) @ self.tensors["left"].to(change)
+
+    def random_like(self, generator: torch.Generator) -> Interchange:
+        d, k = self.tensors["right"].shape
+        basis = torch.linalg.qr(torch.randn(d, k, generator=generator)).Q
+        return Subspace("random", k, {"right": basis, "left": basis.T})
+
+
+def subspace(place: Place, right: Tensor, left: Tensor | None = None, *, rank: str | int = "all") -> Subspace:
+    """The exchange along directions, the leading first. right: (d, K), orthonormal where no left (K, d) is given.
+
+    rank: how many: "all", a number, or "selected", by interchange accuracy on the select pairs.
+    """
+    left = right.T if left is None else left
+    name = "subspace"
+
+    def leading(k: int) -> Subspace:
+        return Subspace(name, k, {"right": right[:, :k].contiguous(), "left": left[:k].contiguous()})
+
+    if rank == "selected":
+        return max((leading(k) for k in sorted({min(k, right.shape[1]) for k in RANKS})), key=place.score)
+    return leading(min(rank, right.shape[1]) if isinstance(rank, int) else right.shape[1])
+
+
+def class_means(activations: Tensor, values: Tensor) -> Tensor:
+    """The means of the classes that occur, their mean taken off, (classes, d)."""
+    means = torch.stack([activations[values == value].mean(0) for value in values.unique()])
+    return means - means.mean(0)
+
+
+def leading_directions(rows: Tensor) -> Tensor:
+    """The leading directions of centred rows, one fewer than there are: (n, d) -> (d, n - 1)."""
+    return torch.linalg.svd(rows, full_matrices=False).Vh.T[:, :len(rows) - 1]
+
+
+def learn_from_answers(place: Place, parameters: list[Tensor], exchange: Callable[[Pairs, float], tuple[Tensor, Any]],
+                       *, lr: float, epochs: int, batch_size: int, seed: int) -> None:
+    """Train parameters in place, by Adam, to give the answers that the exchange should give.
+
+    exchange: of some pairs and the share of the training that is done (0 to 1) gives the activations (n, d_model) to
+    put in the bases' place, and a penalty.
+
+    Raises:
+        RunFailed: the loss is not a number.
+    """
+    optimizer = torch.optim.Adam(parameters, lr=lr)
+    drawing = torch.Generator().manual_seed(seed)
+    batch_size = min(batch_size, len(place.fit))
+    for epoch in tqdm(range(epochs), desc="answers", unit="epoch", leave=False, disable=None):
+        for rows in shuffled_batches(len(place.fit), batch_size, drawing):
+            pairs = place.fit[rows.to(place.opened.device)]
+            activations, penalty = exchange(pairs, epoch / epochs)
+            loss = place.opened.loss(pairs.run_on(activations, pairs.base.rows), pairs.exchanged).mean() + penalty
+            if not torch.isfinite(loss):
+                raise RunFailed(f"the loss became {loss.item()} in epoch {epoch} with lr {lr}; try a smaller one.")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+# ------------------------------------------------------------------------------- the folder
+
+def method_names() -> list[str]:
+    """The methods that there are: the files of this folder."""
+    return sorted(file.stem for file in Path(__file__).parent.glob("*.py") if not file.stem.startswith("_"))
+
+
+def method(name: str) -> ModuleType:
+    return import_module(f"{__name__}.{name}")
+
+
+def fit(name: str, place: Place, **options) -> Interchange:
+    """A method fitted, under its own name."""
+    return replace(method(name).fit(place, **options), name=name)
+
+
+def load_interchange(path: str | Path, place: Place | None = None) -> tuple[Interchange, dict[str, Any]]:
+    """A saved interchange and what it is about. place: needed by those that run a sublayer.
+
+    Raises:
+        BadInput: there is none, or of a method that is not in the folder.
+    """
+    tensors, about = load_tensors("interchange", path)
+    name = about.pop("interchange", None)
+    if name not in method_names():
+        raise BadInput(f"{shown(path)} is not a saved interchange.")
+    build = getattr(method(name), "load", lambda tensors, rank, place: Subspace(name, rank, tensors))
+    return replace(build(tensors, about.pop("rank"), place), name=name), about
+
+
+def batches_of(pairs: tuple[Points, Points], size: int = 512) -> Iterator[tuple[Points, Points]]:
+    """Points of bases and of sources, some at a time."""
+    for chosen in torch.arange(len(pairs[0]), device=pairs[0].rows.device).split(size):
+        yield tuple(points[chosen] for points in pairs)

@@ -1,0 +1,138 @@
+"""What the methods share that exchange what a circuit of the sublayer below the site computes."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from interp.methods.circuits import find_circuit
+from interp.methods.interchange import Interchange, Place, Points, batches_of
+from interp.methods.masks import Circuit, ImpossibleAblation
+from interp.models.examples import Examples
+from interp.models.opened import hooked
+from interp.models.replay import CannotReplay, ReplayedModule
+from interp.runs.config import RunFailed
+
+
+def circuit_at(place: Place, seed: int, **options) -> Circuit:
+    """The circuit of the variable in the sublayer, found once for all methods that ask for the same."""
+    key = (seed, *sorted(options.items()))
+    if key not in place.found:
+        place.found[key] = search(place, seed, **options)
+    return place.found[key]
+
+
+def search(place: Place, seed: int, lr: float = 0.001, batch_size: int = 500, num_epochs: int = 90,
+           mask_init: float = 0.0, max_temp: float = 200, l0_lambda: float = 1e-6) -> Circuit:
+    """Circuit probing as circuit_probing.py does it, on the bases that methods are fitted on."""
+    base = place.fit.base
+    return find_circuit(place.sublayer, Some(place, base), base.values, lr=lr, batch_size=min(batch_size, len(base)),
+                        num_epochs=num_epochs, mask_init=mask_init, max_temp=max_temp, l0_lambda=l0_lambda,
+                        generator=torch.Generator().manual_seed(seed))
+
+
+@dataclass(frozen=True)
+class Some:
+    """The sublayer replayed on some rows of examples."""
+
+    place: Place
+    points: Points
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def update(self, masks: dict[str, Tensor], rows: Tensor) -> Tensor:
+        return self.place.replays(self.points.examples).update(masks, self.points.rows[rows])
+
+
+@dataclass(frozen=True)
+class OfCircuit(Interchange):
+    """tensors: the circuit's scores, by linear map; its neurons are those above 0."""
+
+    place: Place
+
+    @property
+    def circuit(self) -> Circuit:
+        device = self.place.opened.device
+        return Circuit({name: score.to(device) for name, score in self.tensors.items()}, self.place.sublayer.fan_in())
+
+    def random_like(self, generator: torch.Generator) -> Interchange | None:
+        """As many random neurons of each map, none of them in the circuit."""
+        try:
+            drawn = self.circuit.random_ablation(generator)
+        except ImpossibleAblation:
+            return None
+        return replace(self, tensors={name: 0.5 - mask for name, mask in drawn.items()})
+
+
+@dataclass(frozen=True)
+class UpdateExchange(OfCircuit):
+    """h + u(x') - u(x), u the update of the sublayer masked down to the circuit: what its objective shapes."""
+
+    @torch.no_grad()
+    def __call__(self, base: Points, source: Points) -> Tensor:
+        masks = self.circuit.masks()
+        return base.activations + self.place.update(masks, source) - self.place.update(masks, base)
+
+
+@dataclass(frozen=True)
+class NeuronExchange(OfCircuit):
+    """The sublayer run on the bases with the outputs of the circuit's neurons taken from the sources.
+
+    At all positions, counted back from the probed one; where a source is shorter its base keeps its own.
+    """
+
+    @torch.no_grad()
+    def __call__(self, base: Points, source: Points) -> Tensor:
+        masks = {name: mask > 0 for name, mask in self.circuit.masks().items()}
+        modules = {points.examples: module_at(self.place, points.examples) for points in (base, source)}
+        return torch.cat([own[0].activations + self.exchanged(masks, modules, *own)
+                          for own in batches_of((base, source))])
+
+    def exchanged(self, masks: dict[str, Tensor], modules: dict, base: Points, source: Points) -> Tensor:
+        """What the exchange changes in the bases' updates, (batch, d_model)."""
+        maps, everything = self.place.sublayer.maps, self.place.sublayer.full_masks()
+        taken: dict[str, Tensor] = {}
+
+        def run(points: Points, hook) -> Tensor:
+            handles = [linear.register_forward_hook(
+                lambda module, arguments, output, name=name: hook(name, output)) for name, linear in maps.items()]
+            with hooked(*handles):
+                return modules[points.examples].run(everything, points.rows, {})
+
+        def keep(name: str, output: Tensor) -> None:
+            taken[name] = output.view(len(source), -1, output.shape[-1])  # (batch, T, neurons)
+
+        def put(name: str, output: Tensor) -> Tensor:
+            own = output.view(len(base), -1, output.shape[-1])
+            return torch.where(masks[name], self.aligned(own, taken[name], base, source), own).view_as(output)
+
+        run(source, keep)
+        return run(base, put) - run(base, lambda name, output: None)
+
+    @staticmethod
+    def aligned(own: Tensor, other: Tensor, base: Points, source: Points) -> Tensor:
+        """The sources' outputs at the bases' positions, (batch, T, neurons); the bases' own where there is none."""
+        if own.shape[1] == other.shape[1] == 1:  # at the probed position alone
+            return other
+        shift = source.examples.probed[source.rows] - base.examples.probed[base.rows]         # (batch,)
+        at = torch.arange(own.shape[1], device=own.device) + shift.unsqueeze(1)               # (batch, T)
+        there = (at >= 0) & (at < other.shape[1])
+        rows = torch.arange(len(own), device=own.device).unsqueeze(1)
+        return torch.where(there.unsqueeze(-1), other[rows, at.clamp(0, other.shape[1] - 1)], own)
+
+
+def module_at(place: Place, examples: Examples) -> ReplayedModule:
+    """The sublayer's module on examples.
+
+    Raises:
+        RunFailed: the block calls its maps itself.
+    """
+    if examples not in place.found:
+        try:
+            place.found[examples] = ReplayedModule(place.opened, place.sublayer, place.inputs(examples), examples)
+        except CannotReplay:
+            raise RunFailed(f"circuit_neurons: the {place.sublayer.operation} of a "
+                            f"'{place.opened.model.config.model_type}' model is no module of its own, so that its "
+                            "neurons cannot be exchanged; leave the method out.") from None
+    return place.found[examples]

@@ -1,0 +1,15 @@
+"""The control of circuit_update: all neurons of the sublayer but the circuit's."""
+
+from interp.methods.interchange import Interchange, Place
+from interp.methods.interchange._circuit import UpdateExchange, circuit_at
+
+SEES = "variable"
+
+
+def fit(place: Place, *, seed: int, lr: float = 0.001, num_epochs: int = 90, l0_lambda: float = 1e-6) -> Interchange:
+    scores = circuit_at(place, seed, lr=lr, num_epochs=num_epochs, l0_lambda=l0_lambda).scores
+    return load({name: (score <= 0).to(score) - 0.5 for name, score in scores.items()}, None, place)
+
+
+def load(tensors, rank: None, place: Place) -> UpdateExchange:
+    return UpdateExchange("circuit_complement", rank, tensors, place)

@@ -1,0 +1,14 @@
+"""Circuit probing's circuit, exchanged neuron by neuron: its ablation, with the source's values instead of zeros."""
+
+from interp.methods.interchange import Interchange, Place
+from interp.methods.interchange._circuit import NeuronExchange, circuit_at
+
+SEES = "variable"
+
+
+def fit(place: Place, *, seed: int, lr: float = 0.001, num_epochs: int = 90, l0_lambda: float = 1e-6) -> Interchange:
+    return load(circuit_at(place, seed, lr=lr, num_epochs=num_epochs, l0_lambda=l0_lambda).scores, None, place)
+
+
+def load(tensors, rank: None, place: Place) -> NeuronExchange:
+    return NeuronExchange("circuit_neurons", rank, tensors, place)

@@ -1,0 +1,14 @@
+"""Circuit probing's circuit, exchanged by its update: what the objective of circuit probing shapes."""
+
+from interp.methods.interchange import Interchange, Place
+from interp.methods.interchange._circuit import UpdateExchange, circuit_at
+
+SEES = "variable"
+
+
+def fit(place: Place, *, seed: int, lr: float = 0.001, num_epochs: int = 90, l0_lambda: float = 1e-6) -> Interchange:
+    return load(circuit_at(place, seed, lr=lr, num_epochs=num_epochs, l0_lambda=l0_lambda).scores, None, place)
+
+
+def load(tensors, rank: None, place: Place) -> UpdateExchange:
+    return UpdateExchange("circuit_update", rank, tensors, place)

@@ -1,0 +1,33 @@
+"""DAS with a fixed number of orthonormal directions, learned from the answers that the exchange should give.
+
+Tried with one direction and with as many as the classes need, one fewer than there are; the better on the select pairs.
+"""
+
+import torch
+from torch import nn
+from torch.nn.utils.parametrizations import orthogonal
+
+from interp.methods.interchange import Interchange, Place, learn_from_answers, subspace
+
+SEES = "answers"
+
+
+def fit(place: Place, *, seed: int, rank: str | int = "selected", epochs: int = 60, batch_size: int = 128,
+        lr: float = 0.01) -> Interchange:
+    most = min(len(place.fit.base.values.unique()) - 1, place.fit.base.activations.shape[1])
+    ranks = {"selected": {1, most}, "classes": {most}}.get(rank, {rank})
+    return max((learn(place, k, seed, epochs, batch_size, lr) for k in sorted(ranks)), key=place.score)
+
+
+def learn(place: Place, k: int, seed: int, epochs: int, batch_size: int, lr: float) -> Interchange:
+    torch.manual_seed(seed)
+    directions = orthogonal(nn.Linear(place.fit.base.activations.shape[1], k, bias=False)).to(place.opened.device)
+
+    def exchange(pairs, done):
+        change = pairs.source.activations - pairs.base.activations  # (batch, d)
+        weight = directions.weight                                  # (k, d), its rows orthonormal
+        return pairs.base.activations + change @ weight.T @ weight, 0
+
+    learn_from_answers(place, list(directions.parameters()), exchange, lr=lr, epochs=epochs, batch_size=batch_size,
+                       seed=seed)
+    return subspace(place, directions.weight.detach().T)

@@ -1,0 +1,16 @@
+"""LEACE's eraser turned to an exchange: what it would take away is taken from the source instead.
+
+Oblique: it reads coordinates whitened by the activations' covariance and writes along the class means.
+"""
+
+from interp.methods.erasure import fit_eraser
+from interp.methods.interchange import Interchange, Place, subspace
+
+SEES = "variable"
+
+
+def fit(place: Place, *, seed: int, precision: str = "float64") -> Interchange:
+    base = place.fit.base
+    eraser = fit_eraser(base.activations, base.values, place.n_classes, precision)
+    kept = eraser.proj_left.norm(dim=0) > 0  # x - (x - bias) proj_rightᵀ proj_leftᵀ is what it makes of x
+    return subspace(place, eraser.proj_right.T[:, kept], eraser.proj_left.T[kept])

@@ -1,0 +1,42 @@
+"""An MLP probe's counterfactual embedding towards the source's value: it sets the variable, it does not exchange it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from interp.methods.counterfactual import counterfactual_embeddings
+from interp.methods.interchange import Interchange, Place, Points
+from interp.methods.probes import build_probe, train_probe
+
+SEES = "variable"
+HIDDEN = 256
+CF_STEPS, CF_LR = 100, 0.1
+
+
+@dataclass(frozen=True)
+class Embedding(Interchange):
+    """Moves a base until the probe reads the source's value; one that has it already stays where it is."""
+
+    def probe(self, device: torch.device) -> nn.Module:
+        probe = build_probe(self.tensors["0.weight"].shape[1], len(self.tensors["2.bias"]), HIDDEN, 0).to(device)
+        probe.load_state_dict(self.tensors)
+        return probe.requires_grad_(False)
+
+    def __call__(self, base: Points, source: Points) -> Tensor:
+        with torch.enable_grad():
+            moved = counterfactual_embeddings(self.probe(base.activations.device), base.activations, source.values,
+                                              num_steps=CF_STEPS, lr=CF_LR)
+        return torch.where((base.values == source.values).unsqueeze(1), base.activations, moved)
+
+
+def fit(place: Place, *, seed: int, lr: float = 0.1, num_epochs: int = 100, batch_size: int = 500) -> Interchange:
+    base = place.fit.base
+    probe = build_probe(base.activations.shape[1], place.n_classes, HIDDEN, seed).to(base.activations.device)
+    train_probe(probe, base.activations, base.values, lr=lr, batch_size=min(batch_size, len(base)),
+                num_epochs=num_epochs, generator=torch.Generator().manual_seed(seed))
+    return load({name: tensor.detach() for name, tensor in probe.state_dict().items()}, None, place)
+
+
+def load(tensors: dict[str, Tensor], rank: None, place: Place | None) -> Embedding:
+    return Embedding("mlp_probe", None, tensors)

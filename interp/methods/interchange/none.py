@@ -1,0 +1,11 @@
+"""Nothing is exchanged: what the model answers anyway."""
+
+import torch
+
+from interp.methods.interchange import Interchange, Place, subspace
+
+SEES = "nothing"
+
+
+def fit(place: Place, *, seed: int) -> Interchange:
+    return subspace(place, torch.zeros(place.fit.base.activations.shape[1], 0))

@@ -1,0 +1,84 @@
+"""Statistics of figures and tables, once: intervals, ranks among random draws, corrections for many tests.
+
+An interval is a 95 % percentile bootstrap (scipy). Where there are clusters (model seeds), they are drawn first and then
+what is in them; with a single one the interval is over what is in it alone, and says nothing about other models.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95
+RESAMPLES = 2000
+
+
+def interval(values: Sequence[float], resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float]:
+    """A 95 % bootstrap interval of a mean; nan where there are no two values."""
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        return np.nan, np.nan
+    if values.min() == values.max():  # nothing to draw from; scipy would warn
+        return values[0], values[0]
+    found = stats.bootstrap((values,), np.mean, n_resamples=resamples, confidence_level=LEVEL, method="percentile",
+                            batch=max(1, 10**7 // len(values)), rng=np.random.default_rng(seed))
+    return tuple(map(float, found.confidence_interval))
+
+
+def clustered_interval(shares: Sequence[Sequence[float]], counts: Sequence[Sequence[int]], resamples: int = RESAMPLES,
+                       seed: int = 0) -> tuple[float, float]:
+    """A 95 % bootstrap interval of a mean of shares, drawn over clusters and then over what is counted in them.
+
+    Args:
+        shares: for each cluster (a model seed) the shares that were measured in it.
+        counts: of how many pairs each of them is a share. Drawing pairs with replacement is drawing from a binomial.
+    """
+    drawing = np.random.default_rng(seed)
+    shares, counts = [np.asarray(own, float) for own in shares], [np.asarray(own, int) for own in counts]
+    means = np.empty(resamples)
+    for i in range(resamples):
+        drawn = drawing.integers(len(shares), size=len(shares))
+        means[i] = np.mean(np.concatenate([drawing.binomial(counts[k], shares[k]) / counts[k] for k in drawn]))
+    tail = (1 - LEVEL) / 2
+    return tuple(map(float, np.quantile(means, [tail, 1 - tail])))
+
+
+def auroc(positive: Sequence[float], negative: Sequence[float]) -> float:
+    """The probability that a positive lies above a negative, ties counting half; nan where one of them is empty."""
+    if not len(positive) or not len(negative):
+        return np.nan
+    return float(stats.mannwhitneyu(positive, negative).statistic / (len(positive) * len(negative)))
+
+
+def clustered_auroc_interval(positive: Sequence[Sequence[float]], negative: Sequence[Sequence[float]],
+                             resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float]:
+    """A 95 % bootstrap interval of an AUROC over clusters, and then over the sites and variables in them."""
+    drawing = np.random.default_rng(seed)
+    found = []
+    for _ in range(resamples):
+        drawn = drawing.integers(len(positive), size=len(positive))
+        pools = [np.concatenate([drawing.choice(own[k], len(own[k])) if len(own[k]) else np.empty(0) for k in drawn])
+                 for own in (positive, negative)]
+        if all(len(pool) for pool in pools):
+            above = pools[0][:, None] - pools[1][None]
+            found.append(np.mean((above > 0) + (above == 0) / 2))
+    tail = (1 - LEVEL) / 2
+    return tuple(map(float, np.quantile(found, [tail, 1 - tail]))) if found else (np.nan, np.nan)
+
+
+def rank_among(value: float, draws: Sequence[float]) -> float:
+    """The share of random draws, the value itself counted with them, that are at least as large: a p value.
+
+    With n draws it is never below 1 / (n + 1): a claim at 0.05 needs 19 draws, at 0.01 it needs 99.
+    """
+    return (1 + int(np.sum(np.asarray(draws) >= value))) / (1 + len(draws))
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """p values corrected for their number by Holm's step-down method, in their order; nan stays and is not counted."""
+    p_values = np.asarray(p_values, dtype=float)
+    corrected, known = np.full(len(p_values), np.nan), np.flatnonzero(~np.isnan(p_values))
+    order = known[np.argsort(p_values[known], kind="stable")]
+    steps = p_values[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1) if len(steps) else steps
+    return corrected
