@@ -26,7 +26,7 @@ from interp.methods.interchange import Interchange, Pairs, Place, fit, method, m
 from interp.runs.config import BadInput, Count, NonEmpty, NonNegative, Text, project_path, suggestion
 from interp.runs.settings import Setting, setting_name
 from interp.statistics import interval, rank_among
-from interp.tasks.arithmetic import Rule
+from interp.tasks.arithmetic import OPERATIONS
 from interp.tasks.question import Exchange, Question, QuestionConfig
 
 PLAIN = ("none", "full", "random")  # what has no random control: it is one, or has no size of its own
@@ -43,7 +43,7 @@ class Config(QuestionConfig):
     rank: Literal["selected", "classes"] = Field("selected", description=(
         "how many directions a linear method exchanges: those with the best interchange accuracy on the select pairs, "
         "or one fewer than the classes"))
-    counterfactual_labels: dict[str, Text | Rule] = Field({}, description=(
+    counterfactual_labels: dict[str, Text | list[Text]] = Field({}, description=(
         "sequences: for each variable the column with the answers after its exchange, or a rule [x, y, op] of columns"))
     carried: dict[str, list[Literal["resid_mid", "resid_post"]]] | None = Field(None, description=(
         "where it is known: for each variable the sites that carry it (none: []); goes into the table"))
@@ -77,11 +77,17 @@ class Config(QuestionConfig):
                 raise ValueError(f"the method '{name}' has no option '{option}'; it has "
                                  f"{', '.join(options_of(name)) or 'none'} (key 'method_options')")
         if not self.of_sentences:
-            for name in {*self.variable_list} - {*self.counterfactual_labels}:
-                raise ValueError(f"the key 'counterfactual_labels' lacks '{name}'")
+            for name in self.variable_list:
+                if name not in self.counterfactual_labels:
+                    raise ValueError(f"the key 'counterfactual_labels' lacks '{name}'")
+        for name, label in self.counterfactual_labels.items():
+            if isinstance(label, list) and (len(label) != 3 or label[2] not in OPERATIONS):
+                raise ValueError(f"the key 'counterfactual_labels' gives '{name}' {label}, which is no rule [x, y, op] "
+                                 f"with one of {' '.join(OPERATIONS)}")
         if self.carried is not None:
-            for name in {*self.variable_list} - {*self.carried}:
-                raise ValueError(f"the key 'carried' lacks '{name}'; give it [] where no site carries it")
+            for name in self.variable_list:
+                if name not in self.carried:
+                    raise ValueError(f"the key 'carried' lacks '{name}'; give it [] where no site carries it")
         if self.save_models and self.model_dir is None:
             raise ValueError("save_models needs the key 'model_dir', the folder for the interchanges")
         return self
@@ -102,8 +108,9 @@ class Prepared:
 
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Prepared:
     """Read the data and each model's configuration; refuse what does not fit together."""
-    pairs = config.of_sentences or {name: Exchange(label, f"counter_{name}")
-                                    for name, label in config.counterfactual_labels.items()}
+    pairs = config.of_sentences or {
+        name: Exchange(tuple(label) if isinstance(label, list) else label, f"counter_{name}")
+        for name, label in config.counterfactual_labels.items()}
     question = Question(config, settings, device, pairs=pairs)
     for setting in settings:
         count = len(question.data(setting).train)

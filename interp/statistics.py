@@ -1,7 +1,7 @@
 """Statistics of figures and tables, once: intervals, ranks among random draws, corrections for many tests.
 
-An interval is a 95 % percentile bootstrap (scipy). Where there are clusters (model seeds), they are drawn first and then
-what is in them; with a single one the interval is over what is in it alone, and says nothing about other models.
+An interval is a 95 % percentile bootstrap (scipy). Where there are clusters (model seeds), they are drawn first and
+then what is in them; with a single one the interval is over what is in it alone, and says nothing of other models.
 """
 
 from collections.abc import Sequence

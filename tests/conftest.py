@@ -19,6 +19,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import amnesic_probing
 import circuit_probing
+import compare_methods
 import DAS
 import generate_language_data
 import probing
@@ -31,6 +32,7 @@ from language_model import make_language_model
 TRAINING = train_algorithmic_models.SCRIPT
 SENTENCES = generate_language_data.SCRIPT
 CIRCUITS = circuit_probing.SCRIPT
+COMPARISON = compare_methods.SCRIPT
 METHODS = {"probing": probing.SCRIPT, "amnesic_probing": amnesic_probing.SCRIPT, "DAS": DAS.SCRIPT}
 
 SENTENCE_FILES = {"agreement": ("SV_Agr", "SV_Agr_gen"), "reflexive": ("Reflexive_An", "Reflexive_An_gen"),
@@ -110,6 +112,24 @@ def method_values(folder: Path) -> dict[str, dict]:
             "counterfactual_label": ["CF_Label_0"], "n_train": 50, "n_val": 20, "location_list": ["attn", "mlp"],
             "token_range": "2_3", "batch_size_list": [25], "epochs": 10, "results_dir": str(folder / "das_run")},
     }
+
+
+QUICK = {  # fits that take no time
+    "linear_probe": {"num_epochs": 10}, "mlp_probe": {"num_epochs": 10}, "das": {"epochs": 3, "batch_size": 20},
+    "das_k": {"epochs": 3, "batch_size": 20}, "neuron_mask": {"epochs": 3, "batch_size": 20},
+    **dict.fromkeys(("circuit_update", "circuit_complement", "circuit_neurons", "circuit_selected"),
+                    {"num_epochs": 3, "lr": 0.01})}
+
+
+def comparison_values(folder: Path) -> dict:
+    """A config of the comparison on the tiny model."""
+    return {
+        "train_data_path": str(folder / "data" / "train.csv"), "test_data_path": str(folder / "data" / "test.csv"),
+        "model_path": str(folder / "models" / "model_LR_0.01_Seed_0_final"), "residual_location_list": ["resid_mid"],
+        "variable_list": ["var_0", "var_1"], "method_list": ["full", "lda"],
+        "counterfactual_labels": {"var_0": ["counter_var_0", "var_1", "+"], "var_1": "CF_Label_0"},
+        "n_fit": 50, "n_select": 20, "num_random_draws": 2, "method_options": QUICK,
+        "results_dir": str(folder / "comparison")}
 
 
 def language_values(language, folder: Path, task: str = "agreement") -> dict:

@@ -130,7 +130,7 @@ class Subspace(Interchange):
     def random_like(self, generator: torch.Generator) -> Interchange:
         d, k = self.tensors["right"].shape
         basis = torch.linalg.qr(torch.randn(d, k, generator=generator)).Q
-        return Subspace("random", k, {"right": basis, "left": basis.T})
+        return Subspace("random", k, {"right": basis, "left": own(basis.T)})
 
 
 def subspace(place: Place, right: Tensor, left: Tensor | None = None, *, rank: str | int = "all") -> Subspace:
@@ -139,14 +139,18 @@ def subspace(place: Place, right: Tensor, left: Tensor | None = None, *, rank: s
     rank: how many: "all", a number, or "selected", by interchange accuracy on the select pairs.
     """
     left = right.T if left is None else left
-    name = "subspace"
 
     def leading(k: int) -> Subspace:
-        return Subspace(name, k, {"right": right[:, :k].contiguous(), "left": left[:k].contiguous()})
+        return Subspace("subspace", k, {"right": own(right[:, :k]), "left": own(left[:k])})
 
     if rank == "selected":
         return max((leading(k) for k in sorted({min(k, right.shape[1]) for k in RANKS})), key=place.score)
     return leading(min(rank, right.shape[1]) if isinstance(rank, int) else right.shape[1])
+
+
+def own(part: Tensor) -> Tensor:
+    """A part of a tensor in memory of its own, as it is saved."""
+    return part.clone(memory_format=torch.contiguous_format)
 
 
 def class_means(activations: Tensor, values: Tensor) -> Tensor:
@@ -189,7 +193,7 @@ def learn_from_answers(place: Place, parameters: list[Tensor], exchange: Callabl
 
 def method_names() -> list[str]:
     """The methods that there are: the files of this folder."""
-    return sorted(file.stem for file in Path(__file__).parent.glob("*.py") if not file.stem.startswith("_"))
+    return sorted(file.stem for folder in __path__ for file in Path(folder).glob("[!_]*.py"))
 
 
 def method(name: str) -> ModuleType:

@@ -1,5 +1,7 @@
 """The control of circuit_update: all neurons of the sublayer but the circuit's."""
 
+from torch import Tensor
+
 from interp.methods.interchange import Interchange, Place
 from interp.methods.interchange._circuit import UpdateExchange, circuit_at
 
@@ -11,5 +13,5 @@ def fit(place: Place, *, seed: int, lr: float = 0.001, num_epochs: int = 90, l0_
     return load({name: (score <= 0).to(score) - 0.5 for name, score in scores.items()}, None, place)
 
 
-def load(tensors, rank: None, place: Place) -> UpdateExchange:
+def load(tensors: dict[str, Tensor], rank: None, place: Place) -> UpdateExchange:
     return UpdateExchange("circuit_complement", rank, tensors, place)

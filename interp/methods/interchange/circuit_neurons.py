@@ -1,5 +1,7 @@
 """Circuit probing's circuit, exchanged neuron by neuron: its ablation, with the source's values instead of zeros."""
 
+from torch import Tensor
+
 from interp.methods.interchange import Interchange, Place
 from interp.methods.interchange._circuit import NeuronExchange, circuit_at
 
@@ -10,5 +12,5 @@ def fit(place: Place, *, seed: int, lr: float = 0.001, num_epochs: int = 90, l0_
     return load(circuit_at(place, seed, lr=lr, num_epochs=num_epochs, l0_lambda=l0_lambda).scores, None, place)
 
 
-def load(tensors, rank: None, place: Place) -> NeuronExchange:
+def load(tensors: dict[str, Tensor], rank: None, place: Place) -> NeuronExchange:
     return NeuronExchange("circuit_neurons", rank, tensors, place)

@@ -1,5 +1,7 @@
 """Circuit probing's circuit, exchanged by its update: what the objective of circuit probing shapes."""
 
+from torch import Tensor
+
 from interp.methods.interchange import Interchange, Place
 from interp.methods.interchange._circuit import UpdateExchange, circuit_at
 
@@ -10,5 +12,5 @@ def fit(place: Place, *, seed: int, lr: float = 0.001, num_epochs: int = 90, l0_
     return load(circuit_at(place, seed, lr=lr, num_epochs=num_epochs, l0_lambda=l0_lambda).scores, None, place)
 
 
-def load(tensors, rank: None, place: Place) -> UpdateExchange:
+def load(tensors: dict[str, Tensor], rank: None, place: Place) -> UpdateExchange:
     return UpdateExchange("circuit_update", rank, tensors, place)

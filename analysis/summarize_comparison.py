@@ -1,0 +1,284 @@
+"""Which method finds what the model uses? The runs of compare_methods.py as figures and a leaderboard.
+
+    python analysis/summarize_comparison.py [--results Results/Comparison] [--out DIR]
+
+Reads RESULTS/*/results.csv. A run that knows which sites carry a variable (its key `carried`) goes into
+
+leaderboard.csv, .md     a row for each method: interchange accuracy where the variable is carried and where not, and
+                         how well it tells the two apart (AUROC); 95 % intervals over models, then pairs
+EXPERIMENT/methods       interchange accuracy by method, a dot for each model, variable and site
+EXPERIMENT/isolate       cause against isolate, where the variable is carried
+detection                AUROC by method, of all such runs
+
+and one that does not (language) into EXPERIMENT/VARIABLE_SITE, heat maps of layers and methods. A run that sweeps
+checkpoints also gives EXPERIMENT/checkpoints. Every figure is a PNG and a PDF.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.patches import Rectangle
+
+from analysis.method_figures import RESULTS, read_csv, run
+from interp.methods.interchange import method, method_names
+from interp.plotting import plt, save_figure, sns
+from interp.runs.config import BadInput, shown
+from interp.runs.files import write_text
+from interp.statistics import auroc, clustered_auroc_interval, clustered_interval
+
+ORDER = ["none", "random", "pca", "full", "difference_in_means", "linear_probe", "leace", "lda", "mlp_probe",
+         "circuit_update", "circuit_selected", "circuit_complement", "circuit_neurons", "neuron_mask", "das_k", "das"]
+CONTROLS = ("none", "random", "pca", "full", "circuit_complement")  # compared with, not ranked
+CELL = ["experiment", "model_seed", "target_layer", "residual_location", "variable", "method"]
+NEEDED = [*CELL[1:], "iia", "log_odds_mean", "isolate", "disentangle", "change", "pairs", "carried", "beyond_full"]
+SITES = {"resid_mid": "after attention", "resid_post": "after the MLP"}
+
+
+# ------------------------------------------------------------------------------- the numbers
+
+def read_runs(results: Path) -> pd.DataFrame:
+    """All runs below a folder, a row for each setting with the folder's name as `experiment`.
+
+    Raises:
+        BadInput: there is none, or a table cannot be read.
+    """
+    tables = []
+    for file in sorted(results.glob("*/results.csv")):
+        table = read_csv(file)
+        for column in NEEDED:
+            if column not in table:
+                raise BadInput(f"{shown(file)} is no table of compare_methods.py: it has no column '{column}'.")
+        for column in ("iia", "isolate", "log_odds_mean", "pairs"):
+            if not pd.api.types.is_numeric_dtype(table[column]):
+                raise BadInput(f"{shown(file)} is damaged: its column '{column}' holds more than numbers.")
+        unknown = table.loc[~table["method"].isin(method_names()), "method"]
+        if len(unknown):
+            raise BadInput(f"{shown(file)}: row {unknown.index[0] + 2} is of the method '{unknown.iloc[0]}', which is "
+                           "not in interp/methods/interchange.")
+        tables.append(table.assign(experiment=file.parent.name, carried=table["carried"].map(
+            {True: True, False: False, "True": True, "False": False})))
+    if not tables:
+        raise BadInput(f"nothing to draw in {shown(results)}: it has no */results.csv; 'python compare_methods.py "
+                       "--config configs/Comparison/Disambiguation.yaml' makes one.")
+    return pd.concat(tables, ignore_index=True)
+
+
+def in_order(methods) -> list[str]:
+    """Methods in the order of figures; those that it does not know come last."""
+    return sorted(set(methods), key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+
+
+def by_model(table: pd.DataFrame, column: str) -> list[np.ndarray]:
+    """The values of a column, those of each model together: what intervals draw from first."""
+    return [own[column].to_numpy() for _, own in table.groupby(["experiment", "model_seed"])]
+
+
+def mean_with_interval(table: pd.DataFrame, column: str) -> tuple[float, float, float]:
+    """The mean over cells of a share of pairs, and its interval over models and the pairs in them."""
+    known = table[table[column].notna() & (table["pairs"] > 0)]
+    if known.empty:
+        return np.nan, np.nan, np.nan
+    return known[column].mean(), *clustered_interval(by_model(known, column), by_model(known, "pairs"))
+
+
+def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
+    """A row for each method, the best by cause and isolation where a variable is carried first, controls last."""
+    rows = []
+    for name in in_order(table["method"]):
+        own = table[table["method"] == name]
+        carried, not_carried = own[own["carried"].eq(True)], own[own["carried"].eq(False)]
+        row = {"method": name, "sees": method(name).SEES, "models": len(by_model(own, "iia")), "cells": len(own)}
+        for label, part, column in (("iia_carried", carried, "iia"), ("iia_not_carried", not_carried, "iia"),
+                                    ("isolate_carried", carried, "isolate"),
+                                    ("disentangle_carried", carried, "disentangle")):
+            row[label], row[f"{label}_low"], row[f"{label}_high"] = mean_with_interval(part, column)
+        row |= {"iia_not_carried_max": not_carried["iia"].max(), "change_carried": carried["change"].mean(),
+                "rank_carried": carried["rank"].mean(), "selectivity_carried": carried["selectivity"].mean()}
+        groups = list(own.groupby(["experiment", "model_seed"]))
+        split = [[part.loc[part["carried"].eq(truth), "iia"].dropna().to_numpy() for _, part in groups]
+                 for truth in (True, False)]
+        row["auroc"] = auroc(*(np.concatenate(part) for part in split))
+        row["auroc_low"], row["auroc_high"] = clustered_auroc_interval(*split)
+        rows.append(row)
+    found = pd.DataFrame(rows)
+    control = found["method"].isin(CONTROLS)
+    found = found.assign(control=control).sort_values(["control", "disentangle_carried"], ascending=[True, False])
+    found.insert(0, "place", [None if is_control else i + 1 for i, is_control in enumerate(found["control"])])
+    return found.drop(columns="control").reset_index(drop=True)
+
+
+def as_markdown(board: pd.DataFrame) -> str:
+    """The leaderboard as a page has it: a mean with its 95 % interval in one cell."""
+    def cell(row, name: str) -> str:
+        if pd.isna(row[name]):
+            return ""
+        return f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
+
+    lines = ["|  | method | sees | iia, carried | isolate, carried | disentangle | iia, not carried | highest | "
+             "change | rank | AUROC |", "|---" * 11 + "|"]
+    for _, row in board.iterrows():
+        place = "" if pd.isna(row["place"]) else f"{row['place']:.0f}"
+        rank = "" if pd.isna(row["rank_carried"]) else f"{row['rank_carried']:.0f}"
+        change = "" if pd.isna(row["change_carried"]) else f"{row['change_carried']:.2f}"
+        highest = "" if pd.isna(row["iia_not_carried_max"]) else f"{row['iia_not_carried_max']:.2f}"
+        lines.append(" | ".join([f"| {place}", row["method"], row["sees"], cell(row, "iia_carried"), cell(
+            row, "isolate_carried"), cell(row, "disentangle_carried"), cell(row, "iia_not_carried"), highest, change,
+            rank, cell(row, "auroc")]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+# ------------------------------------------------------------------------------- the figures
+
+def about(table: pd.DataFrame) -> str:
+    """Over what a figure is, for its title."""
+    seeds, pairs = table.groupby(["experiment", "model_seed"]).ngroups, table.loc[table["pairs"] > 0, "pairs"]
+    size = f"{pairs.min():.0f}" if pairs.min() == pairs.max() else f"{pairs.min():.0f} to {pairs.max():.0f}"
+    return f"n = {seeds} model{'s' * (seeds > 1)}, {size} pairs a dot"
+
+
+def draw_methods(table: pd.DataFrame, title: str, path: Path) -> None:
+    """Interchange accuracy by method, where the variable is carried and where not; a dot a model, variable and site."""
+    methods, truths = in_order(table["method"]), [truth for truth in (True, False) if table["carried"].eq(truth).any()]
+    figure, axes = plt.subplots(1, len(truths), figsize=(6.2 * len(truths), 1.2 + 0.4 * len(methods)), sharey=True,
+                                squeeze=False, layout="constrained")
+    shown_at = {site: marker for site, marker in zip(SITES, "os") if site in set(table["residual_location"])}
+    for axis, truth in zip(axes[0], truths):
+        part = table[table["carried"].eq(truth)]
+        random = part["random_iia_mean"].dropna() if "random_iia_mean" in part else pd.Series(dtype=float)
+        if len(random):
+            axis.axvspan(random.min(), part["random_iia_max"].max(), color="0.88", zorder=0,
+                         label="random directions or neurons of a method's size")
+        for y, name in enumerate(methods):
+            own = part[part["method"] == name]
+            for site, marker in shown_at.items():
+                dots = own[own["residual_location"] == site]
+                axis.plot(dots["iia"], y + np.linspace(-0.22, 0.22, len(dots) + 2)[1:-1], marker, color="C0",
+                          markersize=4, alpha=0.6, label=f"a model and variable, {SITES[site]}" if y == 0 else None)
+            mean, low, high = mean_with_interval(own, "iia")
+            axis.errorbar(mean, y, xerr=[[max(0, mean - low)], [max(0, high - mean)]], fmt="|", color="C1",
+                          markersize=14, capsize=3, zorder=5, label="mean, 95 % interval" if y == 0 else None)
+        axis.set(title="variable carried" if truth else "variable not carried", xlim=(-0.03, 1.03),
+                 xlabel="interchange accuracy", yticks=range(len(methods)), yticklabels=methods)
+        axis.invert_yaxis() if axis is axes[0][0] else None
+    entries = dict(zip(*reversed(axes[0][0].get_legend_handles_labels())))
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=2)
+    figure.suptitle(f"{title}: whose exchange changes the answer as the variable's does?\n{about(table)}",
+                    parse_math=False)
+    save_figure(figure, path)
+
+
+def draw_isolate(table: pd.DataFrame, title: str, path: Path) -> None:
+    """Cause against isolate where the variable is carried, a colour and marker a method."""
+    part = table[table["carried"].eq(True)]
+    methods = in_order(part["method"])
+    figure, axis = plt.subplots(figsize=(8.2, 5.4), layout="constrained")
+    for number, name in enumerate(methods):
+        own = part[part["method"] == name]
+        axis.plot(own["iia"], own["isolate"], "os^Dv<>PX*hpd8H"[number % 15], color=f"C{number % 10}", markersize=8,
+                  alpha=0.8, label=name)
+    axis.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04),
+             xlabel="cause: answers as the exchange should give them (interchange accuracy)",
+             ylabel="isolate: answers that stay when\nthe source shares the variable")
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small")
+    axis.set_title(f"{title}, variable carried: the upper right is best\n{about(part)}", parse_math=False)
+    save_figure(figure, path)
+
+
+def draw_detection(board: pd.DataFrame, title: str, path: Path) -> None:
+    """AUROC by method with its interval."""
+    board = board[board["auroc"].notna()].sort_values("auroc", ascending=False)
+    figure, axis = plt.subplots(figsize=(7, 1.4 + 0.36 * len(board)), layout="constrained")
+    for y, row in enumerate(board.itertuples()):
+        axis.errorbar(row.auroc, y, xerr=[[max(0, row.auroc - row.auroc_low)], [max(0, row.auroc_high - row.auroc)]],
+                      fmt="o", color="0.5" if row.method in CONTROLS else "C0", capsize=3)
+    axis.axvline(0.5, linestyle="--", color="0.4")
+    axis.text(0.5, -0.75, " chance", color="0.4", fontsize="small")
+    axis.set(yticks=range(len(board)), yticklabels=board["method"], xlim=(-0.03, 1.03),
+             xlabel="AUROC: does a carried variable's site score above one that does not carry it?")
+    axis.invert_yaxis()
+    axis.set_title(title, parse_math=False)
+    save_figure(figure, path)
+
+
+def draw_layers(table: pd.DataFrame, title: str, path: Path) -> None:
+    """Heat maps of layers and methods, interchange accuracy above, log odds below; beyond full hatched."""
+    methods = [name for name in ("full", *in_order(table["method"])) if name in set(table["method"])]
+    methods = list(dict.fromkeys(methods))
+    layers = sorted(set(table["target_layer"]))
+    figure, axes = plt.subplots(2, 1, figsize=(3.6 + 0.5 * len(layers), 1.6 + 0.62 * len(methods)),
+                                layout="constrained")
+    for axis, (column, label, scale) in zip(axes, (
+            ("iia", "interchange accuracy", {"vmin": 0, "vmax": 1, "cmap": "viridis"}),
+            ("log_odds_mean", "log odds moved (nats)", {"center": 0, "cmap": "vlag"}))):
+        grid = table.pivot_table(index="method", columns="target_layer", values=column).reindex(methods, columns=layers)
+        sns.heatmap(grid, ax=axis, annot=True, fmt=".2f" if column == "iia" else ".1f", annot_kws={"fontsize": 7},
+                    cbar_kws={"label": label}, **scale)
+        beyond = table[table["beyond_full"].astype(str).eq("True")]
+        for own in beyond.itertuples() if column == "iia" else ():
+            axis.add_patch(Rectangle((layers.index(own.target_layer), methods.index(own.method)), 1, 1, fill=False,
+                                     hatch="///", edgecolor="white", linewidth=0))
+        axis.set(xlabel="layer", ylabel="")
+        axis.tick_params(axis="y", rotation=0)
+    size = f"{table['pairs'].min():.0f} to {table['pairs'].max():.0f} pairs"
+    figure.suptitle(f"{title}\nn = {size} a cell; hatched: beyond what exchanging everything does", parse_math=False)
+    save_figure(figure, path)
+
+
+def draw_checkpoints(table: pd.DataFrame, title: str, path: Path) -> None:
+    """Interchange accuracy over the checkpoints of a training, a panel for each variable and site."""
+    table = table.assign(step=pd.to_numeric(table["checkpoint"], errors="coerce")).dropna(subset="step")
+    panels = list(table.groupby(["variable", "residual_location"], sort=False))
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4), sharey=True, squeeze=False,
+                                layout="constrained")
+    for axis, ((variable, site), own) in zip(axes[0], panels):
+        for number, name in enumerate(in_order(own["method"])):
+            line = own[own["method"] == name].sort_values("step")
+            axis.plot(line["step"], line["iia"], marker="o", markersize=3, color=f"C{number}", label=name)
+            axis.fill_between(line["step"], line["iia_low"], line["iia_high"], color=f"C{number}", alpha=0.2,
+                              linewidth=0)
+        axis.set(xscale="log", xlabel="epoch", ylim=(-0.03, 1.03), title=f"{variable}, {SITES[site]}")
+    axes[0][0].set_ylabel("interchange accuracy")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    pairs = table["pairs"]
+    figure.suptitle(f"{title}: {pairs.min():.0f} to {pairs.max():.0f} pairs a point that the model answers rightly; "
+                    "95 % intervals over pairs", parse_math=False)
+    save_figure(figure, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=RESULTS / "Comparison", help="the folder of the runs")
+    parser.add_argument("--out", type=Path, help="default: RESULTS/figures")
+    options = parser.parse_args()
+    results = options.results.absolute()
+    out = (options.out or results / "figures").absolute()
+    table = read_runs(results)
+    swept = table["checkpoint"].notna() if "checkpoint" in table else pd.Series(False, index=table.index)
+    for experiment, own in table[swept].groupby("experiment"):
+        draw_checkpoints(own, experiment, out / experiment / "checkpoints")
+    known = table[table["carried"].notna() & ~swept]
+    for experiment, own in known.groupby("experiment"):
+        draw_methods(own, experiment, out / experiment / "methods")
+        if own["carried"].any():
+            draw_isolate(own, experiment, out / experiment / "isolate")
+    if known["carried"].any():
+        board = leaderboard(known)
+        text = as_markdown(board)
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "leaderboard.csv", board.to_csv(index=False))
+        write_text(out / "leaderboard.md", text)
+        draw_detection(board, f"Runs: {', '.join(known['experiment'].unique())}\n{about(known)}", out / "detection")
+        print(text)
+    else:
+        print("no leaderboard: no run knows a site that carries its variable.", file=sys.stderr)
+    unknown = table[table["carried"].isna() & ~swept]
+    for (experiment, variable, site), own in unknown.groupby(["experiment", "variable", "residual_location"]):
+        draw_layers(own, f"{experiment}: {variable}, {SITES[site]}", out / experiment / f"{variable}_{site}".replace(
+            " ", "_"))
+
+
+if __name__ == "__main__":
+    run("summarize_comparison", main)

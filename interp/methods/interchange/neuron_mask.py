@@ -1,0 +1,30 @@
+"""A binary mask over the sublayer's neurons, as circuit probing's, but learned from answers instead of clusters.
+
+It exchanges as circuit_update does; what tells the two apart is what they learn from.
+"""
+
+from torch import Tensor
+
+from interp.methods.interchange import Interchange, Pairs, Place, learn_from_answers
+from interp.methods.interchange._circuit import UpdateExchange
+from interp.methods.masks import NeuronMasks, l0
+
+SEES = "answers"
+
+
+def fit(place: Place, *, seed: int, lr: float = 0.01, epochs: int = 60, batch_size: int = 128, mask_init: float = 0.0,
+        max_temp: float = 200, l0_lambda: float = 1e-6) -> Interchange:
+    masks = NeuronMasks(place.sublayer, mask_init)
+
+    def exchange(pairs: Pairs, done: float) -> tuple[Tensor, Tensor]:
+        soft = masks.soft(max_temp ** done)
+        change = place.update(soft, pairs.source) - place.update(soft, pairs.base)  # (batch, d)
+        return pairs.base.activations + change, l0_lambda * l0(soft, masks.fan_in)
+
+    learn_from_answers(place, list(masks.parameters()), exchange, lr=lr, epochs=epochs, batch_size=batch_size,
+                       seed=seed)
+    return load(masks.circuit().scores, None, place)
+
+
+def load(tensors: dict[str, Tensor], rank: None, place: Place) -> UpdateExchange:
+    return UpdateExchange("neuron_mask", rank, tensors, place)
