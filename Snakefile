@@ -1,6 +1,7 @@
-# Experiments 1 to 3 as a graph over the shipped configs: train -> probe -> draw.
+# Experiments 1 to 3, and the comparison of methods, as a graph over the shipped configs: train -> probe -> draw.
 #
 #     make experiment1        from nothing to the figures; after a kill, the same command goes on
+#     make comparison         all methods by one measure, on the models of all three
 #     snakemake -n paper      what is left to do for all three
 #     snakemake experiment1 --config configs=mine/configs results=mine/Results
 #                             over configs of your own in the same layout, whose results_dir lie in mine/Results
@@ -24,6 +25,9 @@ VARIABLES = {"Disambiguation": ["a2", "minus_b2", "a_plus_b", "a_minus_b"], "Gro
 SCRIPTS = {name: method.script for name, method in METHODS.items()}
 TRAINING = {"Disambiguation": "Disambiguation/a2_minus_b2", "Shared_Nodes": "Shared_Nodes/shared_nodes",
             "Grokking": "Grokking/a2_b"}
+SEEDS = "Train_Algorithmic_Models/Disambiguation/a2_minus_b2-seeds"  # more models of Experiment 1
+COMPARISON = {"Disambiguation": "Disambiguation", "Untrained": "Disambiguation", "Shared_Nodes_Task_1": "Shared_Nodes",
+              "Shared_Nodes_Task_2": "Shared_Nodes", "Grokking": "Grokking", "Grokking-checkpoints": "Grokking"}
 COMPARED = ["probe_accuracy_attn", "probe_accuracy_mlp", "there_and_used", "nearest_neighbors"]
 FIGURES = {
     "Disambiguation": [*COMPARED, "ablation"],
@@ -140,6 +144,39 @@ for name, pair in OVERLAPS.items():
         output: figures("Shared_Nodes", [f"overlap/{name}"]),
         params: out=f"{RESULTS}/Shared_Nodes/figures/overlap/{name}",
         shell: "{sys.executable} analysis/summarize_model_overlap.py --config {input.configs} --out {params.out}"
+
+
+rule train_seeds:
+    input: config_file(SEEDS), data=TRAINED["Disambiguation"],
+    output: touch(marks([config_file(SEEDS)])),
+    benchmark: f"{RESULTS}/times/Disambiguation/train_seeds.tsv"
+    threads: 1
+    params: config=config_file(SEEDS),
+    shell: "OMP_NUM_THREADS={threads} {sys.executable} train_algorithmic_models.py --config {params.config}"
+
+
+COMPARISONS = []  # the marks of the runs of the comparison
+
+for name, experiment in COMPARISON.items():
+    files = [config_file(f"Comparison/{name}")]
+    if project_path(files[0]).exists():
+        complete = marks(files)
+        COMPARISONS += complete
+
+        rule:
+            name: f"compare_{name}"
+            input: TRAINED[experiment], rules.train_seeds.output if experiment == "Disambiguation" else [], read_by(files),
+            output: touch(complete),
+            benchmark: f"{RESULTS}/times/Comparison/{name}.tsv"
+            threads: 1
+            params: configs=files,
+            shell: "OMP_NUM_THREADS={threads} {sys.executable} compare_methods.py --config {params.configs}"
+
+
+rule comparison:
+    input: COMPARISONS,
+    output: f"{RESULTS}/Comparison/figures/leaderboard.csv", figures("Comparison", ["detection"]),
+    shell: "{sys.executable} analysis/summarize_comparison.py --results {RESULTS}/Comparison"
 
 
 rule experiment1:

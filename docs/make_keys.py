@@ -14,11 +14,12 @@ from interp.runs.files import write_text
 from interp.tasks.question import QuestionConfig
 
 FILE = Path(__file__).with_name("keys.md")
-SCRIPTS = ("train_algorithmic_models", "generate_language_data", "circuit_probing", "probing", "amnesic_probing", "DAS")
+SCRIPTS = ("train_algorithmic_models", "generate_language_data", "circuit_probing", "probing", "amnesic_probing", "DAS",
+           "compare_methods")
 SHARED = {
-    "Every script": (ScriptConfig, "Keys that all six scripts have."),
-    "The four methods": (QuestionConfig, "Keys by which circuit_probing.py, probing.py, amnesic_probing.py and DAS.py "
-                         "are told of which data and models they are asked."),
+    "Every script": (ScriptConfig, "Keys that all scripts have."),
+    "The methods": (QuestionConfig, "Keys by which circuit_probing.py, probing.py, amnesic_probing.py, DAS.py and "
+                    "compare_methods.py are told of which data and models they are asked."),
 }
 HEAD = """# Keys
 
@@ -50,7 +51,7 @@ def page() -> str:
     lines += [f"The paper's configs call some keys by two names: {aliases}. A script takes either.", ""]
     for script in SCRIPTS:
         schema = import_module(script).Config
-        shared = "the four methods" if issubclass(schema, ModelSweep) else "every script"
+        shared = "the methods" if issubclass(schema, ModelSweep) else "every script"
         rows = [row for row in describe_keys(schema) if row not in told]
         lines += [f"## {script}.py", "", f"Besides those of [{shared}](#{shared.replace(' ', '-')}):", "",
                   *table(rows), ""]

@@ -5,7 +5,7 @@ import runpy
 import pytest
 import torch
 
-from conftest import CIRCUITS, METHODS, SENTENCES, TRAINING
+from conftest import CIRCUITS, COMPARISON, METHODS, SENTENCES, TRAINING
 from interp.runs.config import CONFIGS, load_config, project_path, read_yaml
 from interp.runs.settings import expand_settings
 
@@ -16,6 +16,8 @@ COLUMN_KEYS = ("variable", "counterfactual_variable", "counterfactual_label")
 def script_of(values: dict):
     if "data_dir" in values:
         return TRAINING if "num_epochs" in values else SENTENCES
+    if "method_list" in values:
+        return COMPARISON
     if "l0_lambda" in values:
         return CIRCUITS
     keys = {"location_list": "DAS", "intermediate_size": "probing"}
@@ -50,12 +52,19 @@ def test_config_is_valid_and_its_data_are_made(file, made):
     table = made[project_path(paths.get("train_data_path", paths.get("data_path")))]
     for key in COLUMN_KEYS:
         assert getattr(config, key, None) is None or getattr(config, key) in table, key
+    if script is COMPARISON:
+        labels = [part for label in config.counterfactual_labels.values()
+                  for part in (label[:2] if isinstance(label, list) else [label])]
+        assert {*config.variable_list, *labels} <= {*table}
 
 
 def test_no_two_configs_write_to_the_same_folder():
-    for key in ("results_dir", "model_dir"):
-        folders = [folder for file in FILES if (folder := read_yaml(file).get(key))]
-        assert len(folders) == len(set(folders))
+    """Two trainings of other seeds may share their folder of models."""
+    folders = [read_yaml(file)["results_dir"] for file in FILES]
+    assert len(folders) == len(set(folders))
+    models = [(values["model_dir"], tuple(values.get("model_seed_list", []) if "num_epochs" in values else []))
+              for file in FILES if (values := read_yaml(file)).get("save_models") and values.get("model_dir")]
+    assert len(models) == len(set(models))
 
 
 def test_configs_of_single_checkpoints_are_what_their_generator_writes():
