@@ -20,10 +20,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import amnesic_probing
 import circuit_probing
+import compare_methods
 import DAS
-import interp.methods
+import interp.methods.interchange
 import probing
-from conftest import rows_of
+from conftest import comparison_values, rows_of, write_yaml
 from interp.experiment import main
 from interp.methods.table import METHODS, Method
 from interp.models.replay import ALGEBRA
@@ -91,7 +92,7 @@ def test_what_a_page_points_to_is_there(page):
         file = (page.parent / path).resolve() if path else page
         assert file.exists(), target
         assert not anchor or anchor in headings_of(file), target
-    new = {"interp/methods/class_means.py"}  # what a recipe makes
+    new = {"interp/methods/class_means.py", "interp/methods/interchange/ridge.py"}  # what a recipe makes
     for path in set(re.findall(r"`((?:interp|tests|benchmarks|analysis)/[\w/]+\.py)", page.read_text())) - new:
         assert (PROJECT_ROOT / path).exists(), path
 
@@ -185,6 +186,19 @@ def test_the_new_method_asks_sentences_too(mean_difference, tmp_path):
         "target_layer_list=[0, 1]", f"results_dir={tmp_path / 'results'}"]) == 0
     rows = rows_of(tmp_path / "results/results.csv")
     assert len(rows) == 4 and all(row["dimensions"] == "1" and row["interchange_acc"] for row in rows)
+
+
+def test_a_method_joins_the_comparison_as_its_page_says(tiny, tmp_path, monkeypatch):
+    files = write_files("add_a_method.md", tmp_path, {})
+    folder = files["interp/methods/interchange/ridge.py"].parent
+    monkeypatch.setattr(interp.methods.interchange, "__path__", [*interp.methods.interchange.__path__, str(folder)])
+    values = comparison_values(tiny.folder) | {
+        "method_list": ["lda", "ridge"], "method_options": {"ridge": {"strength": 0.1}},
+        "results_dir": str(tmp_path / "r")}
+    assert main(compare_methods.SCRIPT, ["--config", str(write_yaml(tmp_path / "config.yaml", values))]) == 0
+    rows = [row for row in rows_of(tmp_path / "r/results.csv") if row["method"] == "ridge"]
+    assert len(rows) == 2 and all(row["selectivity"] and row["random_iia_mean"] for row in rows)
+    del sys.modules["interp.methods.interchange.ridge"]
 
 
 def test_the_mathematics_of_the_new_method(mean_difference, generator):
