@@ -137,12 +137,12 @@ def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome
     return Outcome(figures, {"pairs": rows} if config.save_pairs else {})
 
 
-def fitted(config: Config, setting: Setting, place: Place, rank: int | None = None) -> Interchange:
-    """A setting's method fitted at a place. rank: to take, where it need not be chosen again."""
-    options = dict(config.method_options.get(setting.method, {}))
+def fitted(config: Config, setting: Setting, place: Place, chosen: dict[str, Any] = {}) -> Interchange:
+    """A setting's method fitted at a place. chosen: options that need not be chosen again."""
+    options = config.method_options.get(setting.method, {}) | chosen
     if "rank" in inspect.signature(method(setting.method).fit).parameters:
         classes = len(place.fit.base.values.unique()) - 1
-        options["rank"] = rank or (classes if config.rank == "classes" else "selected")
+        options = {"rank": classes if config.rank == "classes" else "selected"} | options
     return fit(setting.method, place, seed=setting.model_seed, **options)
 
 
@@ -238,7 +238,7 @@ def selectivity(config: Config, setting: Setting, trial: Trial, found: Interchan
     if not config.selectivity or sees not in trial.controls or log_odds is None:
         return None
     place, test = trial.controls[sees]
-    control = fitted(config, setting, place, found.rank)
+    control = fitted(config, setting, place, found.chosen)
     with torch.no_grad():
         return log_odds - mean(trial.moved(test, test.states(control(test.base, test.source))))
 

@@ -102,11 +102,13 @@ class Interchange:
     """A fitted method: called with (base, source) points it gives activations (n, d_model) to put in the bases' place.
 
     rank: dimensions that it exchanges; None where that means nothing. tensors: all that it has learned.
+    chosen: what was chosen on the select pairs, as options of the fit, so that the control need not choose.
     """
 
     name: str
     rank: int | None
     tensors: dict[str, Tensor]
+    chosen: dict[str, Any] = field(default_factory=dict, kw_only=True)
 
     def __call__(self, base: Points, source: Points) -> Tensor:
         raise NotImplementedError
@@ -144,7 +146,8 @@ def subspace(place: Place, right: Tensor, left: Tensor | None = None, *, rank: s
         return Subspace("subspace", k, {"right": own(right[:, :k]), "left": own(left[:k])})
 
     if rank == "selected":
-        return max((leading(k) for k in sorted({min(k, right.shape[1]) for k in RANKS})), key=place.score)
+        best = max((leading(k) for k in sorted({min(k, right.shape[1]) for k in RANKS})), key=place.score)
+        return replace(best, chosen={"rank": best.rank})
     return leading(min(rank, right.shape[1]) if isinstance(rank, int) else right.shape[1])
 
 

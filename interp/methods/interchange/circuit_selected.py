@@ -3,18 +3,24 @@
 The paper's weight is one that leaves many neurons; a little more of it, and the circuit is empty.
 """
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from interp.methods.interchange import Interchange, Place
 from interp.methods.interchange._circuit import UpdateExchange, circuit_at
 
 SEES = "variable"
-WEIGHTS = (3e-7, 1e-6, 1.5e-6, 2e-6, 3e-6)
+WEIGHTS = (1e-6, 1.5e-6, 2e-6)
 
 
-def fit(place: Place, *, seed: int, lr: float = 0.001, num_epochs: int = 90) -> Interchange:
-    found = (circuit_at(place, seed, lr=lr, num_epochs=num_epochs, l0_lambda=weight) for weight in WEIGHTS)
-    return max((load(circuit.scores, None, place) for circuit in found), key=place.score)
+def fit(place: Place, *, seed: int, lr: float = 0.001, num_epochs: int = 90,
+        weight: float | None = None) -> Interchange:
+    def at(l0_lambda: float) -> Interchange:
+        circuit = circuit_at(place, seed, lr=lr, num_epochs=num_epochs, l0_lambda=l0_lambda)
+        return replace(load(circuit.scores, None, place), chosen={"weight": l0_lambda})
+
+    return max(map(at, [weight] if weight else WEIGHTS), key=place.score)
 
 
 def load(tensors: dict[str, Tensor], rank: None, place: Place) -> UpdateExchange:

@@ -3,6 +3,8 @@
 Tried with one direction and with as many as the classes need, one fewer than there are; the better on the select pairs.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 from torch.nn.utils.parametrizations import orthogonal
@@ -16,7 +18,8 @@ def fit(place: Place, *, seed: int, rank: str | int = "selected", epochs: int = 
         lr: float = 0.01) -> Interchange:
     most = min(len(place.fit.base.values.unique()) - 1, place.fit.base.activations.shape[1])
     ranks = {"selected": {1, most}, "classes": {most}}.get(rank, {rank})
-    return max((learn(place, k, seed, epochs, batch_size, lr) for k in sorted(ranks)), key=place.score)
+    best = max((learn(place, k, seed, epochs, batch_size, lr) for k in sorted(ranks)), key=place.score)
+    return replace(best, chosen={"rank": best.rank})
 
 
 def learn(place: Place, k: int, seed: int, epochs: int, batch_size: int, lr: float) -> Interchange:
