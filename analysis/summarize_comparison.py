@@ -71,17 +71,15 @@ def in_order(methods) -> list[str]:
     return sorted(set(methods), key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
 
 
-def by_model(table: pd.DataFrame, column: str) -> list[np.ndarray]:
-    """The values of a column, those of each model together: what intervals draw from first."""
-    return [own[column].to_numpy() for _, own in table.groupby(["experiment", "model_seed"])]
-
-
-def mean_with_interval(table: pd.DataFrame, column: str) -> tuple[float, float, float]:
-    """The mean over cells of a share of pairs, and its interval over models and the pairs in them."""
-    known = table[table[column].notna() & (table["pairs"] > 0)]
+def mean_with_interval(table: pd.DataFrame, *columns: str) -> tuple[float, float, float]:
+    """The mean over cells of shares of pairs, and its interval over models and the pairs in them."""
+    known = table[table[list(columns)].notna().all(axis=1) & (table["pairs"] > 0)]
     if known.empty:
         return np.nan, np.nan, np.nan
-    return known[column].mean(), *clustered_interval(by_model(known, column), by_model(known, "pairs"))
+    models = [own for _, own in known.groupby(["experiment", "model_seed"])]
+    shares = [own[list(columns)].to_numpy().flatten() for own in models]
+    counts = [np.repeat(own["pairs"].to_numpy(), len(columns)) for own in models]
+    return known[list(columns)].to_numpy().mean(), *clustered_interval(shares, counts)
 
 
 def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
@@ -90,14 +88,14 @@ def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
     for name in in_order(table["method"]):
         own = table[table["method"] == name]
         carried, not_carried = own[own["carried"].eq(True)], own[own["carried"].eq(False)]
-        row = {"method": name, "sees": method(name).SEES, "models": len(by_model(own, "iia")), "cells": len(own)}
-        for label, part, column in (("iia_carried", carried, "iia"), ("iia_not_carried", not_carried, "iia"),
-                                    ("isolate_carried", carried, "isolate"),
-                                    ("disentangle_carried", carried, "disentangle")):
-            row[label], row[f"{label}_low"], row[f"{label}_high"] = mean_with_interval(part, column)
+        groups = list(own.groupby(["experiment", "model_seed"]))
+        row = {"method": name, "sees": method(name).SEES, "models": len(groups), "cells": len(own)}
+        for label, part, columns in (("iia_carried", carried, ["iia"]), ("iia_not_carried", not_carried, ["iia"]),
+                                     ("isolate_carried", carried, ["isolate"]),
+                                     ("disentangle_carried", carried, ["iia", "isolate"])):
+            row[label], row[f"{label}_low"], row[f"{label}_high"] = mean_with_interval(part, *columns)
         row |= {"iia_not_carried_max": not_carried["iia"].max(), "change_carried": carried["change"].mean(),
                 "rank_carried": carried["rank"].mean(), "selectivity_carried": carried["selectivity"].mean()}
-        groups = list(own.groupby(["experiment", "model_seed"]))
         split = [[part.loc[part["carried"].eq(truth), "iia"].dropna().to_numpy() for _, part in groups]
                  for truth in (True, False)]
         row["auroc"] = auroc(*(np.concatenate(part) for part in split))
@@ -132,11 +130,11 @@ def as_markdown(board: pd.DataFrame) -> str:
 
 # ------------------------------------------------------------------------------- the figures
 
-def about(table: pd.DataFrame) -> str:
-    """Over what a figure is, for its title."""
+def about(table: pd.DataFrame, what: str) -> str:
+    """Over what a figure is, for its title. what: that there are so many pairs of."""
     seeds, pairs = table.groupby(["experiment", "model_seed"]).ngroups, table.loc[table["pairs"] > 0, "pairs"]
     size = f"{pairs.min():.0f}" if pairs.min() == pairs.max() else f"{pairs.min():.0f} to {pairs.max():.0f}"
-    return f"n = {seeds} model{'s' * (seeds > 1)}, {size} pairs a dot"
+    return f"n = {seeds} model{'s' * (seeds > 1)}, {size} pairs {what}"
 
 
 def draw_methods(table: pd.DataFrame, title: str, path: Path) -> None:
@@ -165,7 +163,7 @@ def draw_methods(table: pd.DataFrame, title: str, path: Path) -> None:
         axis.invert_yaxis() if axis is axes[0][0] else None
     entries = dict(zip(*reversed(axes[0][0].get_legend_handles_labels())))
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=2)
-    figure.suptitle(f"{title}: whose exchange changes the answer as the variable's does?\n{about(table)}",
+    figure.suptitle(f"{title}: whose exchange changes the answer as the variable's does?\n{about(table, 'a dot')}",
                     parse_math=False)
     save_figure(figure, path)
 
@@ -183,7 +181,7 @@ def draw_isolate(table: pd.DataFrame, title: str, path: Path) -> None:
              xlabel="cause: answers as the exchange should give them (interchange accuracy)",
              ylabel="isolate: answers that stay when\nthe source shares the variable")
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small")
-    axis.set_title(f"{title}, variable carried: the upper right is best\n{about(part)}", parse_math=False)
+    axis.set_title(f"{title}, variable carried: the upper right is best\n{about(part, 'a dot')}", parse_math=False)
     save_figure(figure, path)
 
 
@@ -214,16 +212,18 @@ def draw_layers(table: pd.DataFrame, title: str, path: Path) -> None:
             ("iia", "interchange accuracy", {"vmin": 0, "vmax": 1, "cmap": "viridis"}),
             ("log_odds_mean", "log odds moved (nats)", {"center": 0, "cmap": "vlag"}))):
         grid = table.pivot_table(index="method", columns="target_layer", values=column).reindex(methods, columns=layers)
-        sns.heatmap(grid, ax=axis, annot=True, fmt=".2f" if column == "iia" else ".1f", annot_kws={"fontsize": 7},
-                    cbar_kws={"label": label}, **scale)
+        axis.set_facecolor("0.85")  # what is not there is grey
+        sns.heatmap(grid.round(2) + 0.0, ax=axis, annot=True, fmt=".2f" if column == "iia" else ".1f",
+                    annot_kws={"fontsize": 7}, cbar_kws={"label": label}, **scale)
+        axis.grid(visible=False)
         beyond = table[table["beyond_full"].astype(str).eq("True")]
         for own in beyond.itertuples() if column == "iia" else ():
             axis.add_patch(Rectangle((layers.index(own.target_layer), methods.index(own.method)), 1, 1, fill=False,
                                      hatch="///", edgecolor="white", linewidth=0))
         axis.set(xlabel="layer", ylabel="")
         axis.tick_params(axis="y", rotation=0)
-    size = f"{table['pairs'].min():.0f} to {table['pairs'].max():.0f} pairs"
-    figure.suptitle(f"{title}\nn = {size} a cell; hatched: beyond what exchanging everything does", parse_math=False)
+    figure.suptitle(f"{title}\n{about(table, 'a cell')}; hatched: beyond what exchanging everything does",
+                    parse_math=False)
     save_figure(figure, path)
 
 
@@ -242,9 +242,7 @@ def draw_checkpoints(table: pd.DataFrame, title: str, path: Path) -> None:
         axis.set(xscale="log", xlabel="epoch", ylim=(-0.03, 1.03), title=f"{variable}, {SITES[site]}")
     axes[0][0].set_ylabel("interchange accuracy")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    pairs = table["pairs"]
-    figure.suptitle(f"{title}: {pairs.min():.0f} to {pairs.max():.0f} pairs a point that the model answers rightly; "
-                    "95 % intervals over pairs", parse_math=False)
+    figure.suptitle(f"{title}: {about(table, 'a point')}; 95 % intervals over pairs", parse_math=False)
     save_figure(figure, path)
 
 
@@ -270,7 +268,9 @@ def main() -> None:
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / "leaderboard.csv", board.to_csv(index=False))
         write_text(out / "leaderboard.md", text)
-        draw_detection(board, f"Runs: {', '.join(known['experiment'].unique())}\n{about(known)}", out / "detection")
+        if board["auroc"].notna().any():
+            runs = ", ".join(known["experiment"].unique())
+            draw_detection(board, f"Runs: {runs}\n{about(known, 'a cell')}", out / "detection")
         print(text)
     else:
         print("no leaderboard: no run knows a site that carries its variable.", file=sys.stderr)
