@@ -51,11 +51,15 @@ def config_file(name):
     return f"{CONFIGS}/{name}.yaml"
 
 
+def there(names):
+    """The configs that there are, of some names."""
+    return [config_file(name) for name in names if project_path(config_file(name)).exists()]
+
+
 def configs_of(folder, method):
     """The configs of a method's variables, as far as there are any: DAS has no label for every variable."""
     ending = "_cf" if method == "DAS" and folder != "Grokking" else ""
-    files = [config_file(f"{folder}/{method}/{variable}{ending}") for variable in VARIABLES[folder]]
-    return [file for file in files if project_path(file).exists()]
+    return there(f"{folder}/{method}/{variable}{ending}" for variable in VARIABLES[folder])
 
 
 def read_by(files):
@@ -146,26 +150,28 @@ for name, pair in OVERLAPS.items():
         shell: "{sys.executable} analysis/summarize_model_overlap.py --config {input.configs} --out {params.out}"
 
 
-rule train_seeds:
-    input: config_file(SEEDS), data=TRAINED["Disambiguation"],
-    output: touch(marks([config_file(SEEDS)])),
-    benchmark: f"{RESULTS}/times/Disambiguation/train_seeds.tsv"
-    threads: 1
-    params: config=config_file(SEEDS),
-    shell: "OMP_NUM_THREADS={threads} {sys.executable} train_algorithmic_models.py --config {params.config}"
-
-
+SEEDED = marks(there([SEEDS]))
 COMPARISONS = []  # the marks of the runs of the comparison
 
-for name, experiment in COMPARISON.items():
-    files = [config_file(f"Comparison/{name}")]
-    if project_path(files[0]).exists():
-        complete = marks(files)
-        COMPARISONS += complete
+if SEEDED:
+    rule train_seeds:
+        input: read_by(there([SEEDS])), TRAINED["Disambiguation"],  # which writes the same data
+        output: touch(SEEDED),
+        benchmark: f"{RESULTS}/times/Disambiguation/train_seeds.tsv"
+        threads: 1
+        params: config=config_file(SEEDS),
+        shell: "OMP_NUM_THREADS={threads} {sys.executable} train_algorithmic_models.py --config {params.config}"
 
+
+for name, experiment in COMPARISON.items():
+    files = there([f"Comparison/{name}"])
+    complete = marks(files)
+    COMPARISONS += complete
+
+    if files:
         rule:
             name: f"compare_{name}"
-            input: TRAINED[experiment], rules.train_seeds.output if experiment == "Disambiguation" else [], read_by(files),
+            input: TRAINED[experiment], SEEDED if experiment == "Disambiguation" else [], read_by(files),
             output: touch(complete),
             benchmark: f"{RESULTS}/times/Comparison/{name}.tsv"
             threads: 1
