@@ -24,7 +24,7 @@ from interp.models.opened import run_all
 from interp.models.tail import run_on_from
 from interp.runs.config import BadInput, Count, NonEmpty, Positive, Text, project_path
 from interp.runs.settings import Setting, setting_name
-from interp.tasks.question import Exchange, Question, QuestionConfig, accuracy, evaluations, position_of, site_of
+from interp.tasks.question import Exchange, Question, QuestionConfig, accuracy, position_of, site_of
 
 
 class Config(QuestionConfig):
@@ -43,6 +43,9 @@ class Config(QuestionConfig):
         "how the rotation is kept orthogonal"))
     save_models: bool = Field(False, description="save the alignments")
     model_dir: Text | None = Field(None, description="where to save them")
+
+    sequence_keys = (*QuestionConfig.sequence_keys, "counterfactual_label", "token_range")
+    needs_variable = False
 
     @field_validator("counterfactual_label", mode="before")
     @classmethod
@@ -71,12 +74,6 @@ class Config(QuestionConfig):
         if self.save_models and self.model_dir is None:
             raise ValueError("save_models needs the key 'model_dir', the folder for the alignments")
         return self
-
-    def foreign_keys(self) -> tuple[str, ...]:
-        return (*super().foreign_keys(), *(("counterfactual_label", "token_range") if self.of_sentences else ()))
-
-    def needs_variable(self) -> bool:
-        return False
 
 
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Question:
@@ -128,8 +125,7 @@ def run_setting(config: Config, setting: Setting, question: Question) -> Outcome
             full = run_all(run_on_from(opened, examples, site_of(setting)), activations(examples)[1])
             figures[f"{prefix}full_interchange_acc"] = accuracy(opened, full, examples.exchanged)
     if config.of_sentences:
-        figures |= {f"vanilla_acc_{name}": accuracy(opened, question.answers(setting, examples), examples.answer, own)
-                    for name, (examples, own) in evaluations(data.judged).items()}
+        figures |= question.vanilla(setting)
     return Outcome(figures | {
         "val_acc": hits(alignment, data.train, validation).double().mean().item(),
         "boundary": alignment.width, "dimensions": alignment.width * len(alignment.rotation),

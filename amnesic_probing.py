@@ -30,7 +30,7 @@ from interp.models.opened import run_all
 from interp.models.tail import run_on_from
 from interp.runs.config import Count, DataFile, NonEmpty, NonNegative, Positive, Whole
 from interp.runs.settings import Setting
-from interp.tasks.question import Question, QuestionConfig, accuracy, check_range, evaluations, site_of
+from interp.tasks.question import Question, QuestionConfig, accuracies, check_range, site_of
 
 OTHER_KEYS = {"train": "t2_train_data_path", "test": "t2_test_data_path"}
 
@@ -49,14 +49,13 @@ class Config(QuestionConfig):
         "of the fit: float32 as published, float64 where activations are small"))
     num_random_erasures: NonNegative = Field(1, description="how many times to erase as many random dimensions")
 
+    sequence_keys = (*QuestionConfig.sequence_keys, "multitask", *OTHER_KEYS.values())
+
     @model_validator(mode="after")
     def consistent(self):
         if self.multitask and not (self.t2_train_data_path and self.t2_test_data_path):
             raise ValueError("multitask needs the keys t2_train_data_path and t2_test_data_path, the other task's data")
         return self
-
-    def foreign_keys(self) -> tuple[str, ...]:
-        return (*super().foreign_keys(), *(("multitask", *OTHER_KEYS.values()) if self.of_sentences else ()))
 
 
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Question:
@@ -98,8 +97,7 @@ class Erasure:
         """How often the model answers rightly, before or after erasure, by evaluation set."""
         states = (self.question.answers(self.setting, examples) if eraser is None else run_all(
             run_on_from(self.opened, examples, site_of(self.setting)), eraser(self.activations(examples))))
-        return {own: accuracy(self.opened, states, examples.answer, rows)
-                for own, (_, rows) in evaluations({name: examples}).items()}
+        return accuracies(self.opened, states, name, examples)
 
 
 def run_setting(config: Config, setting: Setting, question: Question) -> Outcome:

@@ -46,7 +46,7 @@ from interp.runs.config import (
 )
 from interp.runs.files import write_table
 from interp.runs.settings import Setting, setting_name
-from interp.tasks.question import Data, Question, QuestionConfig, accuracy, check_batch, evaluations
+from interp.tasks.question import Data, Question, QuestionConfig, accuracies, check_batch
 
 GIF_CLASSES, GIF_EXAMPLES = 10, 5
 LM_KEYS = {"same": "lm_same_task_path", "different": "lm_different_task_path"}
@@ -74,8 +74,7 @@ class Config(QuestionConfig):
     layers_at_once: Count | None = Field(None, description=(
         "layers whose activations are kept from one pass; by default as many as 2 GiB hold"))
 
-    def foreign_keys(self) -> tuple[str, ...]:
-        return (*super().foreign_keys(), *(LM_KEYS.values() if self.of_sentences else ()))
+    sequence_keys = (*QuestionConfig.sequence_keys, *LM_KEYS.values())
 
     @property
     def judges_tasks(self) -> bool:
@@ -117,11 +116,8 @@ class Bench:
 
     def accuracies(self, states: dict[str, Tensor]) -> dict[str, float]:
         """Share of right answers, by evaluation set."""
-        found = {}
-        for file, examples in self.judged.items():
-            for name, (_, rows) in evaluations({file: examples}).items():
-                found[name] = accuracy(self.opened, states[file], examples.answer, rows)
-        return found
+        return {own: share for name, examples in self.judged.items()
+                for own, share in accuracies(self.opened, states[name], name, examples).items()}
 
 
 @dataclass(frozen=True)
@@ -312,11 +308,8 @@ class Animation(UpdateAnimation):
             self.add_frame(self.replayed.update(masks, self.rows), f"masked, epoch {epoch}")
 
 
-def side_tables(config: Config) -> list[str]:
-    return ["ablations"] if config.lm_eval else []
-
-
-SCRIPT = Script("circuit_probing", Config, prepare, run_setting, artifacts, side_tables=side_tables)
+SCRIPT = Script("circuit_probing", Config, prepare, run_setting, artifacts,
+                side_tables=lambda config: ["ablations"] if config.lm_eval else [])
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))

@@ -8,7 +8,6 @@ that nothing is trained on. Writes data_dir/FILE.csv and results.csv, a row for 
 
 import hashlib
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,8 +17,7 @@ from pydantic import Field
 
 from interp.experiment import Outcome, Script, main
 from interp.runs.config import NonEmpty, ScriptConfig, Seed, Text, Whole, project_path
-from interp.runs.directory import RunDirectory, check_data_file
-from interp.runs.files import write_text
+from interp.runs.directory import RunDirectory, check_data_files, write_missing
 from interp.runs.settings import Setting
 from interp.tasks.grammar import SENTENCES, csv_text, make_table
 
@@ -32,29 +30,23 @@ class Config(ScriptConfig):
     data_dir: Text = Field(description="where the files are written")
 
 
-@dataclass(frozen=True)
-class Prepared:
-    files: dict[Path, pd.DataFrame]
-
-
-def prepare(config: Config, settings: list[Setting], device: torch.device) -> Prepared:
+def prepare(config: Config, settings: list[Setting], device: torch.device) -> dict[Path, pd.DataFrame]:
     """Make the tables in memory; refuse to replace a file that holds other data."""
-    files = {path_of(config, setting): make_table(setting.file, config.gen_size, config.data_seed)
-             for setting in settings}
-    for file, table in files.items():
-        check_data_file(file, csv_text(table))
-    return Prepared(files)
+    tables = {path_of(config, setting): make_table(setting.file, config.gen_size, config.data_seed)
+              for setting in settings}
+    check_data_files({file: csv_text(table) for file, table in tables.items()})
+    return tables
 
 
 def path_of(config: Config, setting: Setting) -> Path:
     return project_path(config.data_dir) / f"{setting.file}.csv"
 
 
-def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome:
+def run_setting(config: Config, setting: Setting, tables: dict[Path, pd.DataFrame]) -> Outcome:
     """Write one file, and say what is in it."""
     file = path_of(config, setting)
-    table = prepared.files[file]
-    write_missing({file: table})
+    table = tables[file]
+    write_missing({file: csv_text(table)})
     return Outcome({
         "rows": len(table),
         "plural_share": table["labels"].mean(),
@@ -63,15 +55,9 @@ def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome
     })
 
 
-def write_missing(files: dict[Path, pd.DataFrame]) -> None:
-    for file, table in files.items():
-        if not file.exists():
-            write_text(file, csv_text(table))
-
-
-def finish(config: Config, prepared: Prepared, run: RunDirectory) -> None:
+def finish(config: Config, tables: dict[Path, pd.DataFrame], run: RunDirectory) -> None:
     """Restore files that somebody deleted."""
-    write_missing(prepared.files)
+    write_missing({file: csv_text(table) for file, table in tables.items()})
 
 
 SCRIPT = Script("generate_language_data", Config, prepare, run_setting, finish=finish)

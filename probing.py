@@ -22,20 +22,11 @@ from interp.methods.counterfactual import counterfactual_embeddings, measure_pat
 from interp.methods.neighbors import majority_accuracy
 from interp.methods.probes import build_probe, evaluate_probe, train_probe
 from interp.models.examples import Examples
-from interp.models.opened import OpenModel, run_all
+from interp.models.opened import run_all
 from interp.models.tail import run_on_from
 from interp.runs.config import BadInput, Count, NonEmpty, Positive, Text, Whole
 from interp.runs.settings import Setting
-from interp.tasks.question import (
-    Exchange,
-    Question,
-    QuestionConfig,
-    accuracy,
-    check_batch,
-    check_classes,
-    evaluations,
-    site_of,
-)
+from interp.tasks.question import Exchange, Question, QuestionConfig, check_batch, check_classes, site_of
 
 
 class Config(QuestionConfig):
@@ -55,6 +46,8 @@ class Config(QuestionConfig):
     cf_lr: Positive = Field(0.1, description="their learning rate")
     save_examples: bool = Field(False, description="write a row for each embedding: counterfactual_examples.csv")
 
+    sequence_keys = (*QuestionConfig.sequence_keys, "counterfactual_variable", "counterfactual_label")
+
     @model_validator(mode="after")
     def consistent(self):
         if self.intermediate_size != -1 and self.intermediate_size < 1:
@@ -64,10 +57,6 @@ class Config(QuestionConfig):
             raise ValueError("counterfactual_embeddings needs the keys counterfactual_variable and "
                              "counterfactual_label")
         return self
-
-    def foreign_keys(self) -> tuple[str, ...]:
-        return (*super().foreign_keys(),
-                *(("counterfactual_variable", "counterfactual_label") if self.of_sentences else ()))
 
 
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Question:
@@ -95,7 +84,7 @@ def classes_of(config: Config, train: Examples) -> int:
 
 def run_setting(config: Config, setting: Setting, question: Question) -> Outcome:
     """Train one probe; measure what it reads and, on request, whether the model uses it."""
-    opened, data = question.open(setting), question.data(setting)
+    data = question.data(setting)
     train = data.train.variables[config.asked]  # (rows,)
     activations = question.read(setting, data.train)  # (rows, d_model)
     probe = build_probe(activations.shape[1], classes_of(config, data.train), config.intermediate_size,
@@ -121,7 +110,7 @@ def run_setting(config: Config, setting: Setting, question: Question) -> Outcome
             if config.save_examples:
                 tables.setdefault("counterfactual_examples", []).extend({"split": name} | row for row in rows)
     if config.of_sentences:
-        figures |= vanilla(opened, question, setting)
+        figures |= question.vanilla(setting)
     return Outcome(figures, tables)
 
 
@@ -152,17 +141,8 @@ def changed_rows(examples: Examples) -> Tensor:
     return (examples.answer.right != examples.exchanged.right).nonzero().flatten()
 
 
-def vanilla(opened: OpenModel, question: Question, setting: Setting) -> dict[str, float]:
-    """How often the untouched model answers rightly, to read the probe's figures beside."""
-    return {f"vanilla_acc_{name}": accuracy(opened, question.answers(setting, examples), examples.answer, rows)
-            for name, (examples, rows) in evaluations(question.data(setting).judged).items()}
-
-
-def side_tables(config: Config) -> list[str]:
-    return ["counterfactual_examples"] if config.counterfactual_embeddings and config.save_examples else []
-
-
-SCRIPT = Script("probing", Config, prepare, run_setting, side_tables=side_tables)
+SCRIPT = Script("probing", Config, prepare, run_setting, side_tables=lambda config: (
+    ["counterfactual_examples"] if config.counterfactual_embeddings and config.save_examples else []))
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))

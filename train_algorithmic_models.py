@@ -41,30 +41,17 @@ from interp.runs.config import (
     project_path,
     shown,
 )
-from interp.runs.directory import RunDirectory, check_data_file
+from interp.runs.directory import RunDirectory, check_data_files, write_missing
 from interp.runs.settings import Setting, setting_name
 from interp.runs.tensors import load_state, save_state
-from interp.tasks.arithmetic import (
-    NAMES,
-    SINGLE_TASK,
-    TASK_1,
-    TASK_2,
-    Function,
-    Rule,
-    Task,
-    check_task,
-    csv_text,
-    labels_of,
-    make_data,
-    token_ids,
-    write_data,
-)
+from interp.tasks import arithmetic
+from interp.tasks.arithmetic import Function, Rule, Task
 
 
 class Config(ScriptConfig):
     intermediate_functions: list[Function] = Field([], description=(
         "[name, i, j]: a variable and the positions of a and b; the label is the sum of them. Names: "
-        + ", ".join(NAMES)))
+        + ", ".join(arithmetic.NAMES)))
     auxiliary_functions: list[Function] = Field([], description="further variables, which the label does not need")
     counterfactual_label_functions: list[Rule] = Field([], description=(
         "[x, y, op]: the label (x op y) mod `mod`, op + or *, x and y columns such as var_0 or counter_var_0"))
@@ -124,7 +111,7 @@ class Config(ScriptConfig):
             if not task.intermediate:
                 key = "intermediate_functions_1 and _2" if self.multitask else "intermediate_functions"
                 raise ValueError(f"{key} must name at least one variable")
-            check_task(task, self.mod)
+            arithmetic.check_task(task, self.mod)
             if len(task.layout) > self.n_positions:
                 raise ValueError(f"n_positions is {self.n_positions}, but a sequence has "
                                  f"{len(task.layout)} tokens")
@@ -141,12 +128,12 @@ class Config(ScriptConfig):
     def tasks(self) -> dict[str, Task]:
         """The data sets to make, by their folder in data_dir."""
         if not self.multitask:
-            return {"": Task(SINGLE_TASK, self.intermediate_functions, self.auxiliary_functions,
+            return {"": Task(arithmetic.SINGLE_TASK, self.intermediate_functions, self.auxiliary_functions,
                              self.counterfactual_label_functions)}
         return {
-            "Task_1": Task(TASK_1, self.intermediate_functions_1, self.task_1_auxiliary_functions,
+            "Task_1": Task(arithmetic.TASK_1, self.intermediate_functions_1, self.task_1_auxiliary_functions,
                            self.task_1_counterfactual_label_functions),
-            "Task_2": Task(TASK_2, self.intermediate_functions_2, self.task_2_auxiliary_functions,
+            "Task_2": Task(arithmetic.TASK_2, self.intermediate_functions_2, self.task_2_auxiliary_functions,
                            self.task_2_counterfactual_label_functions),
         }
 
@@ -161,7 +148,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Prepared:
-    files: dict[Path, pd.DataFrame]
+    files: dict[Path, str]  # the text of each
     splits: dict[str, Split]
     device: torch.device
 
@@ -169,16 +156,18 @@ class Prepared:
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Prepared:
     """Make the data in memory; refuse to replace a file that holds other data."""
     generator = torch.Generator().manual_seed(config.data_seed)
-    files = {}
+    files, tables = {}, {"train": [], "test": []}
     for folder, task in config.tasks().items():
-        for name, table in zip(("train", "test"),
-                               make_data(task, config.mod, config.train_frac, generator)):
-            files[project_path(config.data_dir) / folder / f"{name}.csv"] = table
-    for file, table in files.items():
-        check_data_file(file, csv_text(table))
+        for name, table in zip(tables, arithmetic.make_data(task, config.mod, config.train_frac, generator)):
+            files[project_path(config.data_dir) / folder / f"{name}.csv"] = arithmetic.csv_text(table)
+            tables[name].append(table)
+    check_data_files(files)
     if config.transfer:
         check_transfer(config)
-    return Prepared(files, {name: gather(files, name, device) for name in ("train", "test")}, device)
+    splits = {name: Split(torch.cat([arithmetic.token_ids(table) for table in own]).to(device),
+                          torch.cat([arithmetic.labels_of(table, "labels") for table in own]).to(device))
+              for name, own in tables.items()}
+    return Prepared(files, splits, device)
 
 
 def vocabulary_size(config: Config) -> int:
@@ -195,26 +184,14 @@ def check_transfer(config: Config) -> None:
                            f"this config {value}.")
 
 
-def gather(files: dict[Path, pd.DataFrame], name: str, device: torch.device) -> Split:
-    tables = [table for file, table in files.items() if file.stem == name]
-    return Split(torch.cat([token_ids(table) for table in tables]).to(device),
-                 torch.cat([labels_of(table, "labels") for table in tables]).to(device))
-
-
 def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome:
     """Train one model, going on from the last state that an earlier start left."""
-    write_missing_data(prepared)
+    write_missing(prepared.files)
     model = build_model(config, setting, prepared.device)
     logits = {name: last_position_logits(model, split.tokens) for name, split in prepared.splits.items()}
     curve = train(config, setting, model, logits, prepared.splits)
     sizes = {f"{name}_length": len(split.labels) for name, split in prepared.splits.items()}
     return Outcome(curve[-1] | sizes, {"curves": curve})
-
-
-def write_missing_data(prepared: Prepared) -> None:
-    for file, table in prepared.files.items():
-        if not file.exists():
-            write_data(table, file)
 
 
 def build_model(config: Config, setting: Setting, device: torch.device) -> GPT2LMHeadModel:
@@ -323,7 +300,7 @@ def go_on(file: Path, config: Config, setting: Setting, parts: dict[str, Any]) -
 
 def finish(config: Config, prepared: Prepared, run: RunDirectory) -> None:
     """Restore data that somebody deleted; draw the curves."""
-    write_missing_data(prepared)
+    write_missing(prepared.files)
     if "curves" in run.tables:
         draw_curves(pd.DataFrame(run.tables["curves"]), run.setting_names, config.figtitle, run.path / "curves")
 

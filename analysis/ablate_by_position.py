@@ -36,7 +36,7 @@ from interp.plotting import draw_bars, plt, save_figure
 from interp.runs.config import BadInput, load_config, project_path
 from interp.runs.files import write_text
 from interp.runs.settings import Setting, expand_settings
-from interp.tasks.question import SENTENCE_TASKS, accuracy, evaluations
+from interp.tasks.question import SENTENCE_TASKS, accuracies
 
 NOWHERE, EVERYWHERE, FIRST, OTHERS = "full model", "every token", "first token", "all other tokens"
 
@@ -87,8 +87,8 @@ def ablate_by_position(opened: OpenModel, sublayer: Sublayer, circuit: Circuit, 
         tokens = path[read & ablated.flatten()[path]]
         means = {name: float(of[tokens].mean()) if len(tokens) else None
                  for name, of in (("stream_norm", norms), ("change_norm", changes))}
-        rows += [{"evaluation": name, "ablated_at": case, "accuracy": accuracy(opened, states, examples.answer, own),
-                  **means} for name, (_, own) in evaluations({file: examples}).items()]
+        rows += [{"evaluation": name, "ablated_at": case, "accuracy": share, **means}
+                 for name, share in accuracies(opened, states, file, examples).items()]
     return rows
 
 

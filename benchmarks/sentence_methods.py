@@ -40,7 +40,7 @@ def open_with_pairs(model: str, sentences: str, count: int) -> tuple[OpenModel, 
     reader = Reader(load_tokenizer("--model", model), model, *PREFIXES.get(loaded.config.model_type, ("", False)))
     table = read_sentences("--sentences", sentences, AGREEMENT, [LABELS])
     table = draw("--sentences", sentences, table, count, torch.Generator().manual_seed(0))
-    examples = pair(reader.read(table, [LABELS], loaded.device), table, reader, LABELS, LABELS, "--sentences", 0)
+    examples = pair(reader.read(table, [LABELS], loaded.device), table, reader, LABELS, LABELS, 0)
     return open_model(loaded, examples), examples
 
 

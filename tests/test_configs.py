@@ -26,13 +26,15 @@ def script_of(values: dict):
 
 @pytest.fixture(scope="module")
 def made() -> dict:
-    """The tables that the configs of training and of sentences make, by path."""
+    """The columns of the tables that the configs of training and of sentences make, by path."""
     files = {}
     for file in FILES:
         script = script_of(read_yaml(file))
         if script in (TRAINING, SENTENCES) and "transfer" not in file.parts:
             config = load_config(file, script.schema)
-            files |= script.prepare(config, expand_settings(config), torch.device("cpu")).files
+            prepared = script.prepare(config, expand_settings(config), torch.device("cpu"))
+            files |= ({path: text.splitlines()[0].split(",") for path, text in prepared.files.items()}
+                      if script is TRAINING else {path: list(table) for path, table in prepared.items()})
     return files
 
 

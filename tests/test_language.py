@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import generate_language_data
 from conftest import CIRCUITS, SENTENCES, language_values, papers_table, write_yaml
@@ -18,8 +18,8 @@ from interp.runs.config import BadInput
 from interp.runs.files import read_table
 from interp.runs.settings import expand_settings
 from interp.tasks.grammar import csv_text, make_table
-from interp.tasks.question import Data, Question, evaluations
-from interp.tasks.sentences import Reader, check_tokens_fit, draw, read_sentences
+from interp.tasks.question import Data, Question, check_fits, evaluations
+from interp.tasks.sentences import Reader, draw, read_sentences
 from language_model import END, completed_sentences, last_logits, word_level_tokenizer
 
 CPU = torch.device("cpu")
@@ -99,16 +99,16 @@ def test_a_seed_gives_the_same_bytes_whatever_is_made_beside(language, tmp_path)
 def test_sentences_by_the_command_line(language, tmp_path, monkeypatch, capsys):
     values = language.sentences | {"data_dir": str(tmp_path / "data"), "results_dir": str(tmp_path / "run")}
     config = str(write_yaml(tmp_path / "c.yaml", values))
-    write, written = generate_language_data.write_text, []
+    write, written = generate_language_data.write_missing, []
 
-    def interrupted(file, text):
+    def interrupted(files):
         if len(written) == 3:
             raise KeyboardInterrupt
-        written.append(file)
-        write(file, text)
+        written.extend(files)
+        write(files)
 
     with monkeypatch.context() as patch:
-        patch.setattr(generate_language_data, "write_text", interrupted)
+        patch.setattr(generate_language_data, "write_missing", interrupted)
         assert main(SENTENCES, ["--config", config]) == 130
     assert len(read_table(tmp_path / "run/results.csv")) == 3
     assert main(SENTENCES, ["--config", config]) == 0
@@ -302,11 +302,11 @@ def test_a_file_that_says_too_little_is_refused(task, file, column, value, words
 def test_sentences_beyond_the_model_and_a_missing_tokenizer_are_named(language, tmp_path):
     examples = read(language, "SV_Agr")
     longest = int(examples.lengths.max())
-    check_tokens_fit("data_path", examples, longest, 200)
+    check_fits("data_path", examples, GPT2Config(n_positions=longest, vocab_size=200))
     with pytest.raises(BadInput, match=rf"data_path: 'the .*' has {longest} tokens, .* at most {longest - 1}\."):
-        check_tokens_fit("data_path", examples, longest - 1, 200)
+        check_fits("data_path", examples, GPT2Config(n_positions=longest - 1, vocab_size=200))
     with pytest.raises(BadInput, match="vocabulary of 20"):
-        check_tokens_fit("data_path", examples, longest, 20)
+        check_fits("data_path", examples, GPT2Config(n_positions=longest, vocab_size=20))
     with pytest.raises(BadInput, match=r"'python -m interp.convert_gguf' makes it"):
         load_tokenizer("model_path", "Models/SmolLM2-135M/none")
     with pytest.raises(BadInput, match=r"model_path: .* has no tokenizer"):

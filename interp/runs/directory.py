@@ -114,16 +114,24 @@ def check_folder(key: str, path: Path) -> None:
         raise BadInput(f"{key}: {shown(existing)} cannot be written to.")
 
 
-def check_data_file(file: Path, text: str) -> None:
-    """Refuse a data file that cannot be written, or that is there and holds anything but this text.
+def check_data_files(files: dict[Path, str]) -> None:
+    """Refuse data files that cannot be written, or that are there and hold anything but these texts.
 
     Raises:
         BadInput: as said.
     """
-    check_folder("data_dir", file.parent)
-    if file.exists() and (not file.is_file() or file.read_bytes() != text.encode()):
-        raise BadInput(f"data_dir: {shown(file)} holds other data than this config makes; "
-                       "give another data_dir or move the file away.")
+    for file, text in files.items():
+        check_folder("data_dir", file.parent)
+        if file.exists() and (not file.is_file() or file.read_bytes() != text.encode()):
+            raise BadInput(f"data_dir: {shown(file)} holds other data than this config makes; "
+                           "give another data_dir or move the file away.")
+
+
+def write_missing(files: dict[Path, str]) -> None:
+    """Write data files that are not there, or that somebody deleted."""
+    for file, text in files.items():
+        if not file.exists():
+            write_text(file, text)
 
 
 @contextmanager

@@ -5,16 +5,14 @@ Tokens 0..mod-1 are numbers, mod is `=`; with two tasks mod+1 and mod+2 name the
 
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from interp.runs.config import BadInput, require_file, shown, suggestion
-from interp.runs.files import write_text
 
 Function = tuple[str, int, int]  # a variable's name and the positions of its two arguments
 Rule = tuple[str, str, str]      # (x, y, op): the counterfactual label (x op y) mod p
@@ -142,32 +140,33 @@ def draw_partners(count: int, generator: torch.Generator) -> Tensor:
             return partner
 
 
-def write_data(table: pd.DataFrame, path: Path) -> None:
-    write_text(path, csv_text(table))
-
-
 def csv_text(table: pd.DataFrame) -> str:
     return table.to_csv(lineterminator="\n")
 
 
 def read_data(key: str, path: str, columns: list[str]) -> pd.DataFrame:
-    """A data CSV with the columns asked for; its attrs["source"] names the file.
+    """A data CSV with the columns asked for; its attrs["source"] names the key and the file in messages.
 
     Raises:
         BadInput: the file is missing or no CSV, or a column is missing.
     """
     file = require_file(key, path)
+    source = f"{key}: {shown(file)}"
     try:
         table = pd.read_csv(file)
     except (OSError, ValueError) as error:
-        raise BadInput(f"{key}: {shown(file)} cannot be read as CSV: {str(error).strip()}.") from None
+        raise BadInput(f"{source} cannot be read as CSV: {str(error).strip()}.") from None
+    if table.empty:
+        raise BadInput(f"{source} has no rows.")
+    table.attrs["source"] = source
+    require_columns(table, columns)
+    return table
+
+
+def require_columns(table: pd.DataFrame, columns: Iterable[str]) -> None:
     for column in columns:
         if column not in table:
-            raise BadInput(f"{key}: {shown(file)} has no column '{column}'{suggestion(column, table)}.")
-    if table.empty:
-        raise BadInput(f"{key}: {shown(file)} has no rows.")
-    table.attrs["source"] = shown(file)
-    return table
+            raise BadInput(f"{table.attrs['source']} has no column '{column}'{suggestion(column, table)}.")
 
 
 def token_ids(table: pd.DataFrame, column: str = "data") -> Tensor:
@@ -179,7 +178,7 @@ def token_ids(table: pd.DataFrame, column: str = "data") -> Tensor:
     try:
         return torch.tensor([[int(word) for word in str(text).split()] for text in table[column]])
     except ValueError:
-        raise BadInput(f"{table.attrs.get('source')}: the column '{column}' must hold token ids joined "
+        raise BadInput(f"{table.attrs['source']}: the column '{column}' must hold token ids joined "
                        "by spaces, as many in every row.") from None
 
 
@@ -190,7 +189,7 @@ def labels_of(table: pd.DataFrame, column: str) -> Tensor:
         BadInput: a value is missing or not a whole number.
     """
     if not pd.api.types.is_integer_dtype(table[column]):
-        raise BadInput(f"{table.attrs.get('source')}: the column '{column}' must hold whole numbers only.")
+        raise BadInput(f"{table.attrs['source']}: the column '{column}' must hold whole numbers only.")
     return torch.tensor(table[column].to_numpy(dtype="int64"))
 
 

@@ -5,23 +5,16 @@ Whatever the task, a method gets Examples and an open model; nothing further dow
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from interp.models import loading
 from interp.models.examples import Answer, Examples
 from interp.models.family import family_of
-from interp.models.loading import (
-    first_line,
-    load_model,
-    load_tokenizer,
-    read_model_config,
-    reinitialize,
-    shuffle_weights,
-)
 from interp.models.opened import RESID_MID, OpenModel, Site
 from interp.models.opening import open_model
 from interp.models.sublayers import find_sublayer
@@ -38,21 +31,11 @@ from interp.runs.config import (
     suggestion,
 )
 from interp.runs.settings import Setting, fill_in
-from interp.tasks.arithmetic import Rule, labels_of, read_data, rule_values, token_ids
-from interp.tasks.sentences import (
-    AGREEMENT,
-    LABELS,
-    REFLEXIVE,
-    SENTENCES,
-    SYNTACTIC_NUMBER,
-    Reader,
-    check_tokens_fit,
-    draw,
-    pair,
-    read_sentences,
-)
+from interp.tasks import sentences
+from interp.tasks.arithmetic import Rule, labels_of, read_data, require_columns, rule_values, token_ids
+from interp.tasks.sentences import LABELS, SYNTACTIC_NUMBER
 
-SENTENCE_TASKS = (SENTENCES, AGREEMENT, REFLEXIVE, SYNTACTIC_NUMBER)
+SENTENCE_TASKS = (sentences.SENTENCES, *sentences.PAPERS)
 TASKS = ("multitask", *SENTENCE_TASKS)  # any other word is an arithmetic task's name
 DEFAULT_VARIABLE = {SYNTACTIC_NUMBER: "object labels"}  # else `labels`
 SEQUENCE_KEYS = ("train_data_path", "test_data_path")
@@ -91,6 +74,9 @@ class QuestionConfig(ModelSweep):
         "a control: this layer's block freshly drawn; `true` shuffles the weights of the sublayer that is looked at"))
     target_layer_list: NonEmpty[NonNegative] = Field([0], description="the layers, counted from 0")
 
+    sequence_keys: ClassVar[tuple[str, ...]] = SEQUENCE_KEYS  # which say nothing to sentences
+    needs_variable: ClassVar[bool] = True
+
     @property
     def of_sentences(self) -> bool:
         return self.task in SENTENCE_TASKS
@@ -115,19 +101,12 @@ class QuestionConfig(ModelSweep):
         for key in ("data_path",) if self.of_sentences else SEQUENCE_KEYS:
             if getattr(self, key) is None:
                 raise ValueError(f"the key '{key}' is missing, which the task '{self.task}' needs{hint}")
-        for key in self.foreign_keys():
+        for key in self.sequence_keys if self.of_sentences else SENTENCE_KEYS:
             if getattr(self, key, None):
                 raise ValueError(f"the key '{key}' says nothing to the task '{self.task}'{hint}; leave it out")
-        if self.variable is None and not self.of_sentences and self.needs_variable():
+        if self.variable is None and not self.of_sentences and self.needs_variable:
             raise ValueError("the key 'variable' is missing")
         return self
-
-    def foreign_keys(self) -> tuple[str, ...]:
-        """The keys that say nothing to the config's task."""
-        return SEQUENCE_KEYS if self.of_sentences else SENTENCE_KEYS
-
-    def needs_variable(self) -> bool:
-        return True
 
 
 @dataclass(frozen=True)
@@ -179,10 +158,15 @@ class Question:
         for setting in settings:
             path = self.path(setting)
             if path not in self.configurations:
-                self.configurations[path] = read_model_config("model_path", path)
-                check_reinit(self.configurations[path], config)
-            check_layer(self.configurations[path], path, setting)
-            self.data(setting)
+                self.configurations[path] = loading.read_model_config("model_path", path)
+            check_layers(self.configurations[path], path, config, setting)
+            data = self.data(setting)
+            if not config.of_sentences:
+                for key, examples in {**dict(zip(SEQUENCE_KEYS, (data.train, data.tests[TEST]))), **data.extra}.items():
+                    check_fits(key, examples, self.configurations[path])
+                    if examples.source:
+                        label = self.exchange(self.variable(setting)).label
+                        check_fits(key, examples.source, self.configurations[path], f"'{label}'")
 
     def path(self, setting: Setting) -> str:
         return fill_in("model_path", self.config.model_path, setting)
@@ -197,12 +181,7 @@ class Question:
         if key not in self.known:
             self.known[key] = (self.pair_sentences(path, position, variable) if self.config.of_sentences
                                else self.read_sequences(position, variable))
-        data = self.known[key]
-        if not self.config.of_sentences:
-            exchange = self.exchange(variable)
-            check_sequences(self.configurations[path], {TRAIN: data.train, **data.tests, **data.extra},
-                            exchange.label if exchange else None)
-        return data
+        return self.known[key]
 
     def variable(self, setting: Setting) -> str:
         """The variable that a setting asks about."""
@@ -236,25 +215,22 @@ class Question:
         if position != -1:
             raise BadInput(f"{position_key(self.settings[0])}: sentences are probed at their last token; leave "
                            "the key out.")
-        model = self.configurations[path]
-        reader = Reader(load_tokenizer("model_path", path), path, config.sentence_prefix, config.capitalize)
+        reader = sentences.Reader(loading.load_tokenizer("model_path", path), path, config.sentence_prefix,
+                                  config.capitalize)
         wanted = list(dict.fromkeys([*variables, *filter(None, [config.answer_variable])]))
-        table = read_sentences("data_path", config.data_path, config.task, wanted)
+        table = sentences.read_sentences("data_path", config.data_path, config.task, wanted)
         answer_variable = config.answer_variable or (LABELS if LABELS in table else variables[0])
         drawing = torch.Generator().manual_seed(config.data_seed)
-        drawn = draw("train_size", config.data_path, table, config.train_size + config.test_size, drawing)
+        drawn = sentences.draw("train_size", config.data_path, table, config.train_size + config.test_size, drawing)
         tables = {TRAIN: drawn[drawn["drawn"] < config.train_size], TEST: drawn[drawn["drawn"] >= config.train_size]}
         if config.gen_path:
-            gen = read_sentences("gen_path", config.gen_path, config.task, wanted, optional=tuple(wanted))
-            for variable in variables:
-                if variable not in gen:
-                    print(f"gen_path: {config.gen_path} has no column '{variable}', so that nothing is looked for "
-                          "in it.")
-            tables[GEN] = draw("test_size", config.gen_path, gen, config.test_size, drawing)
-        read = {}
-        for name, own in tables.items():
-            read[name] = own, reader.read(own, wanted, self.device)
-            check_tokens_fit(key_of(name), read[name][1], context_of(model), model.vocab_size)
+            gen = sentences.read_sentences("gen_path", config.gen_path, config.task, wanted, optional=True)
+            for variable in (name for name in variables if name not in gen):
+                print(f"gen_path: {config.gen_path} has no column '{variable}', so that nothing is looked for in it.")
+            tables[GEN] = sentences.draw("test_size", config.gen_path, gen, config.test_size, drawing)
+        read = {name: (own, reader.read(own, wanted, self.device)) for name, own in tables.items()}
+        for name, (_, examples) in read.items():
+            check_fits("gen_path" if name == GEN else "data_path", examples, self.configurations[path])
         return reader, answer_variable, read
 
     def pair_sentences(self, path: str, position: int, variable: str) -> Data:
@@ -262,21 +238,18 @@ class Question:
         if path not in self.sentences:
             self.sentences[path] = self.read_sentences(path, position)
         reader, answer_variable, tables = self.sentences[path]
-        read, probed = {}, {}
+        judged, probed = {}, {}
         for name, (own, examples) in tables.items():
-            if self.pairs and variable in own:
-                examples = pair(examples, own, reader, variable, answer_variable, key_of(name), self.config.data_seed)
-            read[name] = examples
-            first = torch.tensor((~own["sentence"].duplicated()).tolist(), device=self.device)
-            probed[name] = examples if first.all() or "source" in own else examples[first.nonzero().flatten()]
-        for examples in probed.values():
-            if variable in examples.variables:
-                values = [own.variables[variable] for own in (examples, examples.source) if own is not None]
-                check_classes(variable, probed[TRAIN].variables[variable], torch.cat(values))
-        read.pop(TRAIN)
-        judged = {"iid": read.pop(TEST), **read}
-        return Data(probed.pop(TRAIN), {name: examples for name, examples in probed.items()
-                                        if variable in examples.variables}, judged, {})
+            if variable in own:
+                if self.pairs:
+                    examples = sentences.pair(examples, own, reader, variable, answer_variable, self.config.data_seed)
+                first = torch.tensor((~own["sentence"].duplicated()).tolist(), device=self.device)
+                probed[name] = examples if first.all() or "source" in own else examples[first.nonzero().flatten()]
+                for rows in filter(None, (probed[name], probed[name].source)):
+                    check_classes(variable, probed[TRAIN].variables[variable], rows.variables[variable])
+            judged[{TEST: "iid"}.get(name, name)] = examples
+        del judged[TRAIN]
+        return Data(probed.pop(TRAIN), probed, judged, {})
 
     # ----------------------------------------------------------------------------- models
 
@@ -289,18 +262,18 @@ class Question:
             self.opened.clear()
             self.activations.clear()
             self.states.clear()
-            model = load_model("model_path", path, self.device)
-            layer = config.layer_reinit
-            reinitialize(model, setting.model_seed, body=config.random_init, embeddings=config.reinit_embeddings,
-                         layer=-1 if isinstance(layer, bool) else layer)
+            model = loading.load_model("model_path", path, self.device)
+            loading.reinitialize(
+                model, setting.model_seed, body=config.random_init, embeddings=config.reinit_embeddings,
+                layer=-1 if isinstance(config.layer_reinit, bool) else config.layer_reinit)
             try:
                 opened = open_model(model, self.data(setting).train)
             except (ValueError, IndexError, KeyError, AttributeError, TypeError) as error:  # as families differ
-                raise BadInput(f"model_path: {path} cannot be opened: {first_line(error)}.") from None
+                raise BadInput(f"model_path: {path} cannot be opened: {loading.first_line(error)}.") from None
             if shuffled:
                 operation = "mlp" if location_of(setting) in ("mlp", "resid_post") else "attn"
                 sublayer = find_sublayer(opened, setting.target_layer, operation)
-                shuffle_weights(sublayer.maps.values(), setting.model_seed)
+                loading.shuffle_weights(sublayer.maps.values(), setting.model_seed)
             self.opened[key] = opened
         return self.opened[key]
 
@@ -322,6 +295,11 @@ class Question:
         if examples not in self.states:
             self.states[examples] = opened.answer(examples)
         return self.states[examples]
+
+    def vanilla(self, setting: Setting) -> dict[str, float]:
+        """How often the setting's untouched model answers rightly, to read other figures beside."""
+        return {f"vanilla_acc_{own}": share for name, examples in self.data(setting).judged.items() for own, share in
+                accuracies(self.open(setting), self.answers(setting, examples), name, examples).items()}
 
     def sites(self, setting: Setting, examples: Examples) -> list[Site]:
         """The setting's site and those that follow with the same model, as many as memory should hold."""
@@ -346,11 +324,6 @@ def position_of(config: QuestionConfig, setting: Setting) -> int:
 def position_key(setting: Setting) -> str:
     """The key that says it."""
     return next((f"{name}_list" for name in POSITION_KEYS if hasattr(setting, name)), "token_range")
-
-
-def key_of(split: str) -> str:
-    """The key that names the file of a split of sentences."""
-    return "gen_path" if split == GEN else "data_path"
 
 
 def location_of(setting: Setting) -> str:
@@ -381,8 +354,7 @@ def read_sequences(key: str, path: str, columns: list[str], device: torch.device
                             labels_of(table, LABELS).to(device), key, position, position_key)
     if exchange is None:
         return examples
-    if "counterfactual_data" not in table:
-        raise BadInput(f"{key}: {table.attrs['source']} has no column 'counterfactual_data'.")
+    require_columns(table, ["counterfactual_data"])
     values = {variable: labels_of(table, exchange.variable).to(device)} if exchange.variable else {}
     label = (rule_values(table, rule) if rule else labels_of(table, exchange.label)).to(device)
     source = sequences_of(table, "counterfactual_data", values, label, key, position, position_key)
@@ -443,15 +415,16 @@ def check_batch(batch_size: int, count: int) -> None:
 
 # ------------------------------------------------------------------- models, by their configuration
 
-def check_layer(model: PretrainedConfig, path: str, setting: Setting) -> None:
+def check_layers(model: PretrainedConfig, path: str, config: QuestionConfig, setting: Setting) -> None:
     """Refuse a layer or a site that a model's configuration lacks.
 
     Raises:
         BadInput: as said.
     """
-    if setting.target_layer >= model.num_hidden_layers:
-        raise BadInput(f"target_layer_list: there is no layer {setting.target_layer}; the model has "
-                       f"{model.num_hidden_layers}, counted from 0.")
+    for key, layer in (("target_layer_list", setting.target_layer), ("layer_reinit", config.layer_reinit)):
+        if layer is not True and layer >= model.num_hidden_layers:
+            raise BadInput(f"{key}: there is no layer {layer}; the model has {model.num_hidden_layers}, counted from "
+                           "0.")
     site = site_of(setting)
     if site and site.location == RESID_MID and family_of(model).parallel:
         key = next(name for name in LOCATION_KEYS if hasattr(setting, name))
@@ -459,33 +432,21 @@ def check_layer(model: PretrainedConfig, path: str, setting: Setting) -> None:
                        "the same residual stream.")
 
 
-def check_reinit(model: PretrainedConfig, config: QuestionConfig) -> None:
-    if config.layer_reinit is not True and config.layer_reinit >= model.num_hidden_layers:
-        raise BadInput(f"layer_reinit: there is no layer {config.layer_reinit}; the model has "
-                       f"{model.num_hidden_layers}, counted from 0.")
-
-
-def check_sequences(model: PretrainedConfig, splits: dict[str, Examples], exchanged: str | None) -> None:
-    """Refuse sequences that a model cannot read. exchanged: the column of the answers after an exchange.
+def check_fits(key: str, examples: Examples, model: PretrainedConfig, answers: str = "the answer") -> None:
+    """Refuse rows that a model cannot read to their ends, or whose tokens or answers are not the model's.
 
     Raises:
-        BadInput: they are too long, or have tokens or answers that are not the model's.
+        BadInput: as said, naming a sentence by its words and the answers as `answers`.
     """
-    for name, examples in splits.items():
-        key = {TRAIN: "train_data_path", TEST: "test_data_path"}.get(name, name)
-        length = examples.tokens.shape[1]
-        if length > context_of(model):
-            raise BadInput(f"{key}: its sequences have {length} tokens, the model reads at most {context_of(model)}.")
-        for own, answers in ((examples, LABELS), (examples.source, exchanged)):
-            if own is not None:
-                check_tokens(key, "token", own.tokens, model.vocab_size)
-                check_tokens(key, f"'{answers}'", own.answer.right, model.vocab_size)
-
-
-def check_tokens(key: str, word: str, tokens: Tensor, vocab_size: int) -> None:
-    outside = tokens[(tokens < 0) | (tokens >= vocab_size)]
-    if len(outside):
-        raise BadInput(f"{key}: {word} {outside[0]} is not in the model's vocabulary of {vocab_size}.")
+    longest, most = int(examples.lengths.argmax()), context_of(model)
+    if examples.lengths[longest] > most:
+        row = f"'{examples.texts[longest]}'" if examples.texts else "a sequence"
+        raise BadInput(f"{key}: {row} has {examples.lengths[longest]} tokens, the model reads at most {most}.")
+    of_answers = [tokens for tokens in (examples.answer.right, examples.answer.wrong) if tokens is not None]
+    for what, tokens in [("token", examples.tokens), *((answers, tokens) for tokens in of_answers)]:
+        outside = tokens[(tokens < 0) | (tokens >= model.vocab_size)]
+        if len(outside):
+            raise BadInput(f"{key}: {what} {outside[0]} is not in the model's vocabulary of {model.vocab_size}.")
 
 
 def context_of(model: PretrainedConfig) -> int:
@@ -507,3 +468,9 @@ def accuracy(opened: OpenModel, states: Tensor, answer: Answer, rows: Tensor | N
     """Share of right answers, of some rows or of all."""
     right = opened.is_right(states, answer)
     return (right if rows is None else right[rows]).double().mean().item()
+
+
+def accuracies(opened: OpenModel, states: Tensor, name: str, examples: Examples) -> dict[str, float]:
+    """Share of right answers of some examples, by evaluation set. name: of the examples."""
+    return {own: accuracy(opened, states, examples.answer, rows)
+            for own, (_, rows) in evaluations({name: examples}).items()}

@@ -8,7 +8,7 @@ leave out what the task's name says, are read as well.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 import torch
@@ -16,128 +16,116 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from interp.models.examples import Answer, Examples, from_rows
-from interp.runs.config import BadInput, project_path, shown, suggestion
-from interp.tasks.arithmetic import labels_of, read_data
+from interp.runs.config import BadInput, project_path, shown
+from interp.tasks.arithmetic import labels_of, read_data, require_columns
 from interp.tasks.grammar import ANSWERS, GENDERS
 
 SENTENCES, AGREEMENT, REFLEXIVE, SYNTACTIC_NUMBER = "sentences", "agreement", "reflexive", "syntactic_number"
-WORDS = ("sentence", "right", "wrong")
 LABELS = "labels"
 
 
 # ------------------------------------------------------------------------------------ files
 
-def with_verbs(key: str, table: pd.DataFrame) -> pd.DataFrame:
+def with_verbs(table: pd.DataFrame) -> pd.DataFrame:
     """The paper's agreement: `is` and `are`, by the column labels."""
     if "ungrammatical" in table:
-        raise BadInput(f"{key}: {table.attrs['source']} has a column 'ungrammatical': its sentences end with a "
-                       f"pronoun, which gives the answer away; they are for the task '{REFLEXIVE}'.")
+        raise BadInput(f"{table.attrs['source']} has a column 'ungrammatical': its sentences end with a pronoun, which "
+                       f"gives the answer away; they are for the task '{REFLEXIVE}'.")
     if "right" in table and "wrong" in table:
         return table
-    numbers = binary(key, table, LABELS)
+    check_numbers(table, LABELS, binary=True)
+    numbers = table[LABELS]
     return table.assign(right=numbers.map(ANSWERS.__getitem__), wrong=(1 - numbers).map(ANSWERS.__getitem__))
 
 
-def without_pronouns(key: str, table: pd.DataFrame) -> pd.DataFrame:
+def without_pronouns(table: pd.DataFrame) -> pd.DataFrame:
     """The paper's reflexives: a sentence with its pronoun, an ungrammatical one with the other, and a gender."""
     if "ungrammatical" not in table and "right" in table:
         return table
-    for column in ("sentence", "ungrammatical", "gender"):
-        if column not in table:
-            raise BadInput(f"{key}: {table.attrs['source']} has no column '{column}'.")
-    genders = binary(key, table, "gender")
-    binary(key, table, LABELS)
-    right, wrong = (words_of(key, table, column).str.split() for column in ("sentence", "ungrammatical"))
+    right, wrong = (words_of(table, column).str.split() for column in ("sentence", "ungrammatical"))
+    for column in ("gender", LABELS):
+        check_numbers(table, column, binary=True)
     for words, others in zip(right, wrong):
         if len(words) < 2 or words[:-1] != others[:-1] or words[-1] == others[-1]:
-            raise BadInput(f"{key}: {table.attrs['source']}: '{' '.join(words)}' and its ungrammatical form must "
-                           "differ in the last word and in nothing else.")
+            raise BadInput(f"{table.attrs['source']}: '{' '.join(words)}' and its ungrammatical form must differ in "
+                           "the last word and in nothing else.")
     return table.drop(columns=["ungrammatical", "gender"]).assign(
         sentence=right.str[:-1].str.join(" "), right=right.str[-1], wrong=wrong.str[-1],
-        group=genders.map({number: name for name, number in GENDERS.items()}))
+        group=table["gender"].map({number: name for name, number in GENDERS.items()}))
 
 
-PAPERS: dict[str, Callable[[str, pd.DataFrame], pd.DataFrame]] = {  # the paper's copies as files of the general form
-    SENTENCES: lambda key, table: table, AGREEMENT: with_verbs, REFLEXIVE: without_pronouns,
-    SYNTACTIC_NUMBER: with_verbs}
+PAPERS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {  # the paper's copies as files of the general form
+    AGREEMENT: with_verbs, REFLEXIVE: without_pronouns, SYNTACTIC_NUMBER: with_verbs}
 
 
-def words_of(key: str, table: pd.DataFrame, column: str) -> pd.Series:
+def words_of(table: pd.DataFrame, column: str) -> pd.Series:
     """A column of text without spaces around it: one at the end would be the token that is probed.
 
     Raises:
-        BadInput: a row has none.
+        BadInput: there is no such column, or a row has none.
     """
-    if table[column].isna().any() or not all(str(text).strip() for text in table[column]):
-        kind = "a sentence" if column in ("sentence", "ungrammatical", "source") else "a word"
-        raise BadInput(f"{key}: {table.attrs['source']}: the column '{column}' must hold {kind} in every row.")
-    return table[column].astype(str).str.strip()
+    require_columns(table, [column])
+    words = table[column].astype(str).str.strip()
+    if table[column].isna().any() or not words.all():
+        raise BadInput(f"{table.attrs['source']}: the column '{column}' must hold words in every row.")
+    return words
 
 
-def binary(key: str, table: pd.DataFrame, column: str) -> pd.Series:
-    if column not in table:
-        raise BadInput(f"{key}: {table.attrs['source']} has no column '{column}'.")
-    if not labels_of(table, column).lt(2).logical_and(labels_of(table, column).ge(0)).all():
-        raise BadInput(f"{key}: {table.attrs['source']}: the column '{column}' must hold 0 and 1 only.")
-    return table[column]
+def check_numbers(table: pd.DataFrame, column: str, binary: bool = False) -> None:
+    """Refuse a column that holds anything but whole numbers from 0, or but 0 and 1.
+
+    Raises:
+        BadInput: it does, or there is no such column.
+    """
+    require_columns(table, [column])
+    numbers = labels_of(table, column)
+    if numbers.min() < 0 or binary and numbers.max() > 1:
+        held = "0 and 1 only" if binary else "whole numbers from 0"
+        raise BadInput(f"{table.attrs['source']}: the column '{column}' must hold {held}.")
 
 
-def read_sentences(key: str, path: str, task: str, variables: list[str],
-                   optional: tuple[str, ...] = ()) -> pd.DataFrame:
+def check_one_value(table: pd.DataFrame, column: str, by: str) -> None:
+    """Refuse a sentence, of the column `by`, that has several values of a variable.
+
+    Raises:
+        BadInput: naming it.
+    """
+    counts = table.groupby(by)[column].nunique()
+    for sentence in counts.index[counts > 1][:1]:
+        raise BadInput(f"{table.attrs['source']}: '{sentence}' has more than one value of '{column}'.")
+
+
+def read_sentences(key: str, path: str, task: str, variables: list[str], optional: bool = False) -> pd.DataFrame:
     """The rows of a file of sentences in the general form, the variables asked for as whole numbers from 0.
 
-    optional: variables that the file may lack.
+    optional: the file may lack variables.
 
     Raises:
         BadInput: the file or a column is missing, holds what it should not, or a sentence stands twice.
     """
     table = read_data(key, path, ["sentence"])
     source = table.attrs["source"]
-    table = PAPERS[task](key, table)
-    table.attrs["source"] = source
-    own_source = [column for column in ("source", "source_right") if column in table]
-    for column in (*WORDS, *variables, *(["source", "source_right"] if own_source else [])):
-        if column not in table and column not in optional:
-            raise BadInput(f"{key}: {source} has no column '{column}'{suggestion(column, table)}.")
-    for column in (*WORDS, *own_source):
-        table[column] = words_of(key, table, column)
+    table = PAPERS[task](table) if task in PAPERS else table
+    sources = ["source", "source_right"] if "source" in table or "source_right" in table else []
+    for column in ("sentence", "right", "wrong", *sources):
+        table[column] = words_of(table, column)
+    table["group"] = words_of(table, "group") if "group" in table else ""
     for variable in variables:
-        for column in (variable, f"source_{variable}"):
-            if column in table and labels_of(table, column).lt(0).any():
-                raise BadInput(f"{key}: {source}: the column '{column}' must hold whole numbers from 0.")
-    same = table[table["right"] == table["wrong"]]
-    if len(same):
-        raise BadInput(f"{key}: {source}: in row {same.index[0] + 2} right and wrong are both "
-                       f"'{same['right'].iloc[0]}'.")
-    table["group"] = words_of(key, table, "group") if "group" in table else ""
-    if own_source:
-        check_own_sources(key, table, variables)
-    identity = ["sentence", "group", *own_source[:1]]
-    for row in table.index[table.duplicated(identity)][:1]:
+        if variable in table or not optional:
+            check_numbers(table, variable)
+            check_one_value(table, variable, by="sentence")
+        if sources and f"source_{variable}" in table:
+            check_numbers(table, f"source_{variable}")
+            check_one_value(table, f"source_{variable}", by="source")
+    for row in table.index[table["right"] == table["wrong"]][:1]:
+        raise BadInput(f"{source}: in row {row + 2} right and wrong are both '{table.loc[row, 'right']}'.")
+    for row in table.index[table["source"] == table["sentence"]][:1] if sources else ():
+        raise BadInput(f"{source}: row {row + 2} is its own source.")
+    for row in table.index[table.duplicated(["sentence", "group", *sources[:1]])][:1]:
         group = table.loc[row, "group"]
-        raise BadInput(f"{key}: {source}: '{table.loc[row, 'sentence']}' stands twice"
+        raise BadInput(f"{source}: '{table.loc[row, 'sentence']}' stands twice"
                        + (f" in the group '{group}'." if group else "."))
-    for variable in {*variables} & {*table}:
-        counts = table.groupby("sentence")[variable].nunique()
-        for sentence in counts.index[counts > 1][:1]:
-            raise BadInput(f"{key}: {source}: '{sentence}' has more than one value of '{variable}'.")
     return table
-
-
-def check_own_sources(key: str, table: pd.DataFrame, variables: list[str]) -> None:
-    """Refuse a source that has two values of a variable, or the row's own.
-
-    Raises:
-        BadInput: as said.
-    """
-    for variable in variables:
-        if f"source_{variable}" in table and variable in table:
-            counts = table.groupby("source")[f"source_{variable}"].nunique()
-            for sentence in counts.index[counts > 1][:1]:
-                raise BadInput(f"{key}: {table.attrs['source']}: the source '{sentence}' has more than one value of "
-                               f"'source_{variable}'.")
-    for row in table.index[table["source"] == table["sentence"]][:1]:
-        raise BadInput(f"{key}: {table.attrs['source']}: row {row + 2} is its own source.")
 
 
 def draw(key: str, path: str, table: pd.DataFrame, count: int, generator: torch.Generator) -> pd.DataFrame:
@@ -259,7 +247,7 @@ class Reader:
 
 # ------------------------------------------------------------------------------------ pairs
 
-def pair(examples: Examples, table: pd.DataFrame, reader: Reader, variable: str, answer_variable: str, key: str,
+def pair(examples: Examples, table: pd.DataFrame, reader: Reader, variable: str, answer_variable: str,
          data_seed: int) -> Examples:
     """Examples with a source for each row: its own, where the file has them, else one drawn.
 
@@ -267,9 +255,9 @@ def pair(examples: Examples, table: pd.DataFrame, reader: Reader, variable: str,
         BadInput: a row has no source with another value of the variable.
     """
     if "source" in table:
-        source = own_sources(examples, table, reader, variable, key)
+        source = own_sources(examples, table, reader, variable)
         return examples.paired_with(source, source.answer)
-    rows = draw_sources(examples, variable, key, torch.Generator().manual_seed(data_seed))
+    rows = draw_sources(examples, variable, table.attrs["source"], torch.Generator().manual_seed(data_seed))
     return examples.paired_with(rows, exchanged_answer(examples.answer, examples.answer[rows])
                                 if variable == answer_variable else examples.answer)
 
@@ -279,7 +267,7 @@ def exchanged_answer(own: Answer, other: Answer) -> Answer:
     return Answer(other.right, torch.where(own.right == other.right, other.wrong, own.right))
 
 
-def draw_sources(examples: Examples, variable: str, key: str, generator: torch.Generator) -> Tensor:
+def draw_sources(examples: Examples, variable: str, file: str, generator: torch.Generator) -> Tensor:
     """For each row another one of its group with another value of the variable, all else as it comes: (rows,)."""
     values = examples.variables[variable].cpu()
     chosen = torch.empty(len(examples), dtype=torch.long)
@@ -289,13 +277,13 @@ def draw_sources(examples: Examples, variable: str, key: str, generator: torch.G
             others, own = rows[values[rows] != value], rows[values[rows] == value]
             if not len(others):
                 where = f"the group '{name}' of " if name else ""
-                raise BadInput(f"variable: '{variable}' has a single value in {where}the sentences drawn of {key}, so "
-                               "that no row has a source with another value.")
+                raise BadInput(f"{file}: '{variable}' has a single value in {where}the sentences drawn, so that no row "
+                               "has a source with another value.")
             chosen[own] = others[torch.randint(len(others), (len(own),), generator=generator)]
     return chosen.to(examples.tokens.device)
 
 
-def own_sources(examples: Examples, table: pd.DataFrame, reader: Reader, variable: str, key: str) -> Examples:
+def own_sources(examples: Examples, table: pd.DataFrame, reader: Reader, variable: str) -> Examples:
     """The sources that the file gives; their value of the variable is source_VARIABLE or, of two values, the other."""
     values = examples.variables[variable]
     if f"source_{variable}" in table:
@@ -303,28 +291,11 @@ def own_sources(examples: Examples, table: pd.DataFrame, reader: Reader, variabl
     elif int(values.max()) < 2:
         other = 1 - values
     else:
-        raise BadInput(f"{key}: {table.attrs.get('source', 'the file')} gives sources but no column "
-                       f"'source_{variable}', their value of the variable, which has more than two values.")
+        raise BadInput(f"{table.attrs['source']} gives sources but no column 'source_{variable}', their value of the "
+                       "variable, which has more than two values.")
     for row in (other == values).nonzero()[:1].flatten().tolist():
-        raise BadInput(f"{key}: the source of '{table['sentence'].iloc[row]}' has the same value of '{variable}'.")
+        raise BadInput(f"{table.attrs['source']}: the source of '{table['sentence'].iloc[row]}' has the same value of "
+                       f"'{variable}'.")
     wrong = table["wrong"].where(table["right"] == table["source_right"], table["right"])
     sources = pd.DataFrame({"sentence": table["source"], "right": table["source_right"], "wrong": wrong, "group": ""})
-    read = reader.read(sources, [], values.device)
-    return Examples(read.tokens, read.probed, read.answering, {variable: other}, read.answer, texts=read.texts)
-
-
-def check_tokens_fit(key: str, examples: Examples, n_positions: int, vocab_size: int) -> None:
-    """Refuse sentences that the model cannot read to the probed position.
-
-    Raises:
-        BadInput: one is longer than the model's context, or has tokens that are not the model's.
-    """
-    longest = int(examples.lengths.argmax())
-    if examples.lengths[longest] > n_positions:
-        raise BadInput(f"{key}: '{examples.texts[longest]}' has {examples.lengths[longest]} tokens, the model reads at "
-                       f"most {n_positions}.")
-    for where, tokens in (("the sentences", examples.tokens), ("the answers", examples.answer.right),
-                          ("the answers", examples.answer.wrong)):
-        if tokens.max() >= vocab_size:
-            raise BadInput(f"{key}: in {where}, the tokenizer's token {tokens.max()} is not in the model's vocabulary "
-                           f"of {vocab_size}.")
+    return replace(reader.read(sources, [], values.device), variables={variable: other})
