@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -28,9 +28,9 @@ from interp.runs.config import PROJECT_ROOT, BadInput, project_path, require_fil
 from interp.runs.files import place, temporary_beside
 
 logging.disable_progress_bar()  # loading a few tensors needs none, and it would break ours
+logging.set_verbosity_error()   # what is wrong with a model is said in one sentence
 
-
-STORED_AS = {"lm_head.weight": "embed_out.weight"}  # weights that have another name in a saved model (GPT-NeoX)
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
 
 def choose_device(name: str) -> torch.device:
@@ -87,8 +87,8 @@ def read_model_config(key: str, path: str):
     except Exception as error:  # TransformerLens says in many ways that it does not know a model
         raise BadInput(f"{key}: {shown(folder)} is a '{config.model_type}' model, which cannot be opened: "
                        f"{first_line(error)[:120]}.") from None
-    if not gguf:  # such a file's tensors have other names; load_model sees whether any is missing
-        check_weights(key, folder, config)
+    if not gguf:  # which has to be read to tell
+        read_model(key, folder, gguf, device_map="meta")
     return config
 
 
@@ -120,8 +120,7 @@ def locate_model(key: str, path: str) -> tuple[Path, dict[str, str]]:
 def model_files(key: str, path: str) -> list[Path]:
     """The files that decide what a model computes and how it reads; path and errors as locate_model."""
     folder, gguf = locate_model(key, path)
-    patterns = [*gguf.values()] or ["config.json", "model*.safetensors", "pytorch_model*.bin", "tokenizer*", "vocab*",
-                                    "merges.txt"]
+    patterns = [*gguf.values()] or ["config.json", *WEIGHTS, "tokenizer*", "vocab*", "merges.txt"]
     return sorted(file for pattern in patterns for file in folder.glob(pattern) if file.is_file())
 
 
@@ -147,62 +146,36 @@ def fetch_from_hub(name: str) -> Path:
     return folder if any(folder.glob("model*.safetensors")) else fetch("*.json", "*.txt", "pytorch_model*.bin")
 
 
-def check_weights(key: str, folder: Path, config) -> None:
-    """Refuse weight files that are broken or are not this configuration's: missing weights would be random.
+def read_model(key: str, folder: Path, gguf: dict[str, str], **options) -> PreTrainedModel:
+    """A saved model, refused where its files are broken or not its own: missing weights would be random.
 
     Raises:
         BadInput: as said.
     """
+    where = shown(folder / gguf["gguf_file"] if gguf else folder)
+    if not gguf and not any(file for kind in WEIGHTS for file in folder.glob(kind)):
+        raise BadInput(f"{key}: {where} holds no weights (model.safetensors).")
     try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-    except Exception as error:  # likewise
-        raise BadInput(f"{key}: the config.json in {shown(folder)} makes no model: {first_line(error)}.") from None
-    files = list(folder.glob("model*.safetensors"))
-    if not files and any(folder.glob("pytorch_model*.bin")):
-        return  # torch's format has no header to look at; load_model sees whether any weight is missing
-    if not files:
-        raise BadInput(f"{key}: {shown(folder)} holds no weights (model.safetensors).")
-    stored = {}
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as weights:
-                stored |= {name: weights.get_slice(name).get_shape() for name in weights.keys()}
-        except SafetensorError as error:
-            raise BadInput(f"{key}: {shown(file)} is broken: {first_line(error)}.") from None
-    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    prefix = f"{model.base_model_prefix}."
-    for name, parameter in model.named_parameters():
-        names = name, name.removeprefix(prefix), STORED_AS.get(name)
-        shape = next((stored[known] for known in names if known in stored), None)
-        if shape is None and name not in tied and lacks(folder, name):
-            raise BadInput(f"{key}: the weights in {shown(folder)} lack {name}.")
-        if shape is not None and list(shape) != list(parameter.shape):
-            raise BadInput(f"{key}: {name} in {shown(folder)} has shape {list(shape)}, its config.json wants "
-                           f"{list(parameter.shape)}.")
-
-
-def lacks(folder: Path, name: str) -> bool:
-    """Whether a weight is missing, asked of transformers, which knows what families call it in files."""
-    try:
-        _, report = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-    except Exception:  # a file is missing, most likely
-        return True
-    return name in report["missing_keys"]
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True, **gguf, **options)
+    except FileNotFoundError as error:
+        raise BadInput(f"{key}: the weights in {where} lack a file: {first_line(error)}.") from None
+    except SafetensorError as error:
+        raise BadInput(f"{key}: the weights (model.safetensors) in {where} are broken: {first_line(error)}.") from None
+    except Exception as error:  # a damaged file fails in as many ways as there are formats
+        raise BadInput(f"{key}: {where} cannot be loaded; its config.json makes no model, or its weights are damaged: "
+                       f"{first_line(error)}") from None
+    for name in (name for name, _ in model.named_parameters() if name in report["missing_keys"]):
+        raise BadInput(f"{key}: the weights in {where} lack {name}.")
+    for name, stored, wanted in report["mismatched_keys"]:
+        raise BadInput(f"{key}: {name} in {where} has shape {list(stored)}, its config.json wants {list(wanted)}.")
+    return model
 
 
 def load_model(key: str, path: str, device: torch.device) -> PreTrainedModel:
     """A saved model, frozen, in eval mode and float32, on the device; path and errors as read_model_config."""
     read_model_config(key, path)
-    folder, gguf = locate_model(key, path)
-    where = shown(folder / gguf["gguf_file"] if gguf else folder)
-    try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, dtype=torch.float32, output_loading_info=True, **gguf)
-    except Exception as error:  # a damaged file fails in as many ways as there are formats
-        raise BadInput(f"{key}: {where} cannot be loaded: {first_line(error)}") from None
-    if report["missing_keys"]:
-        raise BadInput(f"{key}: the weights in {where} lack {min(report['missing_keys'])}.")
+    model = read_model(key, *locate_model(key, path), dtype=torch.float32)
     return model.to(device).eval().requires_grad_(False)
 
 
