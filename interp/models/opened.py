@@ -7,9 +7,10 @@ run says so and goes without it.
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -142,50 +143,46 @@ class OpenModel:
             stream = tensor_of(self.blocks[layer](stream, *arguments, **keywords))
         return stream
 
-    @contextmanager
-    def heard(self, places: set[tuple[int, str]]) -> Iterator[dict[tuple[int, str], Tensor]]:
-        """Collects, while open, what stands at (layer, location), resid_mid excepted; ends a pass above the last."""
+    def hook(self, layer: int, location: str, change: Callable[[Tensor], Tensor | None]):
+        """Call `change` with what stands at a place, resid_mid excepted, in each pass; what it returns is put there.
+
+        Returns the handle that removes it. Where it returns nothing, all stays as it is.
+        """
+        def on_input(module, arguments, keywords):
+            if (new := change(stream_of(arguments, keywords))) is None:
+                return None
+            return ((new, *arguments[1:]), keywords) if arguments else ((), keywords | {"hidden_states": new})
+
+        if location == RESID_PRE:
+            return self.blocks[layer].register_forward_pre_hook(on_input, with_kwargs=True)
+        module, scale = (self.blocks[layer], 1.0) if location == RESID_POST else self.out_of(layer, WRITES[location])
+
+        def on_output(module, arguments, output):
+            if (new := change(tensor_of(output) * scale)) is None:  # a copy: some blocks add the other update into it
+                return None
+            return new / scale if isinstance(output, Tensor) else (new / scale, *output[1:])
+
+        return module.register_forward_hook(on_output)
+
+    def listen(self, tokens: Tensor, places: set[tuple[int, str]], **inputs) -> dict[tuple[int, str], Tensor]:
+        """What stands at some places (layer, location) of a pass, (chunks, N, d_model) each; no block above is run.
+
+        resid_mid is the sum of its parts.
+        """
         found: dict[tuple[int, str], Tensor] = {}
-        handles = []
-
-        def keep(place, factor=1.0):
-            def hook(module, arguments, output):  # a copy: some blocks add the other update into it
-                found[place] = tensor_of(output) * factor
-            return hook
-
-        def keep_input(place):
-            def hook(module, arguments, keywords):
-                found[place] = stream_of(arguments, keywords)
-            return hook
+        handles = [self.hook(*part, partial(found.__setitem__, part)) for part in {
+            part for layer, location in places for part in (
+                [(layer, RESID_PRE), (layer, ATTN_OUT)] if location == RESID_MID else [(layer, location)])}]
 
         def stop(*_):
             raise _Enough
 
-        for layer, location in places:
-            block = self.blocks[layer]
-            if location == RESID_PRE:
-                handles.append(block.register_forward_pre_hook(keep_input((layer, location)), with_kwargs=True))
-            elif location == RESID_POST:
-                handles.append(block.register_forward_hook(keep((layer, location))))
-            else:
-                module, scale = self.out_of(layer, WRITES[location])
-                handles.append(module.register_forward_hook(keep((layer, location), scale)))
         last = max(layer for layer, _ in places)
-        reads_on = any(layer == last and location != RESID_PRE for layer, location in places)
-        register = self.blocks[last].register_forward_hook if reads_on else self.blocks[last].register_forward_pre_hook
-        handles.append(register(stop))
-        with hooked(*handles):
-            yield found
-
-    def listen(self, tokens: Tensor, places: set[tuple[int, str]], **inputs) -> dict[tuple[int, str], Tensor]:
-        """What stands at some places of a pass, (chunks, N, d_model) each; resid_mid is the sum of its parts."""
-        parts = {part for layer, location in places for part in (
-            [(layer, RESID_PRE), (layer, ATTN_OUT)] if location == RESID_MID else [(layer, location)])}
-        with self.heard(parts) as found:
-            try:
-                self.forward(tokens, **inputs)
-            except _Enough:
-                pass
+        block_runs = any(layer == last and location != RESID_PRE for layer, location in places)
+        block = self.blocks[last]
+        handles.append((block.register_forward_hook if block_runs else block.register_forward_pre_hook)(stop))
+        with hooked(*handles), suppress(_Enough):
+            self.forward(tokens, **inputs)
         found = {place: own.view(*tokens.shape, -1) for place, own in found.items()}  # OPT's are flat
         return found | {(layer, location): found[layer, RESID_PRE] + found[layer, ATTN_OUT]
                         for layer, location in places if location == RESID_MID}
@@ -217,53 +214,27 @@ class OpenModel:
         return states
 
     def patched(self, examples: Examples, site: Site) -> RunOn:
-        """The whole model run with other activations at a site and the probed positions: the plain way to run on.
+        """The whole model run with other activations at a site and the probed positions, differentiable in them.
 
-        Differentiable in them.
+        The plain way to run on.
         """
-        layout = examples.rows_apart
-
         def run_on(activations: Tensor, rows: Tensor) -> Tensor:
-            at = torch.arange(len(rows), device=rows.device)
-            with self.patching(site, activations, (at, examples.probed[rows]), layout.tokens[rows].shape):
-                states = self.forward(layout.tokens[rows])
-            return states[at, examples.answering[rows]]
+            tokens, each = examples.rows_apart.tokens[rows], torch.arange(len(rows), device=rows.device)
+            at = each, examples.probed[rows]
+
+            def put(values: Tensor, old: Tensor) -> Tensor:
+                return old.view(*tokens.shape, -1).index_put(at, values).view_as(old)
+
+            if site.location == RESID_MID:  # through the attention's output: what the MLP reads passes it by as well
+                below: list[Tensor] = []
+                handles = [self.hook(site.layer, RESID_PRE, lambda stream: below.append(stream[at])),
+                           self.hook(site.layer, ATTN_OUT, lambda old: put(activations - below[0], old))]
+            else:
+                handles = [self.hook(site.layer, site.location, partial(put, activations))]
+            with hooked(*handles):
+                return self.forward(tokens)[each, examples.answering[rows]]
 
         return run_on
-
-    @contextmanager
-    def patching(self, site: Site, activations: Tensor, at: tuple[Tensor, Tensor],
-                 shape: torch.Size) -> Iterator[None]:
-        """While open, activations stand at a site of a pass over tokens of a shape. at: row and position of each."""
-        block, below = self.blocks[site.layer], []
-
-        def put(output, values):
-            old = tensor_of(output)
-            whole = old.view(*shape, -1).index_put(at, values).view_as(old)
-            return whole if isinstance(output, Tensor) else (whole, *output[1:])
-
-        def put_input(module, arguments, keywords):
-            if arguments:
-                return (put(arguments[0], activations), *arguments[1:]), keywords
-            return arguments, keywords | {"hidden_states": put(keywords["hidden_states"], activations)}
-
-        def remember(module, arguments, keywords):
-            below.append(stream_of(arguments, keywords)[at])
-
-        if site.location == RESID_PRE:
-            handles = [block.register_forward_pre_hook(put_input, with_kwargs=True)]
-        elif site.location == RESID_POST:
-            handles = [block.register_forward_hook(lambda module, arguments, output: put(output, activations))]
-        elif site.location == RESID_MID:  # through the attention's output: what the MLP reads passes it by as well
-            module, scale = self.out_of(site.layer, ATTENTION)
-            handles = [block.register_forward_pre_hook(remember, with_kwargs=True), module.register_forward_hook(
-                lambda module, arguments, output: put(output, (activations - below.pop()) / scale))]
-        else:
-            module, scale = self.out_of(site.layer, WRITES[site.location])
-            handles = [module.register_forward_hook(
-                lambda module, arguments, output: put(output, activations / scale))]
-        with hooked(*handles):
-            yield
 
     # ------------------------------------------------------------------------- answers
 
@@ -331,8 +302,7 @@ def tensor_of(output) -> Tensor:
 
 
 @torch.no_grad()
-def run_all(run_on: RunOn, activations: Tensor, rows: Tensor | None = None, desc: str | None = None) -> Tensor:
+def run_all(run_on: RunOn, activations: Tensor, rows: Tensor | None = None) -> Tensor:
     """A run on from a site in batches: (rows, d_model) of activations -> (rows, d_model) of states."""
     rows = torch.arange(len(activations), device=activations.device) if rows is None else rows
-    batches = list(zip(activations.split(ROWS_AT_ONCE), rows.split(ROWS_AT_ONCE)))
-    return torch.cat([run_on(*batch) for batch in tqdm(batches, desc=desc, leave=False, disable=desc is None or None)])
+    return torch.cat([run_on(*batch) for batch in zip(activations.split(ROWS_AT_ONCE), rows.split(ROWS_AT_ONCE))])

@@ -13,7 +13,7 @@ ReplayedModel       the plain way: the model run up to the sublayer
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from transformers.activations import ACT2FN, NewGELUActivation
 from interp.models.examples import Examples
 from interp.models.family import ATTENTION
 from interp.models.forest import Forest
-from interp.models.opened import ROWS_COMPARED, OpenModel, alike, hooked, tensor_of
+from interp.models.opened import ROWS_COMPARED, Call, OpenModel, alike, hooked, tensor_of
 from interp.models.sublayers import Masks, Sublayer, bias_of, masked, product, random_masks
 from interp.models.tail import at_rows
 
@@ -65,26 +65,6 @@ ALGEBRA = {
     "mistral": LLAMA,  # sentences longer than its sliding window are refused (question.context_of)
     "qwen2": LLAMA,
 }
-
-
-@dataclass(frozen=True)
-class Heads:
-    """How an attention splits into heads, several queries sharing a key and a value in some models."""
-
-    queries: int
-    keys: int
-    width: int
-    interleaved: bool
-    rotary: nn.Module | None
-
-
-def heads_of(opened: OpenModel, attention: Attention) -> Heads:
-    config = opened.model.config
-    queries = config.num_attention_heads
-    return Heads(queries, keys=getattr(config, "num_key_value_heads", None) or queries,
-                 width=getattr(config, "head_dim", None) or config.hidden_size // queries,
-                 interleaved=attention.interleaved,
-                 rotary=opened.model.get_submodule(attention.rotary) if attention.rotary else None)
 
 
 def gate(product: Tensor, linear: nn.Module, mask: Tensor) -> Tensor:
@@ -157,13 +137,20 @@ class ReplayedAttention:
         first = [(name, sublayer.maps[name]) for name in attention.maps]
         self.last_name, self.last = list(sublayer.maps.items())[-1]
         self.first_names, self.behind = list(attention.maps), behind_of(sublayer)
-        self.heads, self.scaling = heads_of(opened, attention), sublayer.module.scaling
+        self.scaling = sublayer.module.scaling
         self.path = forest.path[:, :int(probed.max()) + 1]
         steps = torch.arange(self.path.shape[1], device=self.path.device)
         self.later = (steps > probed.unsqueeze(1)).unsqueeze(-1)                 # (rows, T, 1)
         nodes = forest.nodes_at(probed)                                          # (rows,)
-        self.columns = query_key_value_columns(self.heads, inputs.device)
-        self.sizes = [count * self.heads.width for count in (self.heads.queries, self.heads.keys, self.heads.keys)]
+        config = opened.model.config
+        queries = config.num_attention_heads
+        keys = getattr(config, "num_key_value_heads", None) or queries  # several queries share one in some models
+        self.width = getattr(config, "head_dim", None) or config.hidden_size // queries
+        self.sizes = [count * self.width for count in (queries, keys, keys)]
+        # the order that puts the neurons as all queries, all keys, all values, head by head
+        neurons = torch.arange(sum(self.sizes), device=inputs.device)
+        self.columns = (neurons.view(queries, 3, self.width).transpose(0, 1).flatten() if attention.interleaved
+                        else slice(None))
 
         products = torch.cat([product(linear, inputs) for _, linear in first], dim=-1)[:, self.columns]
         query, key, value = products.split(self.sizes, dim=-1)
@@ -173,19 +160,20 @@ class ReplayedAttention:
         self.value, self.value_bias = self.by_key_head(value), self.by_key_head(value_bias.unsqueeze(0))
         self.key, key_bias = self.by_key_head(key), self.by_key_head(key_bias.unsqueeze(0))
         self.rotation = self.key_bias = None
-        if self.heads.rotary is not None:
-            cos, sin = rotation(self.heads, inputs, forest.positions.flatten())  # (nodes, width), (nodes, rotary)
+        if attention.rotary:
+            rotary = opened.model.get_submodule(attention.rotary)
+            cos, sin = rotation(rotary, inputs, forest.positions.flatten(), self.width)  # (nodes, width or rotary)
             self.rotation = cos[nodes], sin[nodes]
             self.key = turned_key(self.key, cos, sin)                            # (keys, nodes, width + rotary)
             if key_bias.any():
-                self.key_bias = turned_key(key_bias, *rotation(self.heads, inputs, steps)).unsqueeze(1)
+                self.key_bias = turned_key(key_bias, *rotation(rotary, inputs, steps, self.width)).unsqueeze(1)
 
     def __len__(self) -> int:
         return len(self.query)
 
     def by_key_head(self, values: Tensor) -> Tensor:
         """(n, keys · width) as (keys, n, width), whose rows lie together."""
-        return values.unflatten(-1, (-1, self.heads.width)).transpose(0, 1).contiguous()
+        return values.unflatten(-1, (-1, self.width)).transpose(0, 1).contiguous()
 
     def update(self, masks: Masks, rows: Tensor) -> Tensor:
         mask = torch.cat([masks[name] for name in self.first_names])[self.columns]
@@ -196,10 +184,10 @@ class ReplayedAttention:
                       for table in (self.key, self.value))                       # (keys, batch, T, ...)
 
         query = self.query.index_select(0, rows) * query_mask + self.query_bias
-        query = query.unflatten(-1, (self.heads.keys, -1, self.heads.width)).transpose(0, 1)
+        query = query.unflatten(-1, (len(self.key), -1, self.width)).transpose(0, 1)
         if self.rotation is not None:                                            # (keys, batch, group, width)
             query = turned_query(query, *(part[rows].unsqueeze(1) for part in self.rotation))
-            key_mask = torch.cat([key_mask, key_mask[..., :query.shape[-1] - self.heads.width]], dim=-1)
+            key_mask = torch.cat([key_mask, key_mask[..., :query.shape[-1] - self.width]], dim=-1)
         scores = key @ (query * key_mask.unsqueeze(1)).transpose(2, 3)           # (keys, batch, T, group)
         if self.key_bias is not None:
             scores = scores + self.key_bias @ query.transpose(2, 3)
@@ -210,21 +198,13 @@ class ReplayedAttention:
         return self.behind(gate(product(self.last, mixed), self.last, masks[self.last_name]))
 
 
-def query_key_value_columns(heads: Heads, device: torch.device) -> Tensor | slice:
-    """The order that puts an attention's neurons as all queries, all keys, all values, head by head."""
-    if not heads.interleaved:
-        return slice(None)
-    neurons = torch.arange(3 * heads.queries * heads.width, device=device)
-    return neurons.view(heads.queries, 3, heads.width).transpose(0, 1).flatten()
-
-
-def rotation(heads: Heads, like: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """The model's own cosines (n, width) and sines (n, rotary) at some positions (n,).
+def rotation(rotary: nn.Module, like: Tensor, positions: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """The model's own cosines (n, width) and sines (n, rotary) at some positions (n,), for heads of a width.
 
     Where only the first part of a head is turned, the cosines of the rest are 1.
     """
-    cos, sin = (part[0] for part in heads.rotary(like, positions.unsqueeze(0)))
-    return F.pad(cos, (0, heads.width - cos.shape[-1]), value=1.0), sin
+    cos, sin = (part[0] for part in rotary(like, positions.unsqueeze(0)))
+    return F.pad(cos, (0, width - cos.shape[-1]), value=1.0), sin
 
 
 def turned_key(key: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -306,18 +286,20 @@ class ReplayedModule:
 
 
 @torch.no_grad()
-def module_call(opened: OpenModel, sublayer: Sublayer, examples: Examples) -> tuple[tuple, dict]:
-    """What a sublayer's module is called with besides what it reads, with all rows apart."""
+def module_call(opened: OpenModel, sublayer: Sublayer, examples: Examples) -> Call:
+    """What a sublayer's module is called with besides what it reads, with all rows apart.
+
+    Of an MLP, which is run on the probed position alone, for one position.
+    """
     layout, found = examples.rows_apart, []
     calls = opened.calls(layout.tokens, **opened.at(layout.positions))
-    one = sublayer.operation != ATTENTION  # an MLP is run on the probed position alone
+
+    def part(value: Any) -> Any:
+        return value[:, :1] if sublayer.operation != ATTENTION and isinstance(value, Tensor) else value
 
     def catch(module, arguments, keywords):
-        keywords = {name: value for name, value in keywords.items() if name != "hidden_states"}
-        found.append((arguments[1:], {name: value[:, :1] if one and isinstance(value, Tensor) else value
-                                      for name, value in keywords.items()}))
-        if one:
-            found[0] = tuple(value[:, :1] if isinstance(value, Tensor) else value for value in found[0][0]), found[0][1]
+        found.append((tuple(map(part, arguments[1:])), {
+            name: part(value) for name, value in keywords.items() if name != "hidden_states"}))
 
     with hooked(sublayer.module.register_forward_pre_hook(catch, with_kwargs=True)):
         opened.run_blocks(opened.vectors(*layout.tokens.shape).zero_(), calls, sublayer.layer, sublayer.layer + 1)
@@ -340,39 +322,27 @@ class ReplayedModel:
         return found[site.layer, site.location][at, self.examples.probed[rows]]
 
 
+@torch.no_grad()
 def replay(opened: OpenModel, sublayer: Sublayer, examples: Examples, inputs: Tensor) -> Replay:
     """A sublayer ready to be run through masks, by the fastest way that gives what the plain one gives.
 
     inputs: what its first map reads, as `capture` keeps it.
     """
-    plain = ReplayedModel(opened, sublayer, examples)
-    forest = opened.forest(examples)
+    plain, forest = ReplayedModel(opened, sublayer, examples), opened.forest(examples)
     algebra = ((lambda: ReplayedAttention(opened, sublayer, inputs, forest, examples.probed))
                if sublayer.operation == ATTENTION else lambda: ReplayedMLP(opened, sublayer, inputs))
+    rows, masks = torch.arange(len(plain), device=opened.device)[:ROWS_COMPARED], random_masks(sublayer)
     for way in (algebra, lambda: ReplayedModule(opened, sublayer, inputs, examples)):
         try:
             found = way()
+            if alike(found.update(masks, rows), plain.update(masks, rows)):
+                return found
+            opened.tell(f"{type(found).__name__} gives other updates than a layer's {sublayer.operation}")
         except CannotReplay:
             continue
         except Exception as error:  # a module that is called otherwise fails in ways of its own
             opened.tell(f"a fast way of replaying a layer's {sublayer.operation} failed ({type(error).__name__})")
-            continue
-        if agrees(found, plain):
-            return found
-        opened.tell(f"{type(found).__name__} gives other updates than a layer's {sublayer.operation}")
     return plain
-
-
-@torch.no_grad()
-def agrees(way: Replay, plain: Replay) -> bool:
-    """Whether two ways give the same updates of a few rows under the same soft masks."""
-    rows = torch.arange(len(plain), device=plain.opened.device)[:ROWS_COMPARED]
-    masks = random_masks(plain.sublayer)
-    try:
-        ours, wanted = way.update(masks, rows), plain.update(masks, rows)
-    except Exception:  # as above
-        return False
-    return alike(ours, wanted)
 
 
 @torch.no_grad()
