@@ -71,8 +71,6 @@ class Config(QuestionConfig):
             raise ValueError(f"the key 'token_range' must span one position, as \"2_3\" does, not '{self.token_range}'")
         if not self.of_sentences and self.counterfactual_label is None:
             raise ValueError("the key 'counterfactual_label' is missing")
-        if self.save_models and self.model_dir is None:
-            raise ValueError("save_models needs the key 'model_dir', the folder for the alignments")
         return self
 
 

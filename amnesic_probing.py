@@ -93,11 +93,11 @@ class Erasure:
                             self.n_classes, lr=self.setting.lr, num_steps=self.config.num_epochs,
                             seed=self.setting.model_seed)
 
-    def accuracies(self, name: str, examples: Examples, eraser: LeaceEraser | None = None) -> dict[str, float]:
-        """How often the model answers rightly, before or after erasure, by evaluation set."""
+    def accuracies(self, column: str, examples: Examples, eraser: LeaceEraser | None = None) -> dict[str, float]:
+        """How often the model answers rightly, before or after erasure, as COLUMN, or as COLUMN_GROUP of groups."""
         states = (self.question.answers(self.setting, examples) if eraser is None else run_all(
             run_on_from(self.opened, examples, site_of(self.setting)), eraser(self.activations(examples))))
-        return accuracies(self.opened, states, name, examples)
+        return accuracies(self.opened, states, column, examples)
 
 
 def run_setting(config: Config, setting: Setting, question: Question) -> Outcome:
@@ -118,23 +118,21 @@ def run_setting(config: Config, setting: Setting, question: Question) -> Outcome
         judged = data.judged.get({"test": "iid"}.get(name, name), examples)
         if config.of_sentences:
             figures[f"{own}pre_erasure_probe_acc"] = erasure.readable(examples)
-            figures |= named("vanilla_acc", own, erasure.accuracies("", judged))
+            figures |= erasure.accuracies(f"{own}vanilla_acc", judged)
         figures[f"{own}heldout_post_erasure_probe_acc"] = erasure.readable(examples, heldout)
-        figures |= named("heldout_acc", own, erasure.accuracies("", judged, heldout))
-        random = [erasure.accuracies("", judged, control) for control in controls]
-        for group in random[0] if random else ():
-            shares = torch.tensor([draw[group] for draw in random], dtype=torch.double)
-            figures |= named("random_heldout_acc_mean", own, {group: shares.mean().item()})
-            figures |= named("random_heldout_acc_std", own, {group: shares.std().item() if len(shares) > 1 else None})
-    for split, key in OTHER_KEYS.items() if config.multitask else ():
-        figures |= of_other_task(erasure, split, data.extra[key],
-                                 heldout if split == "train" else erasure.fit(data.tests["test"]), heldout)
+        figures |= erasure.accuracies(f"{own}heldout_acc", judged, heldout)
+        draws = [erasure.accuracies(f"{own}random_heldout_acc_{{}}", judged, control) for control in controls]
+        for column in draws[0] if draws else ():
+            shares = torch.tensor([draw[column] for draw in draws], dtype=torch.double)
+            figures[column.replace("{}", "mean")] = shares.mean().item()
+            figures[column.replace("{}", "std")] = shares.std().item() if len(shares) > 1 else None
+    if config.multitask:  # what the erasers of this task do to the other task's answers
+        other = {split: data.extra[key] for split, key in OTHER_KEYS.items()}
+        for split, eraser in (("train", heldout), ("test", erasure.fit(data.tests["test"]))):
+            figures |= erasure.accuracies(f"diff_{split}_vanilla_acc", other[split])
+            figures |= erasure.accuracies(f"diff_{split}_acc", other[split], eraser)
+        figures |= erasure.accuracies("diff_heldout_acc", other["test"], heldout)
     return Outcome(figures)
-
-
-def named(measure: str, prefix: str, shares: dict[str, Any]) -> dict[str, Any]:
-    """Figures by evaluation set under their columns' names: gen_heldout_acc, heldout_acc_masculine, …"""
-    return {f"{prefix}{measure}{group}": share for group, share in shares.items()}
 
 
 def of_own_split(erasure: Erasure, splits: dict[str, Examples], train_eraser: LeaceEraser) -> dict[str, float]:
@@ -145,17 +143,9 @@ def of_own_split(erasure: Erasure, splits: dict[str, Examples], train_eraser: Le
         figures |= {
             f"{prefix}{split}_pre_erasure_probe_acc": erasure.readable(examples),
             f"{prefix}{split}_post_erasure_probe_acc": erasure.readable(examples, eraser),
-            f"{prefix}{split}_vanilla_acc": erasure.accuracies("", examples)[""],
-            f"{prefix}{split}_acc": erasure.accuracies("", examples, eraser)[""]}
+            **erasure.accuracies(f"{prefix}{split}_vanilla_acc", examples),
+            **erasure.accuracies(f"{prefix}{split}_acc", examples, eraser)}
     return figures
-
-
-def of_other_task(erasure: Erasure, split: str, examples: Examples, eraser: LeaceEraser,
-                  heldout: LeaceEraser) -> dict[str, float]:
-    """What the erasers of this task do to the other task's answers."""
-    figures = {f"diff_{split}_vanilla_acc": erasure.accuracies("", examples)[""],
-               f"diff_{split}_acc": erasure.accuracies("", examples, eraser)[""]}
-    return figures | ({"diff_heldout_acc": erasure.accuracies("", examples, heldout)[""]} if split == "test" else {})
 
 
 SCRIPT = Script("amnesic_probing", Config, prepare, run_setting)

@@ -12,7 +12,7 @@
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -86,8 +86,6 @@ class Config(QuestionConfig):
         if self.judges_tasks and not (self.lm_same_task_path and self.lm_different_task_path):
             raise ValueError("the task 'multitask' needs the keys lm_same_task_path and lm_different_task_path, "
                              "the data to evaluate on (or lm_eval: false)")
-        if self.save_models and self.model_dir is None:
-            raise ValueError("save_models needs the key 'model_dir', the folder for the circuits")
         return self
 
 
@@ -98,7 +96,6 @@ class Bench:
     opened: OpenModel
     data: Data
     judged: dict[str, Examples]
-    whole: dict[str, Tensor]       # by name of `judged`: the untouched model's states, (rows, d_model)
     layers: list[int]
     kept: dict[Examples, Kept]
 
@@ -114,16 +111,11 @@ class Bench:
             return {name: answer_from(self.opened, self.kept[examples], sublayer.layer)
                     for name, examples in self.judged.items()}
 
-    def accuracies(self, states: dict[str, Tensor]) -> dict[str, float]:
-        """Share of right answers, by evaluation set."""
-        return {own: share for name, examples in self.judged.items()
-                for own, share in accuracies(self.opened, states[name], name, examples).items()}
 
-
-@dataclass(frozen=True)
+@dataclass
 class Prepared:
     question: Question
-    benches: dict[tuple, Bench] = field(default_factory=dict)  # the last one used
+    bench: Bench | None = None  # the last one used
 
 
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Prepared:
@@ -156,10 +148,9 @@ def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome
 
     masks = circuit.masks()
     figures = {
-        "train_loss": mean_loss(replays["train"], masks, train,
-                                shuffled_batches(len(train), setting.batch_size, shuffling)),
-        "test_loss": mean_loss(replays["test"], masks, test,
-                               batches_in_order(len(test), setting.batch_size)),
+        "train_loss": mean_loss(replays["train"], masks, train, shuffled_batches(
+            len(train), setting.batch_size, shuffling)),
+        "test_loss": mean_loss(replays["test"], masks, test, batches_in_order(len(test), setting.batch_size)),
         "l0_norm": circuit.l0_norm(), "l0_max": circuit.l0_max(),
         **neighbor_accuracies(config, labels, replays, masks, prefix=""),
         **neighbor_accuracies(config, labels, replays, sublayer.full_masks(), prefix="full_model_"),
@@ -168,11 +159,12 @@ def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome
     }
     tables = {}
     if bench.judged:
+        whole = {name: prepared.question.answers(setting, examples) for name, examples in bench.judged.items()}
         without = bench.without(sublayer, circuit.ablation())
-        tables["ablations"], reason = ablations(config, setting, bench, sublayer, circuit, without)
+        tables["ablations"], reason = ablations(config, setting, bench, sublayer, circuit, whole, without)
         figures |= headline(config, tables["ablations"], reason)
         if config.of_sentences:
-            write_qualitative(config, setting, bench, without, prepared.question.path(setting))
+            write_qualitative(config, setting, bench, whole, without, prepared.question.path(setting))
     for file in artifacts(config, setting):
         save_circuit(circuit, file, description(config, setting, prepared.question.path(setting)))
     if animation:
@@ -195,21 +187,17 @@ def artifacts(config: Config, setting: Setting) -> list[Path]:
 def bench_for(config: Config, setting: Setting, prepared: Prepared) -> Bench:
     """The setting's model with what a pass kept of its layer and of those that come next."""
     opened, data = prepared.question.open(setting), prepared.question.data(setting)
-    bench = next(iter(prepared.benches.values()), None)
-    known = bench is not None and bench.opened is opened and bench.data is data
-    if not known or setting.target_layer not in bench.layers:
-        judged = {name: data.extra[key] for name, key in LM_KEYS.items()} if config.judges_tasks else data.judged
-        judged = judged if config.lm_eval else {}
-        whole = bench.whole if known else {name: opened.answer(examples) for name, examples in judged.items()}
-        prepared.benches.clear()  # memory holds what was kept of one pass
-        del bench
-        prepared.benches[()] = set_up(config, setting, opened, data, judged, whole)
-    return prepared.benches[()]
+    last = prepared.bench
+    if not last or last.opened is not opened or last.data is not data or setting.target_layer not in last.layers:
+        prepared.bench = last = None  # memory holds what was kept of one pass
+        prepared.bench = set_up(config, setting, opened, data)
+    return prepared.bench
 
 
-def set_up(config: Config, setting: Setting, opened: OpenModel, data: Data, judged: dict[str, Examples],
-           whole: dict[str, Tensor]) -> Bench:
+def set_up(config: Config, setting: Setting, opened: OpenModel, data: Data) -> Bench:
     """Run a model over its data and keep what the setting's layer and the next ones need, as far as memory holds it."""
+    judged = {name: data.extra[key] for name, key in LM_KEYS.items()} if config.judges_tasks else data.judged
+    judged = judged if config.lm_eval else {}
     probed, operations = {data.train, *data.tests.values()}, config.operation_list
     layers = config.target_layer_list[config.target_layer_list.index(setting.target_layer):]
     per_layer = sum(bytes_kept(opened, examples, operations if examples in probed else [], examples in judged.values())
@@ -219,7 +207,7 @@ def set_up(config: Config, setting: Setting, opened: OpenModel, data: Data, judg
     kept = {examples: capture(opened, examples, sublayers if examples in probed else [],
                               layers if examples in judged.values() else [])
             for examples in probed | set(judged.values())}
-    return Bench(opened, data, judged, whole, layers, kept)
+    return Bench(opened, data, judged, layers, kept)
 
 
 def neighbor_accuracies(config: Config, labels: dict[str, Tensor], replays: dict[str, Replay], masks: Masks,
@@ -237,11 +225,12 @@ def neighbor_accuracies(config: Config, labels: dict[str, Tensor], replays: dict
 
 
 def ablations(config: Config, setting: Setting, bench: Bench, sublayer: Sublayer, circuit: Circuit,
-              without: dict[str, Tensor]) -> tuple[list[dict[str, Any]], str | None]:
+              whole: dict[str, Tensor], without: dict[str, Tensor]) -> tuple[list[dict[str, Any]], str | None]:
     """Accuracy of the whole model, without the circuit, without random neurons instead.
 
-    With two tasks also without the circuit's neurons in one linear map alone. Returns a row for each
-    evaluation set and condition, and why there are no random draws where there are none.
+    With two tasks also without the circuit's neurons in one linear map alone. whole, without: states by name of what is
+    judged, (rows, d_model). Returns a row for each evaluation set and condition, and why there are no random draws
+    where there are none.
     """
     drawing, reason = torch.Generator().manual_seed(setting.model_seed), None
     cases = []
@@ -252,13 +241,15 @@ def ablations(config: Config, setting: Setting, bench: Bench, sublayer: Sublayer
                   for draw in range(config.num_random_ablations)]
     except ImpossibleAblation as error:
         reason = str(error)
-    measured = [("full", "all", None, bench.whole), ("circuit", "all", None, without)]
+    measured = [("full", "all", None, whole), ("circuit", "all", None, without)]
     measured += [(condition, maps, draw, bench.without(sublayer, masks)) for condition, maps, draw, masks in cases]
     return [{"evaluation": name, "maps": maps, "condition": condition, "draw": draw, "accuracy": share}
-            for condition, maps, draw, states in measured for name, share in bench.accuracies(states).items()], reason
+            for condition, maps, draw, states in measured for file, examples in bench.judged.items()
+            for name, share in accuracies(bench.opened, states[file], file, examples).items()], reason
 
 
-def write_qualitative(config: Config, setting: Setting, bench: Bench, without: dict[str, Tensor], path: str) -> None:
+def write_qualitative(config: Config, setting: Setting, bench: Bench, whole: dict[str, Tensor],
+                      without: dict[str, Tensor], path: str) -> None:
     """What the model would say next after the first test batch, before and after ablation, as text."""
     tokenizer, (name, examples) = load_tokenizer("model_path", path), next(iter(bench.judged.items()))
     first = next(iter(examples.groups.values()), torch.arange(len(examples)))[:setting.batch_size]  # (batch,)
@@ -268,7 +259,7 @@ def write_qualitative(config: Config, setting: Setting, bench: Bench, without: d
 
     texts = [examples.texts[row] for row in first.tolist()]
     rows = [{"sentence": text, "before": before, "after": after} for text, before, after in zip(
-        texts, said(bench.whole[name]), said(without[name]))]
+        texts, said(whole[name]), said(without[name]))]
     write_table(project_path(config.results_dir) / "qualitative" / f"{setting_name(setting)}.csv", rows)
 
 

@@ -58,12 +58,11 @@ class Config(QuestionConfig):
     save_models: bool = Field(False, description="save the fitted interchanges")
     model_dir: Text | None = Field(None, description="where to save them")
 
+    needs_variable = False
+
     @property
     def variables(self) -> list[str]:
         return self.variable_list
-
-    def needs_variable(self) -> bool:
-        return False
 
     @model_validator(mode="after")
     def consistent(self):
@@ -88,8 +87,6 @@ class Config(QuestionConfig):
             for name in self.variable_list:
                 if name not in self.carried:
                     raise ValueError(f"the key 'carried' lacks '{name}'; give it [] where no site carries it")
-        if self.save_models and self.model_dir is None:
-            raise ValueError("save_models needs the key 'model_dir', the folder for the interchanges")
         return self
 
 

@@ -94,13 +94,14 @@ class Config(ScriptConfig):
     @classmethod
     def both_starts(cls, values):
         """Transfer is judged by comparison: train from the old model and from a fresh one."""
+        values = dict(values)
         if values.get("transfer") is True:  # the paper's way to say it
-            if not values.get("model_path"):
+            values["transfer"] = values.pop("model_path", None)
+            if not values["transfer"]:
                 raise ValueError("transfer: true needs the key 'model_path', the model to start from")
-            values = values | {"transfer": values["model_path"]}
-            values.pop("model_path")
-        return values | {"start_list": ["fresh", "transfer"]} if values.get("transfer") and not values.get(
-            "start_list") else values
+        if values.get("transfer") and not values.get("start_list"):
+            values["start_list"] = ["fresh", "transfer"]
+        return values
 
     @model_validator(mode="after")
     def consistent(self):
@@ -113,17 +114,20 @@ class Config(ScriptConfig):
                 raise ValueError(f"{key} must name at least one variable")
             arithmetic.check_task(task, self.mod)
             if len(task.layout) > self.n_positions:
-                raise ValueError(f"n_positions is {self.n_positions}, but a sequence has "
-                                 f"{len(task.layout)} tokens")
+                raise ValueError(f"n_positions is {self.n_positions}, but a sequence has {len(task.layout)} tokens")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd ({self.n_embd}) is not a multiple of n_head ({self.n_head})")
-        late = [epoch for epoch in self.save_checkpoints if epoch > self.num_epochs]
-        if late:
-            raise ValueError(f"save_checkpoints asks for epoch {late[0]}, but num_epochs is "
-                             f"{self.num_epochs}")
+        if late := [epoch for epoch in self.save_checkpoints if epoch > self.num_epochs]:
+            raise ValueError(f"save_checkpoints asks for epoch {late[0]}, but num_epochs is {self.num_epochs}")
         if not 0 < int(self.mod**2 * self.train_frac) < self.mod**2:
             raise ValueError(f"train_frac {self.train_frac} leaves train or test empty")
         return self
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """The GPT-2's. Its tokens are the numbers, `=`, and one for each of two tasks."""
+        return {"vocab_size": self.mod + (3 if self.multitask else 1), "n_positions": self.n_positions,
+                "n_layer": self.n_layer, "n_head": self.n_head, "n_embd": self.n_embd, "n_inner": self.n_inner}
 
     def tasks(self) -> dict[str, Task]:
         """The data sets to make, by their folder in data_dir."""
@@ -162,26 +166,15 @@ def prepare(config: Config, settings: list[Setting], device: torch.device) -> Pr
             files[project_path(config.data_dir) / folder / f"{name}.csv"] = arithmetic.csv_text(table)
             tables[name].append(table)
     check_data_files(files)
-    if config.transfer:
-        check_transfer(config)
+    old = read_model_config("transfer", config.transfer) if config.transfer else None
+    for key, value in config.shape.items() if old else ():
+        if getattr(old, key) != value:
+            raise BadInput(f"transfer: the model in {config.transfer} has {key} {getattr(old, key)}, this config "
+                           f"{value}.")
     splits = {name: Split(torch.cat([arithmetic.token_ids(table) for table in own]).to(device),
                           torch.cat([arithmetic.labels_of(table, "labels") for table in own]).to(device))
               for name, own in tables.items()}
     return Prepared(files, splits, device)
-
-
-def vocabulary_size(config: Config) -> int:
-    return config.mod + (3 if config.multitask else 1)  # numbers, `=`, and a token for each of two tasks
-
-
-def check_transfer(config: Config) -> None:
-    old = read_model_config("transfer", config.transfer)
-    for key, value in {"vocab_size": vocabulary_size(config), "n_positions": config.n_positions,
-                       "n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.n_embd,
-                       "n_inner": config.n_inner}.items():
-        if getattr(old, key) != value:
-            raise BadInput(f"transfer: the model in {config.transfer} has {key} {getattr(old, key)}, "
-                           f"this config {value}.")
 
 
 def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome:
@@ -198,9 +191,7 @@ def build_model(config: Config, setting: Setting, device: torch.device) -> GPT2L
     """A fresh model, or the one to transfer from."""
     if getattr(setting, "start", "fresh") == "transfer":
         return load_model("transfer", config.transfer, device).train().requires_grad_(True)
-    return build_gpt2(
-        vocab_size=vocabulary_size(config), n_positions=config.n_positions, n_layer=config.n_layer,
-        n_head=config.n_head, n_embd=config.n_embd, n_inner=config.n_inner, seed=setting.model_seed).to(device)
+    return build_gpt2(setting.model_seed, **config.shape).to(device)
 
 
 def last_position_logits(model: GPT2LMHeadModel, tokens: Tensor) -> Callable[[], Tensor]:
@@ -219,8 +210,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def train(config: Config, setting: Setting, model: GPT2LMHeadModel,
           logits: dict[str, Callable[[], Tensor]], splits: dict[str, Split]) -> list[dict[str, Any]]:
     """Train to the last epoch; returns the curve, a row for each recorded epoch."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=setting.lr, weight_decay=config.wd,
-                                  betas=config.betas)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=setting.lr, weight_decay=config.wd, betas=config.betas)
     warmup = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1 / 3, total_iters=10)
     state_file = project_path(config.results_dir) / f"state_{setting_name(setting)}.pt"
     parts = {"model": model, "optimizer": optimizer, "warmup": warmup}  # all there is: nothing random is left

@@ -19,7 +19,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -94,15 +93,12 @@ def ablate_by_position(opened: OpenModel, sublayer: Sublayer, circuit: Circuit, 
 
 def draw(table: pd.DataFrame, title: str, path: Path) -> None:
     """A group of bars for each evaluation set, a bar for each case, seeds as standard deviation."""
-    sets, cases = list(dict.fromkeys(table["evaluation"])), list(dict.fromkeys(table["ablated_at"]))
-    figure, axis = plt.subplots(figsize=(3 + 2.4 * max(len(sets), 2), 4.4), layout="constrained")
-    for number, case in enumerate(cases):
-        accuracy = table[table["ablated_at"] == case].groupby("evaluation")["accuracy"]
-        label = case if case == NOWHERE else f"circuit ablated: {case}"
-        draw_bars(axis, accuracy.mean().reindex(sets), accuracy.std().reindex(sets), label, number, len(cases))
-    axis.set_xticks(np.arange(len(sets)), sets)
-    axis.set(title=title, ylabel="model accuracy", xlabel="evaluation set", ylim=(0, 1.12))
-    axis.grid(axis="x", visible=False)
+    said = {case: f"circuit ablated: {case}" for case in (EVERYWHERE, FIRST, OTHERS)}
+    groups = table.replace({"ablated_at": said}).groupby(["evaluation", "ablated_at"], sort=False)["accuracy"]
+    heights, errors = (own.unstack(sort=False) for own in (groups.mean(), groups.std()))
+    figure, axis = plt.subplots(figsize=(3 + 2.4 * max(len(heights), 2), 4.4), layout="constrained")
+    draw_bars(axis, heights, errors)
+    axis.set(title=title, ylabel="model accuracy", xlabel="evaluation set")
     figure.legend(loc="outside lower center", ncols=2)
     save_figure(figure, path)
 

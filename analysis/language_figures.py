@@ -10,7 +10,6 @@ Where all draws are equal, p is 1 if the circuit's accuracy is theirs, and other
 of sublayers: of circuits that are like any neurons one in 40 gets a star.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
-from analysis.method_figures import COMPONENTS, add_folders, present, read_csv, read_results_table
+from analysis.method_figures import COMPONENTS, parse_folders, present, read_csv, read_results_table
 from interp.methods.table import ABLATION_COLUMNS
 from interp.plotting import draw_bars, draw_line, plt, save_figure
 from interp.runs.config import BadInput, config_that_writes, read_yaml, shown
@@ -83,11 +82,7 @@ def read_run(results: Path, task: str, sets: dict[str, str]) -> tuple[pd.DataFra
 
 
 def check_columns(file: Path, table: pd.DataFrame, words: list[str], numbers: list[str]) -> None:
-    """Refuse a table that lacks a column, or has words where numbers belong.
-
-    Raises:
-        BadInput: as said.
-    """
+    """Refuse a table that lacks a column, or has words where numbers belong; raises BadInput."""
     for column in (*words, *numbers):
         if column not in table:
             raise BadInput(f"{shown(file)} is no table of circuit_probing.py: it has no column '{column}'.")
@@ -105,14 +100,11 @@ def measure_effects(ablations: pd.DataFrame) -> pd.DataFrame:
     """
     rows = {}
     for key, group in ablations.groupby([*SUBLAYER, "evaluation"]):
-        by_condition = {name: own["accuracy"] for name, own in group.groupby("condition")}
-        none = pd.Series(dtype=float)
-        ablated, draws = by_condition.get("circuit", none), by_condition.get("random", none)
+        full, ablated, draws = (pd.Series(accuracies_of(group, name)) for name in ("full", "circuit", "random"))
         beyond, p = compare_with_draws([(accuracies_of(own, "circuit").mean(), accuracies_of(own, "random"))
                                         for _, own in group.groupby("setting")])
-        rows[key] = {"full": by_condition.get("full", none).mean(), "ablated": ablated.mean(),
-                     "ablated_sd": ablated.std(), "random": draws.mean(), "random_sd": draws.std(),
-                     "beyond": beyond, "p": p}
+        rows[key] = {"full": full.mean(), "ablated": ablated.mean(), "ablated_sd": ablated.std(),
+                     "random": draws.mean(), "random_sd": draws.std(), "beyond": beyond, "p": p}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis([*SUBLAYER, "evaluation"])
 
 
@@ -251,19 +243,18 @@ def draw_neighbors_by_layer(table: pd.DataFrame, title: str, path: Path) -> None
 def draw_one_circuit(effects: pd.DataFrame, ablations: pd.DataFrame, sets: dict[str, str], title: str,
                      path: Path) -> None:
     """A group of bars for each evaluation set, the single random draws as points. effects: indexed by set."""
-    effects = effects.reindex([name for name in sets if name in effects.index])
-    bars = {"full": (np.full(len(effects), np.nan), FULL), "ablated": (effects["ablated_sd"], CIRCUIT),
-            "random": (effects["random_sd"], f"{RANDOM}, points: single draws")}
+    names = [name for name in sets if name in effects.index]
+    effects = effects.loc[names]
+    effects.index = [f"{sets[row.Index]}\n{tell_p(row)}" for row in effects.itertuples()]
+    labels = FULL, CIRCUIT, f"{RANDOM}, points: single draws"
     figure, axis = plt.subplots(figsize=(2.5 + 2.4 * max(len(effects), 2), 4.6), layout="constrained")
-    for number, (column, (spread, label)) in enumerate(bars.items()):
-        draw_bars(axis, effects[column], spread, label, number, len(bars))
-    for group, name in enumerate(effects.index):
+    draw_bars(axis, effects[["full", "ablated", "random"]].set_axis(labels, axis=1),
+              effects.reindex(columns=["full_sd", "ablated_sd", "random_sd"]).set_axis(labels, axis=1))
+    for group, name in enumerate(names):
         draws = accuracies_of(ablations[ablations["evaluation"] == name], "random")
         x = group + 0.8 / 3 + np.resize([0.08, 0.11], len(draws))  # in the right half of the third bar
         axis.plot(x, draws, "o", color="0.15", markersize=3)
-    axis.set_xticks(range(len(effects)), [f"{sets[row.Index]}\n{tell_p(row)}" for row in effects.itertuples()])
-    axis.set(ylabel="model accuracy", xlim=(-0.5, len(effects) - 0.5), ylim=(0, 1.12))
-    axis.grid(axis="x", visible=False)
+    axis.set_ylabel("model accuracy")
     save_with_legend(figure, title, path)
 
 
@@ -278,11 +269,7 @@ def tell_p(row) -> str:
 # ------------------------------------------------------------------------------- the scripts
 
 def choose_sublayer(ranking: pd.DataFrame, layer: int | None, operation: str | None) -> tuple[int, str]:
-    """The first sublayer of a ranking that is as asked for.
-
-    Raises:
-        BadInput: there is none.
-    """
+    """The first sublayer of a ranking that is as asked for; raises BadInput."""
     for own_layer, own_operation in ranking.index:
         if layer in (None, own_layer) and operation in (None, own_operation):
             return own_layer, own_operation
@@ -305,14 +292,10 @@ def summarize(description: str, experiment: str, task: str, sets: dict[str, str]
     Raises:
         BadInput: there is nothing to draw, or not what is asked for.
     """
-    parser = argparse.ArgumentParser(description=description)
-    add_folders(parser, experiment)
-    parser.add_argument("--layer", type=int, help="one_circuit's layer; default: where ablation costs most")
-    parser.add_argument("--operation", choices=list(COMPONENTS), help="one_circuit's sublayer")
-    options = parser.parse_args()
-    results = options.results.absolute()
-    out = (options.out or results / "figures").absolute()
-
+    options = parse_folders(description, experiment, {
+        "--layer": {"type": int, "help": "one_circuit's layer; default: where ablation costs most"},
+        "--operation": {"choices": list(COMPONENTS), "help": "one_circuit's sublayer"}})
+    results, out = options.results, options.out
     table, ablations = read_run(results, task, sets)
     sets = {name: label for name, label in sets.items() if name in set(ablations["evaluation"])}
     effects = measure_effects(ablations)

@@ -1,9 +1,10 @@
 """What the scripts of this folder share: reading the methods' results, and the figures that compare methods."""
 
-import argparse
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -76,6 +77,18 @@ def present(table: pd.DataFrame, measures: dict[str, str]) -> dict[str, str]:
     return {column: label for column, label in measures.items() if column in table and table[column].notna().any()}
 
 
+def means_and_spreads(groups, measures: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Means and standard deviations of groups of rows, a column for each measure under its label.
+
+    The spread of a column NAME_mean is that of its own draws, in NAME_std; of others it is over the group.
+    """
+    spreads = {}
+    for column, label in measures.items():
+        own = column.replace("_mean", "_std")
+        spreads[label] = groups[column].std() if own == column else groups[own].mean()
+    return groups[list(measures)].mean().rename(columns=measures), pd.DataFrame(spreads)
+
+
 def draw_by_variable(table: pd.DataFrame, labels: dict[str, str], measures: dict[str, str], components: list[str],
                      ylabel: str, title: str, path: Path) -> None:
     """Grouped bars: a panel for each component, a group for each variable, a bar for each measure.
@@ -87,15 +100,9 @@ def draw_by_variable(table: pd.DataFrame, labels: dict[str, str], measures: dict
     figure, axes = plt.subplots(1, len(components), figsize=(5.5 * max(len(components), 1.3), 4.2), sharey=True,
                                 squeeze=False, layout="constrained")
     for axis, component in zip(axes[0], components):
-        by_variable = table[table["component"] == component].groupby("variable")
-        for number, (column, label) in enumerate(measures.items()):
-            own_spread = column.replace("_mean", "_std")
-            errors = by_variable[own_spread].mean() if own_spread != column else by_variable[column].std()
-            draw_bars(axis, by_variable[column].mean().reindex(variables), errors.reindex(variables), label, number,
-                      len(measures))
-        axis.set(title=COMPONENTS[component], xlabel="intermediate variable", ylim=(0, 1.12))
-        axis.set_xticks(range(len(variables)), [labels[name] for name in variables])
-        axis.grid(axis="x", visible=False)
+        found = means_and_spreads(table[table["component"] == component].groupby("variable"), measures)
+        draw_bars(axis, *(own.reindex(variables).rename(index=labels) for own in found))
+        axis.set(title=COMPONENTS[component], xlabel="intermediate variable")
     axes[0][0].set_ylabel(ylabel)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(measures), 3))
     figure.suptitle(title)
@@ -143,18 +150,20 @@ def draw_probes(table: pd.DataFrame, labels: dict[str, str], out: Path, of: str 
         draw_there_and_used(table, labels, out / "there_and_used")
 
 
-def parse_folders(description: str, experiment: str) -> tuple[Path, Path]:
-    """The command line of a script that draws an experiment: the results to read, the folder for the figures."""
-    parser = argparse.ArgumentParser(description=description)
-    add_folders(parser, experiment)
-    options = parser.parse_args()
-    results = options.results.absolute()
-    return results, (options.out or results / "figures").absolute()
+def parse_folders(description: str, experiment: str, further: dict[str, dict[str, Any]] | None = None) -> Namespace:
+    """The command line of a script that draws an experiment: `results` to read, `out` for figures, whole paths both.
 
-
-def add_folders(parser: argparse.ArgumentParser, experiment: str) -> None:
+    further: other options of the script, as argparse takes them.
+    """
+    parser = ArgumentParser(description=description)
     parser.add_argument("--results", type=Path, default=RESULTS / experiment)
     parser.add_argument("--out", type=Path, help="default: RESULTS/figures")
+    for name, option in (further or {}).items():
+        parser.add_argument(name, **option)
+    options = parser.parse_args()
+    options.results = options.results.absolute()
+    options.out = (options.out or options.results / "figures").absolute()
+    return options
 
 
 def run(script: str, main: Callable[[], None]) -> None:

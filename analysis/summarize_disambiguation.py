@@ -17,15 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.method_figures import (
-    METHODS,
-    draw_by_variable,
-    draw_probes,
-    parse_folders,
-    present,
-    read_results,
-    run,
-)
+from analysis.method_figures import METHODS, draw_by_variable, draw_probes, parse_folders, present, read_results, run
 from interp.runs.files import write_text
 
 PAPER = Path(__file__).with_name("paper_experiment_1.csv")
@@ -55,18 +47,18 @@ def beside_the_paper(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def main() -> None:
-    results, out = parse_folders(__doc__.splitlines()[0], "Disambiguation")
-    variables = with_own(results, VARIABLES)
-    table = read_results(results, variables)
-    draw_probes(table, variables, out)
+    options = parse_folders(__doc__.splitlines()[0], "Disambiguation")
+    variables = with_own(options.results, VARIABLES)
+    table = read_results(options.results, variables)
+    draw_probes(table, variables, options.out)
     if present(table, ABLATION):
         draw_by_variable(table, variables, ABLATION, sorted(set(table["component"])), "model accuracy (test)",
-                         "Is the circuit used? Ablation (n/a: too few neurons outside of it)", out / "ablation")
+                         "Is the circuit used? Ablation (n/a: too few neurons outside of it)", options.out / "ablation")
     comparison = beside_the_paper(table)
     if not comparison.empty:
         print(comparison.to_string(float_format="%.3f"))
         comparison.columns = [f"{measure} {who}".replace(" ", "_") for measure, who in comparison.columns]
-        write_text(out / "beside_the_paper.csv", comparison.to_csv())
+        write_text(options.out / "beside_the_paper.csv", comparison.to_csv())
 
 
 if __name__ == "__main__":

@@ -14,13 +14,22 @@ DAS              is there a subspace whose exchange exchanges the variable?
 and writes all their figures to over_training.csv.
 """
 
-import argparse
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.method_figures import COMPONENTS, PROBES, RESULTS, add_folders, present, read_csv, read_results, run
+from analysis.method_figures import (
+    COMPONENTS,
+    PROBES,
+    RESULTS,
+    means_and_spreads,
+    parse_folders,
+    present,
+    read_csv,
+    read_results,
+    run,
+)
 from interp.plotting import draw_line, plt, save_figure
 from interp.runs.config import BadInput, require_file, shown
 from interp.runs.files import write_text
@@ -46,15 +55,6 @@ def draw_curves(axis: Axes, curves: pd.DataFrame) -> None:
         axis.plot(curves["epoch"], curves[f"{split}_acc"], style, color="black", label=f"model, {split}")
 
 
-def draw_lines(axis: Axes, table: pd.DataFrame, measures: dict[str, str]) -> None:
-    """A line over checkpoints for each measure, a band of one standard deviation where there is one."""
-    by_checkpoint = table.groupby("checkpoint")
-    for number, (column, label) in enumerate(measures.items()):
-        mean, own_spread = by_checkpoint[column].mean().dropna(), column.replace("_mean", "_std")
-        spread = by_checkpoint[own_spread].mean() if own_spread != column else by_checkpoint[column].std()
-        draw_line(axis, mean, spread, label, f"C{number}")
-
-
 def draw_over_training(curves: pd.DataFrame, table: pd.DataFrame, name: str, out: Path) -> None:
     """Columns: attention and MLP. Rows: the model's accuracy, then the measures for each variable."""
     title, ylabel, measures = FIGURES[name]
@@ -67,7 +67,9 @@ def draw_over_training(curves: pd.DataFrame, table: pd.DataFrame, name: str, out
         column[0].set_title(f"after {'the ' * (place == 'MLP')}{place}")
         for axis, variable in zip(column[1:], VARIABLES):
             rows = table[(table["component"] == component) & (table["variable"] == variable)]
-            draw_lines(axis, rows, measures)
+            means, spreads = means_and_spreads(rows.groupby("checkpoint"), measures)
+            for number, label in enumerate(means):
+                draw_line(axis, means[label].dropna(), spreads[label], label, f"C{number}")
         column[-1].set(xscale="log", ylim=(-0.03, 1.03), xlabel="epoch (one full-batch step each, log scale)")
     for axis, label in zip(axes[:, 0], ["model accuracy", *(ylabel.format(name) for name in VARIABLES.values())]):
         axis.set_ylabel(label)
@@ -86,12 +88,9 @@ def headline(curves: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_folders(parser, "Grokking")
-    parser.add_argument("--curves", type=Path, default=CURVES, help="the training's curves.csv")
-    options = parser.parse_args()
-    results = options.results.absolute()
-    out = (options.out or results / "figures").absolute()
+    options = parse_folders(__doc__.splitlines()[0], "Grokking", {
+        "--curves": {"type": Path, "default": CURVES, "help": "the training's curves.csv"}})
+    results, out = options.results, options.out
     curves = read_csv(require_file("--curves", str(options.curves.absolute())))
     if missing := {"epoch", "train_acc", "test_acc"} - set(curves):
         raise BadInput(f"--curves {options.curves}: it has no column '{min(missing)}'.")

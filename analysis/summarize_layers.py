@@ -24,30 +24,26 @@ from interp.runs.config import BadInput, shown
 from interp.runs.files import write_text
 
 SETS = {"iid": "IID", "gen": "generalization"}
-PREFIX = {"iid": "", "gen": "gen_"}
-TEST = {"iid": "test", "gen": "gen"}
-# (method, what is shown, whether it is read or used): the column of its table for an evaluation set
+# what evaluation sets are called in columns
+NAMES = {"iid": {"set": "iid", "test": "test", "prefix": ""}, "gen": {"set": "gen", "test": "gen", "prefix": "gen_"}}
+# (method, what is shown, whether it is read or used): the column of its table, or two, less the second
 MEASURES = {
-    ("linear_probing", "linear probe", "read"): lambda table, name: table[f"{TEST[name]}_acc"],
-    ("nonlinear_probing", "MLP probe", "read"): lambda table, name: table[f"{TEST[name]}_acc"],
-    ("circuit_probing", "circuit, nearest neighbors", "read"): lambda table, name: table[f"knn_{TEST[name]}_acc"],
-    ("amnesic", "LEACE: accuracy lost", "used"): lambda table, name: (
-        table[f"{PREFIX[name]}vanilla_acc"] - table[f"{PREFIX[name]}heldout_acc"]),
-    ("amnesic", "as many random dimensions erased: accuracy lost", "used"): lambda table, name: (
-        table[f"{PREFIX[name]}vanilla_acc"] - table[f"{PREFIX[name]}random_heldout_acc_mean"]),
-    ("DAS", "DAS: interchange accuracy", "used"): lambda table, name: (
-        table[f"{PREFIX[name]}interchange_intervention_acc"]),
-    ("DAS", "everything exchanged: interchange accuracy", "used"): lambda table, name: (
-        table[f"{PREFIX[name]}full_interchange_acc"]),
-    ("circuit_probing", "circuit ablated: accuracy lost", "used"): lambda table, name: (
-        table[f"vanilla_acc_{name}"] - table[f"ablated_acc_{name}"]),
+    ("linear_probing", "linear probe", "read"): ["{test}_acc"],
+    ("nonlinear_probing", "MLP probe", "read"): ["{test}_acc"],
+    ("circuit_probing", "circuit, nearest neighbors", "read"): ["knn_{test}_acc"],
+    ("amnesic", "LEACE: accuracy lost", "used"): ["{prefix}vanilla_acc", "{prefix}heldout_acc"],
+    ("amnesic", "as many random dimensions erased: accuracy lost", "used"): [
+        "{prefix}vanilla_acc", "{prefix}random_heldout_acc_mean"],
+    ("DAS", "DAS: interchange accuracy", "used"): ["{prefix}interchange_intervention_acc"],
+    ("DAS", "everything exchanged: interchange accuracy", "used"): ["{prefix}full_interchange_acc"],
+    ("circuit_probing", "circuit ablated: accuracy lost", "used"): ["vanilla_acc_{set}", "ablated_acc_{set}"],
 }
 
 
 def collect(results: Path, model: str) -> pd.DataFrame:
     """A row for each layer, site, measure and evaluation set: layer, component, measure, kind, set, value."""
     parts = []
-    for (method, label, kind), value_of in MEASURES.items():
+    for (method, label, kind), columns in MEASURES.items():
         folder = results / model if method == "circuit_probing" else results / method / model
         file = folder / "results.csv"
         if not file.exists():
@@ -55,11 +51,11 @@ def collect(results: Path, model: str) -> pd.DataFrame:
             continue
         table = read_results_table(file)
         for name in SETS:
-            try:
-                values = value_of(table, name)
-            except KeyError as error:
+            own = [column.format(**NAMES[name]) for column in columns]
+            if missing := [column for column in own if column not in table]:
                 raise BadInput(f"{shown(file)} is no table of {METHODS[method].script} on sentences: it has no column "
-                               f"{error}.") from None
+                               f"'{missing[0]}'.")
+            values = table[own[0]] - sum(table[column] for column in own[1:])
             parts.append(pd.DataFrame({"layer": table["target_layer"], "measure": label, "kind": kind, "set": name,
                                        "component": table[METHODS[method].place].map(COMPONENT_OF), "value": values}))
     if not parts:

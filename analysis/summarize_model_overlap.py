@@ -109,21 +109,18 @@ def overlap(one: Named, other: Named) -> list[dict[str, Any]]:
     """A row for each map, each block, and the sublayer as a whole."""
     check_comparable(one, other)
     where = {"layer": one[1].get("target_layer"), "operation": one[1].get("operation")}
-    masks = {name: (one[2].scores[name] > 0, other[2].scores[name] > 0) for name in one[2].scores}  # (neurons,) each
-    rows, distributions = [], []
-    for name, (in_one, in_other) in masks.items():
-        parts = {WHOLE: (in_one, in_other)}
-        if name in BLOCKS:
-            parts |= dict(zip(BLOCKS[name], zip(in_one.chunk(len(BLOCKS[name])), in_other.chunk(len(BLOCKS[name])))))
-        counts = {block: count(*pair) for block, pair in parts.items()}
-        chances = {block: chance_distribution(counted) for block, counted in counts.items()}
-        distributions.append(chances[WHOLE])
-        rows += [{"map": name, "block": block, **counted, "chance": at_least(chances[block], counted["common"])}
-                 for block, counted in counts.items()]
+    rows, together = [], np.array([1.0])
+    for name in one[2].scores:
+        masks = one[2].scores[name] > 0, other[2].scores[name] > 0  # (neurons,) each
+        blocks = BLOCKS.get(name, ())
+        parts = {WHOLE: masks} | dict(zip(blocks, zip(*(mask.chunk(max(1, len(blocks))) for mask in masks))))
+        for block, pair in parts.items():
+            counted = count(*pair)
+            chances = chance_distribution(counted)
+            rows.append({"map": name, "block": block, **counted, "chance": at_least(chances, counted["common"])})
+            if block == WHOLE:  # the maps are independent, so their counts' distributions convolve
+                together = np.convolve(together, chances)
     total = {key: sum(row[key] for row in rows if row["block"] == WHOLE) for key in ("neurons", *PARTS)}
-    together = np.array([1.0])
-    for distribution in distributions:  # the maps are independent, so their counts' distributions convolve
-        together = np.convolve(together, distribution)
     rows.append({"map": ALL, "block": WHOLE, **total, "chance": at_least(together, total["common"])})
     return [where | row | {"jaccard": jaccard(row)} for row in rows]
 

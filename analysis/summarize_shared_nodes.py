@@ -31,7 +31,8 @@ def ablation_measures(first_map: str) -> dict[str, str]:
 
 
 def main() -> None:
-    results, out = parse_folders(__doc__.splitlines()[0], "Shared_Nodes")
+    options = parse_folders(__doc__.splitlines()[0], "Shared_Nodes")
+    results, out = options.results, options.out
     tasks = [task for task in TASKS if (results / task).is_dir()]
     if not tasks:
         raise BadInput(f"nothing to draw in {shown(results)}.")

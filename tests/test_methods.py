@@ -15,7 +15,6 @@ from interp.methods.das import (
     load_alignment,
     save_alignment,
     search_alignment,
-    warm_up_and_decay,
 )
 from interp.methods.erasure import decodability, erased_rank, fit_eraser, random_eraser
 from interp.methods.probes import build_probe, evaluate_probe, train_probe
@@ -127,12 +126,11 @@ def test_penalty_is_the_formula():
     torch.testing.assert_close(search(torch.ones(2, 5), torch.ones(2, 5), 1.0)[1], expected)
 
 
-def test_boundary_and_schedule_follow_their_formulas():
+def test_boundary_follows_its_formula():
     expected = [torch.sigmoid(torch.tensor(i / 2.0)) * torch.sigmoid(torch.tensor((0.5 * 4 - i) / 2.0))
                 for i in range(4)]
     torch.testing.assert_close(boundary(torch.tensor(0.5), torch.arange(4.0), 2.0), torch.stack(expected))
     assert boundary(torch.tensor(0.5), torch.arange(100.0), 0.1)[[1, 49, 51, 99]].round().tolist() == [1, 1, 0, 0]
-    assert [warm_up_and_decay(step, 100) for step in (0, 5, 10, 55, 100)] == [0, 0.5, 1, 0.5, 0]
 
 
 @pytest.mark.parametrize("orthogonal_map", ["cayley", "matrix_exp"])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 from tqdm.auto import tqdm
+from transformers import get_linear_schedule_with_warmup
 
 from interp.models.examples import Answer
 from interp.models.opened import OpenModel, RunOn, run_all
@@ -22,6 +23,7 @@ from interp.runs.tensors import load_tensors, save_tensors
 
 FIRST_TEMPERATURE, LAST_TEMPERATURE = 50.0, 0.1
 SMALLEST_WIDTH = 1e-3
+WARM_UP = 0.1  # the share of all steps in which the learning rate grows from 0; then it falls to 0, linearly both
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # states (batch, d), row numbers (batch,) -> (batch,)
 
@@ -123,7 +125,7 @@ def search_alignment(run_on: RunOn, loss_of: Loss, base: Tensor, source: Tensor,
     # not shuffled, so every epoch has the same batches
     batches = [(rows, base[rows], source[rows]) for rows in train.split(batch_size)]
     steps = epochs * len(batches)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_and_decay(step, steps))
+    schedule = get_linear_schedule_with_warmup(optimizer, WARM_UP * steps, steps)
     temperatures = torch.linspace(FIRST_TEMPERATURE, LAST_TEMPERATURE, steps).tolist()
 
     best, log = (-1.0, None), []
@@ -149,12 +151,6 @@ def search_alignment(run_on: RunOn, loss_of: Loss, base: Tensor, source: Tensor,
                     "width": alignment.width, "temperature": temperatures[number]})
         bar.set_postfix_str(f"accuracy {score:.3f}, width {alignment.width:.2f}")
     return best[1], log
-
-
-def warm_up_and_decay(step: int, steps: int, share: float = 0.1) -> float:
-    """Factor of the learning rate: linear from 0 over the first tenth, then linear to 0."""
-    warm_up = share * steps
-    return step / warm_up if step < warm_up else max(0.0, (steps - step) / (steps - warm_up))
 
 
 def save_alignment(alignment: Alignment, path: Path, about: dict[str, Any]) -> None:

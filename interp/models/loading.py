@@ -51,14 +51,11 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def build_gpt2(*, vocab_size: int, n_positions: int, n_layer: int, n_head: int, n_embd: int,
-               n_inner: int, seed: int) -> GPT2LMHeadModel:
-    """A freshly initialised ReLU GPT-2 without dropout, its embeddings tied."""
+def build_gpt2(seed: int, **shape: int) -> GPT2LMHeadModel:
+    """A freshly initialised ReLU GPT-2 without dropout, its embeddings tied. shape: as GPT2Config has it."""
     seed_everything(seed)
-    return GPT2LMHeadModel(GPT2Config(
-        vocab_size=vocab_size, n_positions=n_positions, n_layer=n_layer, n_head=n_head,
-        n_embd=n_embd, n_inner=n_inner, activation_function="relu",
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None, eos_token_id=None))
+    return GPT2LMHeadModel(GPT2Config(**shape, activation_function="relu", resid_pdrop=0.0, embd_pdrop=0.0,
+                                      attn_pdrop=0.0, bos_token_id=None, eos_token_id=None))
 
 
 def seed_everything(seed: int) -> None:

@@ -17,37 +17,18 @@ from interp.models.family import MLP
 from interp.models.opened import NODES_AT_ONCE, RESID_MID, Call, OpenModel, RunOn, Site, tensor_of
 
 
-class Recorder(Cache):
-    """A cache that only hands on what each layer of a pass gives it."""
+class StandIn(Cache):
+    """Stands where a model has its cache, and keeps nothing.
 
-    def __init__(self, keep: Callable[[int, Tensor, Tensor], None]):
-        self.layers, self.keep = [], keep
-
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_, **__) -> tuple[Tensor, Tensor]:
-        self.keep(layer, keys, values)
-        return keys, values
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return 0
-
-    def get_query_offset(self, layer_idx: int = 0) -> int:
-        return 0
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        return query_length, 0
-
-
-class Behind(Cache):
-    """Earlier tokens' keys and values, to which a layer adds the answering token's; keeps nothing.
-
-    earlier: by layer a pair of (batch, heads, T, width).
+    length: how many tokens come before those of the pass.
+    on_update: takes a layer and its keys and values, (batch, heads, T, width) each; gives those that it attends to.
     """
 
-    def __init__(self, length: int, earlier: Callable[[int], tuple[Tensor, Tensor]] | None = None):
-        self.layers, self.length, self.earlier = [], length, earlier
+    def __init__(self, length: int, on_update: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None):
+        self.layers, self.length, self.on_update = [], length, on_update
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_, **__) -> tuple[Tensor, Tensor]:
-        return tuple(torch.cat([old, new], dim=2) for old, new in zip(self.earlier(layer), (keys, values)))
+        return self.on_update(layer, keys, values)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.length
@@ -72,10 +53,12 @@ class Earlier:
     path: Tensor
     calls: list[Call]
 
-    def behind(self, rows: Tensor) -> Behind:
+    def before(self, rows: Tensor) -> StandIn:
+        """The earlier tokens' keys and values of some rows, to which each layer adds the answering token's."""
         path = self.path[rows]  # (batch, T)
-        return Behind(path.shape[1], lambda layer: tuple(
-            table[path].transpose(1, 2) for table in (self.keys[layer], self.values[layer])))
+        return StandIn(path.shape[1], lambda layer, *new: tuple(
+            torch.cat([table[layer][path].transpose(1, 2), own], dim=2)
+            for table, own in zip((self.keys, self.values), new)))
 
 
 @torch.no_grad()
@@ -91,14 +74,15 @@ def read_earlier(opened: OpenModel, examples: Examples) -> Earlier:
                     tables[layer] = nodes.new_empty(forest.nodes, *nodes.shape[1:])
                 first = chunks.start * own.shape[2]
                 tables[layer][first:first + len(nodes)] = nodes
+            return pair
 
         opened.forward(forest.tokens[chunks], **opened.inputs(forest, chunks), use_cache=True,
-                       past_key_values=Recorder(keep))
+                       past_key_values=StandIn(0, keep))
     rows, positions = torch.arange(len(examples), device=opened.device), examples.answering
     path = forest.path[:, :max(1, int(positions.max()))]  # a row of one token has none, which its mask says
     seen = torch.arange(path.shape[1], device=opened.device) < positions.unsqueeze(1)
     calls = opened.calls(
-        examples.tokens[rows, positions].unsqueeze(1), use_cache=True, past_key_values=Behind(path.shape[1]),
+        examples.tokens[rows, positions].unsqueeze(1), use_cache=True, past_key_values=StandIn(path.shape[1]),
         attention_mask=torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1).long(),
         **opened.at(positions.unsqueeze(1)))
     return Earlier(keys, values, path, calls)
@@ -117,9 +101,9 @@ def tail(opened: OpenModel, examples: Examples, site: Site) -> RunOn:
             stream = stream + mlp(stream)
         if above:
             earlier = opened.earlier[examples]
-            behind = earlier.behind(rows)
+            before = earlier.before(rows)
             for layer in above:
-                arguments, keywords = at_rows(earlier.calls[layer], rows, len(examples), behind)
+                arguments, keywords = at_rows(earlier.calls[layer], rows, len(examples), before)
                 stream = tensor_of(opened.blocks[layer](stream, *arguments, **keywords))
         return opened.norm(stream.squeeze(1))
 
@@ -147,11 +131,11 @@ def mlp_update(opened: OpenModel, layer: int) -> Callable[[Tensor], Tensor]:
     return update
 
 
-def at_rows(call: Call, rows: Tensor, count: int, behind: Behind) -> Call:
+def at_rows(call: Call, rows: Tensor, count: int, before: StandIn | None) -> Call:
     """A block's call for all rows as one for some of them, with the earlier tokens that these have."""
     def part(value: Any) -> Any:
         if isinstance(value, Cache):
-            return behind
+            return before
         if isinstance(value, Tensor) and value.dim() and count > 1:
             if value.shape[0] == count:
                 return value[rows]

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from interp.runs.config import BadInput, ScriptConfig, project_path, shown
 from interp.runs.files import Row, cell, read_table, set_aside, write_table, write_text
+from interp.runs.settings import Setting
 
 FREE_KEYS = ("device", "results_dir", "layers_at_once")  # where and in what portions: no figure depends on them
 RESULTS, CONFIG = "results", "config.yaml"
@@ -26,19 +27,18 @@ RESULTS, CONFIG = "results", "config.yaml"
 class RunDirectory:
     """One config's folder of results. Use `open_run` to get one.
 
-    setting_names: the columns that identify a setting. settings: all of the config's, in order.
+    settings: all of the config's, in order; their names are the columns that identify one.
     side_tables: the tables besides results.csv in which every finished setting has rows.
 
     Raises:
         BadInput: one of its tables cannot be read.
     """
 
-    def __init__(self, path: Path, setting_names: tuple[str, ...], settings: list[Row],
-                 side_tables: Sequence[str] = ()):
+    def __init__(self, path: Path, settings: list[Setting], side_tables: Sequence[str]):
         self.path = path
-        self.setting_names = setting_names
+        self.setting_names = settings[0]._fields
         self.needed = (RESULTS, *side_tables)
-        self.order = {self.key(setting): number for number, setting in enumerate(settings)}
+        self.order = {self.key(setting._asdict()): number for number, setting in enumerate(settings)}
         self.tables = {file.stem: rows for file in sorted(path.glob("*.csv"))
                        if (rows := self.read(file)) is not None}
         # `seconds` is the last cell: a row without it was cut off by whoever edited the table
@@ -64,15 +64,15 @@ class RunDirectory:
         """What identifies a row's setting, however its numbers are written."""
         return tuple(plain_number(cell(row[name])) for name in self.setting_names)
 
-    def has(self, setting: Row) -> bool:
-        return self.key(setting) in self.done
+    def has(self, setting: Setting) -> bool:
+        return self.key(setting._asdict()) in self.done
 
-    def record(self, setting: Row, row: Row, tables: dict[str, list[Row]]) -> None:
+    def record(self, setting: Setting, row: Row, tables: dict[str, list[Row]]) -> None:
         """Write a finished setting: side tables first, so that its results row means done."""
-        key = self.key(setting)
+        key = self.key(setting._asdict())
         for name, rows in {**tables, RESULTS: [row]}.items():
             others = [old for old in self.tables.get(name, []) if self.key(old) != key]
-            table = sorted(others + [setting | new for new in rows],
+            table = sorted(others + [setting._asdict() | new for new in rows],
                            key=lambda entry: self.order.get(self.key(entry), len(self.order)))
             self.tables[name] = table
             write_table(self.path / f"{name}.csv", table, last="seconds" if name == RESULTS else None)
@@ -87,11 +87,7 @@ def plain_number(text: str) -> str:
 
 
 def check_results_dir(config: ScriptConfig, overwrite: bool) -> None:
-    """Refuse a results_dir that cannot be written, that is no run's, or that is another config's.
-
-    Raises:
-        BadInput: as said.
-    """
+    """Refuse a results_dir that cannot be written, that is no run's, or that is another config's; raises BadInput."""
     path = project_path(config.results_dir)
     check_folder("results_dir", path)
     begun = (path / CONFIG).exists()
@@ -102,11 +98,7 @@ def check_results_dir(config: ScriptConfig, overwrite: bool) -> None:
 
 
 def check_folder(key: str, path: Path) -> None:
-    """Refuse a folder that cannot be made or written.
-
-    Raises:
-        BadInput: as said.
-    """
+    """Refuse a folder that cannot be made or written; raises BadInput."""
     existing = next(folder for folder in (path, *path.parents) if folder.exists())
     if not existing.is_dir():
         raise BadInput(f"{key}: {shown(existing)} is a file, not a folder.")
@@ -135,8 +127,7 @@ def write_missing(files: dict[Path, str]) -> None:
 
 
 @contextmanager
-def open_run(config: ScriptConfig, setting_names: tuple[str, ...], settings: list[Row],
-             side_tables: Sequence[str] = (), overwrite: bool = False):
+def open_run(config: ScriptConfig, settings: list[Setting], side_tables: Sequence[str], overwrite: bool):
     """Open a config's run directory, alone, to begin it or to go on with it; tables as in RunDirectory.
 
     Raises:
@@ -149,7 +140,7 @@ def open_run(config: ScriptConfig, setting_names: tuple[str, ...], settings: lis
     path.mkdir(parents=True, exist_ok=True)
     with locked(path):
         check_results_dir(config, overwrite=False)
-        directory = RunDirectory(path, setting_names, settings, side_tables)
+        directory = RunDirectory(path, settings, side_tables)
         if not (path / CONFIG).exists():
             write_text(path / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False,
                                                      allow_unicode=True))

@@ -20,15 +20,35 @@ RECORD = "run.json"
 
 @contextmanager
 def recorded(folder: Path, device: torch.device, inputs: dict[str, str]):
-    """Keep account in run.json of a start: with what, from when to when, and how it ended."""
-    file = folder / RECORD
-    record = begin_record(file, device, inputs)
+    """Keep account in run.json of a start: with what, from when to when, and how it ended.
+
+    The accounts of earlier starts, whose rows stay, go under `earlier`.
+    """
+    last = read_record(folder / RECORD)
+    earlier = [*last.pop("earlier", []), last] if last else []
+    record = {
+        "status": "running",
+        "start": now(),
+        "end": None,
+        "code_version": code_version(),
+        "packages": {"python": platform.python_version()} | {name: installed(name) for name in PACKAGES},
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "inputs": last.get("inputs", {}) | inputs,
+        "earlier": earlier,
+    }
+
+    def write(**changes: str) -> None:
+        write_text(folder / RECORD, json.dumps(record | changes, indent=2) + "\n")
+
+    write()
     try:
         yield
     except BaseException as error:
-        end_record(file, record, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+        write(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", end=now())
         raise
-    end_record(file, record, "done")
+    write(status="done", end=now())
 
 
 def digests(files: dict[str, list[Path]]) -> dict[str, str]:
@@ -57,7 +77,7 @@ def refuse_changed_inputs(path: Path, inputs: dict[str, str]) -> None:
 
 
 def read_record(path: Path) -> Row:
-    """run.json; empty where there is none, or a kill or an editor left something else."""
+    """What is recorded in a JSON file; nothing where there is none, or a kill or an editor left something else."""
     try:
         record = json.loads(path.read_text())
         return record if isinstance(record, dict) else {}
@@ -65,35 +85,11 @@ def read_record(path: Path) -> Row:
         return {}
 
 
-def begin_record(path: Path, device: torch.device, inputs: dict[str, str]) -> Row:
-    """This start's account; those of earlier starts, whose rows stay, go under `earlier`."""
-    last = read_record(path)
-    earlier = [*last.pop("earlier", []), last] if last else []
-    record = {
-        "status": "running",
-        "start": now(),
-        "end": None,
-        "code_version": code_version(),
-        "packages": {"python": platform.python_version()} | {name: installed(name) for name in PACKAGES},
-        "device": str(device),
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "inputs": last.get("inputs", {}) | inputs,
-        "earlier": earlier,
-    }
-    write_text(path, json.dumps(record, indent=2) + "\n")
-    return record
-
-
 def installed(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:  # LEACE_environment.yml has not all of them
         return None
-
-
-def end_record(path: Path, record: Row, status: str) -> None:
-    write_text(path, json.dumps(record | {"end": now(), "status": status}, indent=2) + "\n")
 
 
 def now() -> str:

@@ -106,6 +106,8 @@ class QuestionConfig(ModelSweep):
                 raise ValueError(f"the key '{key}' says nothing to the task '{self.task}'{hint}; leave it out")
         if self.variable is None and not self.of_sentences and self.needs_variable:
             raise ValueError("the key 'variable' is missing")
+        if getattr(self, "save_models", False) and self.model_dir is None:
+            raise ValueError("save_models needs the key 'model_dir', the folder to save in")
         return self
 
 
@@ -298,8 +300,8 @@ class Question:
 
     def vanilla(self, setting: Setting) -> dict[str, float]:
         """How often the setting's untouched model answers rightly, to read other figures beside."""
-        return {f"vanilla_acc_{own}": share for name, examples in self.data(setting).judged.items() for own, share in
-                accuracies(self.open(setting), self.answers(setting, examples), name, examples).items()}
+        return {column: share for name, examples in self.data(setting).judged.items() for column, share in accuracies(
+            self.open(setting), self.answers(setting, examples), f"vanilla_acc_{name}", examples).items()}
 
     def sites(self, setting: Setting, examples: Examples) -> list[Site]:
         """The setting's site and those that follow with the same model, as many as memory should hold."""
@@ -404,11 +406,7 @@ def check_range(key: str, column: str, values: Tensor, limit: int) -> None:
 
 
 def check_batch(batch_size: int, count: int) -> None:
-    """Refuse a batch that leaves no complete one.
-
-    Raises:
-        BadInput: there are fewer examples.
-    """
+    """Refuse a batch that leaves no complete one; raises BadInput."""
     if batch_size > count:
         raise BadInput(f"batch_size_list: {batch_size} is more than the {count} training examples.")
 
@@ -416,11 +414,7 @@ def check_batch(batch_size: int, count: int) -> None:
 # ------------------------------------------------------------------- models, by their configuration
 
 def check_layers(model: PretrainedConfig, path: str, config: QuestionConfig, setting: Setting) -> None:
-    """Refuse a layer or a site that a model's configuration lacks.
-
-    Raises:
-        BadInput: as said.
-    """
+    """Refuse a layer or a site that a model's configuration lacks; raises BadInput."""
     for key, layer in (("target_layer_list", setting.target_layer), ("layer_reinit", config.layer_reinit)):
         if layer is not True and layer >= model.num_hidden_layers:
             raise BadInput(f"{key}: there is no layer {layer}; the model has {model.num_hidden_layers}, counted from "

@@ -72,11 +72,7 @@ def words_of(table: pd.DataFrame, column: str) -> pd.Series:
 
 
 def check_numbers(table: pd.DataFrame, column: str, binary: bool = False) -> None:
-    """Refuse a column that holds anything but whole numbers from 0, or but 0 and 1.
-
-    Raises:
-        BadInput: it does, or there is no such column.
-    """
+    """Refuse a column that holds anything but whole numbers from 0, or but 0 and 1; raises BadInput."""
     require_columns(table, [column])
     numbers = labels_of(table, column)
     if numbers.min() < 0 or binary and numbers.max() > 1:
@@ -85,11 +81,7 @@ def check_numbers(table: pd.DataFrame, column: str, binary: bool = False) -> Non
 
 
 def check_one_value(table: pd.DataFrame, column: str, by: str) -> None:
-    """Refuse a sentence, of the column `by`, that has several values of a variable.
-
-    Raises:
-        BadInput: naming it.
-    """
+    """Refuse a sentence, of the column `by`, that has several values of a variable; raises BadInput."""
     counts = table.groupby(by)[column].nunique()
     for sentence in counts.index[counts > 1][:1]:
         raise BadInput(f"{table.attrs['source']}: '{sentence}' has more than one value of '{column}'.")
@@ -129,11 +121,7 @@ def read_sentences(key: str, path: str, task: str, variables: list[str], optiona
 
 
 def draw(key: str, path: str, table: pd.DataFrame, count: int, generator: torch.Generator) -> pd.DataFrame:
-    """Some sentences in random order, none twice, each with all the rows that it has.
-
-    Raises:
-        BadInput: there are fewer.
-    """
+    """Some sentences in random order, none twice, each with all the rows that it has; raises BadInput."""
     sentences = table["sentence"].unique()
     if count > len(sentences):
         what = "train_size and test_size together ask" if key == "train_size" else f"{key} asks"
@@ -172,11 +160,7 @@ class Reader:
                            f"{str(error).strip()}.") from None
 
     def check_words(self, texts: list[str]) -> None:
-        """Refuse words that the tokenizer does not know, which would all look alike to the model.
-
-        Raises:
-            BadInput: naming the first.
-        """
+        """Refuse words that the tokenizer does not know, which would all look alike to the model; raises BadInput."""
         for special in re.findall(r"<[^<>\s]+>", self.prefix):
             if len(self.tokens([special])[0]) != 1:
                 raise BadInput(f"sentence_prefix: '{special}' is no special token of the tokenizer of {self.source}, "
