@@ -10,7 +10,7 @@
 """
 
 import sys
-from pathlib import Path
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -22,8 +22,8 @@ from interp.methods.das import Alignment, interchange_hits, save_alignment, sear
 from interp.models.examples import Examples
 from interp.models.opened import run_all
 from interp.models.tail import run_on_from
-from interp.runs.config import BadInput, Count, NonEmpty, Positive, Text, project_path
-from interp.runs.settings import Setting, setting_name
+from interp.runs.config import BadInput, Count, NonEmpty, Positive, Text
+from interp.runs.settings import Setting, saved_files
 from interp.tasks.question import Exchange, Question, QuestionConfig, accuracy, position_of, site_of
 
 
@@ -85,6 +85,9 @@ def prepare(config: Config, settings: list[Setting], device: torch.device) -> Qu
     return question
 
 
+artifacts = partial(saved_files, "alignment")
+
+
 # ------------------------------------------------------------------------------ the method
 
 def run_setting(config: Config, setting: Setting, question: Question) -> Outcome:
@@ -129,12 +132,6 @@ def run_setting(config: Config, setting: Setting, question: Question) -> Outcome
         "boundary": alignment.width, "dimensions": alignment.width * len(alignment.rotation),
         "rotation_error": alignment.rotation_error(),
     }, {"training_log": log})
-
-
-def artifacts(config: Config, setting: Setting) -> list[Path]:
-    """The file of a setting's alignment, where alignments are saved."""
-    return ([project_path(config.model_dir) / f"alignment_{setting_name(setting)}.safetensors"]
-            if config.save_models else [])
 
 
 SCRIPT = Script("DAS", Config, prepare, run_setting, artifacts, side_tables=lambda config: ["training_log"])

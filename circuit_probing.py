@@ -13,7 +13,7 @@
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -45,7 +45,7 @@ from interp.runs.config import (
     project_path,
 )
 from interp.runs.files import write_table
-from interp.runs.settings import Setting, setting_name
+from interp.runs.settings import Setting, saved_files, setting_name
 from interp.tasks.question import Data, Question, QuestionConfig, accuracies, check_batch
 
 GIF_CLASSES, GIF_EXAMPLES = 10, 5
@@ -128,6 +128,9 @@ def prepare(config: Config, settings: list[Setting], device: torch.device) -> Pr
     return Prepared(question)
 
 
+artifacts = partial(saved_files, "circuit")
+
+
 # ------------------------------------------------------------------------------ the method
 
 def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome:
@@ -176,12 +179,6 @@ def description(config: Config, setting: Setting, path: str) -> dict[str, Any]:
     """What a setting's saved circuit is about, kept in its file. path: its model's."""
     kept = {key: getattr(config, key) for key in ("task", "random_init", "reinit_embeddings", "layer_reinit")}
     return {"variable": config.asked, **kept, "model_path": path, **setting._asdict()}
-
-
-def artifacts(config: Config, setting: Setting) -> list[Path]:
-    """The file of a setting's circuit, where circuits are saved."""
-    return ([project_path(config.model_dir) / f"circuit_{setting_name(setting)}.safetensors"]
-            if config.save_models else [])
 
 
 def bench_for(config: Config, setting: Setting, prepared: Prepared) -> Bench:

@@ -2,9 +2,10 @@
 
 import itertools
 from collections import namedtuple
+from pathlib import Path
 from typing import Any
 
-from interp.runs.config import BadInput, ScriptConfig
+from interp.runs.config import BadInput, ScriptConfig, project_path
 
 Setting = Any  # a namedtuple with one field for each *_list key of the config
 
@@ -27,6 +28,12 @@ def expand_settings(config: ScriptConfig) -> list[Setting]:
 def setting_name(setting: Setting) -> str:
     """A setting as a file name: lr_0.001_batch_size_500_..."""
     return "_".join(f"{name}_{value}" for name, value in setting._asdict().items())
+
+
+def saved_files(kind: str, config: ScriptConfig, setting: Setting) -> list[Path]:
+    """The file in model_dir that a setting's `kind` ("circuit", ...) is saved in; none where the config saves none."""
+    return ([project_path(config.model_dir) / f"{kind}_{setting_name(setting)}.safetensors"]
+            if config.save_models else [])
 
 
 def fill_in(key: str, template: str, setting: Setting) -> str:
