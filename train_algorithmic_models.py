@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from transformers import GPT2LMHeadModel
 
 from interp.experiment import Outcome, Script, main
-from interp.models.last_position import LastPositionLogits
+from interp.models.last_position import last_position_logits
 from interp.models.loading import build_gpt2, load_model, read_model_config, save_model
 from interp.plotting import draw_curves
 from interp.runs.config import (
@@ -192,13 +192,6 @@ def build_model(config: Config, setting: Setting, device: torch.device) -> GPT2L
     if getattr(setting, "start", "fresh") == "transfer":
         return load_model("transfer", config.transfer, device).train().requires_grad_(True)
     return build_gpt2(setting.model_seed, **config.shape).to(device)
-
-
-def last_position_logits(model: GPT2LMHeadModel, tokens: Tensor) -> Callable[[], Tensor]:
-    """A function that gives (rows, vocabulary): the fast exact forward where there is one."""
-    if model.config.n_layer == 1:
-        return LastPositionLogits(model, tokens)
-    return lambda: model(tokens, use_cache=False, logits_to_keep=1).logits[:, -1]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.method_figures import PLACES, read_csv, run
+from analysis.method_figures import places_of, read_csv, run
 from interp.runs.config import PROJECT_ROOT, BadInput, shown
 from interp.runs.files import write_text
 
@@ -27,10 +27,8 @@ def unpublished_cells(results: Path, experiment: str, task: str, published: pd.D
     for method, metrics in published.groupby("method", sort=False)["metric"].unique().items():
         for file in sorted((results / experiment / task / method).glob("*/results.csv")):
             table = read_csv(file)
-            column = next((name for name in PLACES if name in table), None)
             cells += [[experiment, task, method, file.parent.name, component, metric, float("nan")]
-                      for component in (table[column].unique() if column else [""])
-                      for metric in metrics if metric in table]
+                      for component in places_of(table).unique() for metric in metrics if metric in table]
     return pd.DataFrame(cells, columns=COLUMNS)
 
 
@@ -49,11 +47,10 @@ def our_figures(results: Path, published: pd.DataFrame, where: dict[str, str]) -
         table = read_csv(file)
         for key, value in where.items():
             table = table[table[key].astype(str) == value] if key in table else table
-        column = next((name for name in PLACES if name in table), None)
-        for _, cell in cells.iterrows():
-            rows = table if column is None else table[table[column] == cell["component"]]
+        for cell in cells.to_dict("records"):
+            rows = table[places_of(table).isin(["", cell["component"]])]
             if cell["metric"] in rows and rows[cell["metric"]].notna().any():
-                found.append(cell.to_dict() | {"value": rows[cell["metric"]].mean()})
+                found.append(cell | {"value": rows[cell["metric"]].mean()})
     return pd.DataFrame(found, columns=COLUMNS)
 
 

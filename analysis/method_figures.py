@@ -55,6 +55,11 @@ def read_csv(file: Path, **options) -> pd.DataFrame:
         raise BadInput(f"{shown(file)} cannot be read as CSV: {str(error).strip()}.") from None
 
 
+def places_of(table: pd.DataFrame) -> pd.Series:
+    """Where in a layer each row of a results table looked; empty where the table is of whole models."""
+    return next((table[name] for name in PLACES if name in table), pd.Series("", table.index))
+
+
 def read_results_table(file: Path) -> pd.DataFrame:
     table = read_csv(file)
     if table.empty or not any(name in table for name in PLACES):
@@ -65,12 +70,11 @@ def read_results_table(file: Path) -> pd.DataFrame:
 
 def tidy(table: pd.DataFrame, method: str) -> pd.DataFrame:
     """A results table with the component it looked at, and the accuracy that an intervention costs on test."""
-    place = next(name for name in PLACES if name in table)
     for before, after in BEFORE_AND_AFTER:
         if before in table:
             table["accuracy_lost"] = table[before] - table[after]
     swept = {"checkpoint": table["checkpoint"]} if "checkpoint" in table else {}
-    return table.add_prefix(f"{method}:").assign(component=table[place].map(COMPONENT_OF), **swept)
+    return table.add_prefix(f"{method}:").assign(component=places_of(table).map(COMPONENT_OF), **swept)
 
 
 def present(table: pd.DataFrame, measures: dict[str, str]) -> dict[str, str]:

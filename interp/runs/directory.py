@@ -149,16 +149,12 @@ def open_run(config: ScriptConfig, settings: list[Setting], side_tables: Sequenc
 
 @contextmanager
 def locked(path: Path):
-    lock = FileLock(path / ".lock")
     try:
-        lock.acquire(blocking=False)
+        with FileLock(path / ".lock", blocking=False):
+            yield
     except Timeout:
         raise BadInput(f"results_dir: another process is at work in {shown(path)}; "
                        "wait for it to end or give another results_dir.") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def refuse_other_config(stored: Path, config: ScriptConfig) -> None:

@@ -162,13 +162,12 @@ class Question:
             if path not in self.configurations:
                 self.configurations[path] = loading.read_model_config("model_path", path)
             check_layers(self.configurations[path], path, config, setting)
-            data = self.data(setting)
-            if not config.of_sentences:
-                for key, examples in {**dict(zip(SEQUENCE_KEYS, (data.train, data.tests[TEST]))), **data.extra}.items():
-                    check_fits(key, examples, self.configurations[path])
-                    if examples.source:
-                        label = self.exchange(self.variable(setting)).label
-                        check_fits(key, examples.source, self.configurations[path], f"'{label}'")
+            data, exchange = self.data(setting), self.exchange(self.variable(setting))
+            splits = {} if config.of_sentences else dict(zip(SEQUENCE_KEYS, (data.train, data.tests[TEST])))
+            for key, examples in (splits | data.extra).items():
+                check_fits(key, examples, self.configurations[path])
+                if examples.source:
+                    check_fits(key, examples.source, self.configurations[path], f"'{exchange.label}'")
 
     def path(self, setting: Setting) -> str:
         return fill_in("model_path", self.config.model_path, setting)
