@@ -26,7 +26,7 @@ from interp.models.opened import run_all
 from interp.models.tail import run_on_from
 from interp.runs.config import BadInput, Count, NonEmpty, Positive, Text, Whole
 from interp.runs.settings import Setting
-from interp.tasks.question import Exchange, Question, QuestionConfig, check_batch, check_classes, site_of
+from interp.tasks.question import Exchange, Question, QuestionConfig, check_batch, check_range, site_of
 
 
 class Config(QuestionConfig):
@@ -66,9 +66,8 @@ def prepare(config: Config, settings: list[Setting], device: torch.device) -> Qu
     for setting in settings:
         data = question.data(setting)
         check_batch(setting.batch_size, len(data.train))
-        n_classes = classes_of(config, data.train)
+        check_range("n_classes", config.asked, data.train.variables[config.asked], classes_of(config, data.train))
         for examples in data.tests.values():
-            check_classes(config.asked, data.train.variables[config.asked], examples.variables[config.asked], n_classes)
             if config.counterfactual_embeddings and not changed_rows(examples).numel():
                 key, what = (("counterfactual_embeddings", f"exchanging '{config.asked}'") if config.of_sentences
                              else ("counterfactual_label", f"'{config.counterfactual_label}'"))

@@ -169,10 +169,10 @@ class OpenModel:
 
         resid_mid is the sum of its parts.
         """
+        parts = {part for layer, location in places for part in (
+            [(layer, RESID_PRE), (layer, ATTN_OUT)] if location == RESID_MID else [(layer, location)])}
         found: dict[tuple[int, str], Tensor] = {}
-        handles = [self.hook(*part, partial(found.__setitem__, part)) for part in {
-            part for layer, location in places for part in (
-                [(layer, RESID_PRE), (layer, ATTN_OUT)] if location == RESID_MID else [(layer, location)])}]
+        handles = [self.hook(*part, partial(found.__setitem__, part)) for part in parts]
 
         def stop(*_):
             raise _Enough

@@ -372,12 +372,8 @@ def sequences_of(table, column: str, variables: dict[str, Tensor], labels: Tenso
     return Examples(tokens, torch.full_like(last, position % length), last, variables, Answer(labels))
 
 
-def check_classes(variable: str, train: Tensor, test: Tensor, n_classes: int | None = None) -> None:
-    """Refuse a variable with nothing to tell apart, or with a class that only test has.
-
-    Raises:
-        BadInput: as said, or a value is not a class below n_classes.
-    """
+def check_classes(variable: str, train: Tensor, test: Tensor) -> None:
+    """Refuse a variable with nothing to tell apart, or with a class that only test has; raises BadInput."""
     classes = set(train.tolist())
     if len(classes) < 2:
         raise BadInput(f"variable: '{variable}' has a single value in the training data; there is nothing to tell "
@@ -389,8 +385,6 @@ def check_classes(variable: str, train: Tensor, test: Tensor, n_classes: int | N
     if unknown:
         raise BadInput(f"variable: class {unknown[0]} of '{variable}' has no example in the training data, but stands "
                        "in the test data.")
-    if n_classes is not None:
-        check_range("n_classes", variable, train, n_classes)
 
 
 def check_range(key: str, column: str, values: Tensor, limit: int) -> None:
