@@ -17,7 +17,6 @@ and writes all their figures to over_training.csv.
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.axes import Axes
 
 from analysis.method_figures import (
     COMPONENTS,
@@ -50,11 +49,6 @@ FIGURES = {  # figure: what it shows, its y axis and its lines
 }
 
 
-def draw_curves(axis: Axes, curves: pd.DataFrame) -> None:
-    for split, style in (("train", "-"), ("test", "--")):
-        axis.plot(curves["epoch"], curves[f"{split}_acc"], style, color="black", label=f"model, {split}")
-
-
 def draw_over_training(curves: pd.DataFrame, table: pd.DataFrame, name: str, out: Path) -> None:
     """Columns: attention and MLP. Rows: the model's accuracy, then the measures for each variable."""
     title, ylabel, measures = FIGURES[name]
@@ -63,7 +57,8 @@ def draw_over_training(curves: pd.DataFrame, table: pd.DataFrame, name: str, out
         return
     figure, axes = plt.subplots(3, 2, figsize=(12, 8), sharex=True, sharey=True, layout="constrained")
     for column, (component, place) in zip(axes.T, COMPONENTS.items()):
-        draw_curves(column[0], curves)
+        for split, style in (("train", "-"), ("test", "--")):
+            column[0].plot(curves["epoch"], curves[f"{split}_acc"], style, color="black", label=f"model, {split}")
         column[0].set_title(f"after {'the ' * (place == 'MLP')}{place}")
         for axis, variable in zip(column[1:], VARIABLES):
             rows = table[(table["component"] == component) & (table["variable"] == variable)]
