@@ -81,7 +81,7 @@ def present(table: pd.DataFrame, measures: dict[str, str]) -> dict[str, str]:
     return {column: label for column, label in measures.items() if column in table and table[column].notna().any()}
 
 
-def means_and_spreads(groups, measures: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def mean_and_sd(groups, measures: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Means and standard deviations of groups of rows, a column for each measure under its label.
 
     The spread of a column NAME_mean is that of its own draws, in NAME_std; of others it is over the group.
@@ -104,7 +104,7 @@ def draw_by_variable(table: pd.DataFrame, labels: dict[str, str], measures: dict
     figure, axes = plt.subplots(1, len(components), figsize=(5.5 * max(len(components), 1.3), 4.2), sharey=True,
                                 squeeze=False, layout="constrained")
     for axis, component in zip(axes[0], components):
-        found = means_and_spreads(table[table["component"] == component].groupby("variable"), measures)
+        found = mean_and_sd(table[table["component"] == component].groupby("variable"), measures)
         draw_bars(axis, *(own.reindex(variables).rename(index=labels) for own in found))
         axis.set(title=COMPONENTS[component], xlabel="intermediate variable")
     axes[0][0].set_ylabel(ylabel)

@@ -18,23 +18,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.method_figures import (
-    COMPONENTS,
-    PROBES,
-    RESULTS,
-    means_and_spreads,
-    parse_folders,
-    present,
-    read_csv,
-    read_results,
-    run,
-)
+from analysis.method_figures import COMPONENTS, PROBES, mean_and_sd, parse_folders, present, read_csv, read_results, run
 from interp.plotting import draw_line, plt, save_figure
-from interp.runs.config import BadInput, require_file, shown
+from interp.runs.config import BadInput, project_path, require_file, shown
 from interp.runs.files import write_text
 
 VARIABLES = {"a2": "a² (needed)", "b2": "b² (control)"}
-CURVES = RESULTS / "Train_Algorithmic_Models" / "Grokking" / "curves.csv"
+CURVES = project_path("Results/Train_Algorithmic_Models/Grokking/curves.csv")
 FIGURES = {  # figure: what it shows, its y axis and its lines
     "probe_accuracy": ("Is the variable there?", "accuracy of\nreading {}", PROBES),
     "ablation": ("Is the circuit used?", "model accuracy,\n{} ablated", {
@@ -62,7 +52,7 @@ def draw_over_training(curves: pd.DataFrame, table: pd.DataFrame, name: str, out
         column[0].set_title(f"after {'the ' * (place == 'MLP')}{place}")
         for axis, variable in zip(column[1:], VARIABLES):
             rows = table[(table["component"] == component) & (table["variable"] == variable)]
-            means, spreads = means_and_spreads(rows.groupby("checkpoint"), measures)
+            means, spreads = mean_and_sd(rows.groupby("checkpoint"), measures)
             for number, label in enumerate(means):
                 draw_line(axis, means[label].dropna(), spreads[label], label, f"C{number}")
         column[-1].set(xscale="log", ylim=(-0.03, 1.03), xlabel="epoch (one full-batch step each, log scale)")
