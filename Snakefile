@@ -25,7 +25,7 @@ VARIABLES = {"Disambiguation": ["a2", "minus_b2", "a_plus_b", "a_minus_b"], "Gro
 SCRIPTS = {name: method.script for name, method in METHODS.items()}
 TRAINING = {"Disambiguation": "Disambiguation/a2_minus_b2", "Shared_Nodes": "Shared_Nodes/shared_nodes",
             "Grokking": "Grokking/a2_b"}
-SEEDS = "Train_Algorithmic_Models/Disambiguation/a2_minus_b2-seeds"  # more models of Experiment 1
+SEEDS = "Train_Algorithmic_Models/Disambiguation/a2_minus_b2_seeds"  # more models of Experiment 1
 COMPARISON = {"Disambiguation": "Disambiguation", "Untrained": "Disambiguation", "Shared_Nodes_Task_1": "Shared_Nodes",
               "Shared_Nodes_Task_2": "Shared_Nodes", "Grokking": "Grokking", "Grokking-checkpoints": "Grokking"}
 COMPARED = ["probe_accuracy_attn", "probe_accuracy_mlp", "there_and_used", "nearest_neighbors"]

@@ -122,7 +122,7 @@ def prepare(config: Config, settings: list[Setting], device: torch.device) -> Pr
 def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome:
     """Fit one method at one site for one variable; measure what exchanging it does."""
     trial = trial_for(setting, prepared)
-    found = fitted(config, setting, trial.place)
+    found = fitted(config, setting, trial.place, {})
     figures, pairs = measure(trial, found)
     known = config.carried and setting.residual_location in config.carried[setting.variable]
     figures |= {"carried": known, "rank": found.rank, **random_control(config, setting, trial, found),
@@ -134,7 +134,7 @@ def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome
     return Outcome(figures, {"pairs": rows} if config.save_pairs else {})
 
 
-def fitted(config: Config, setting: Setting, place: Place, chosen: dict[str, Any] = {}) -> Interchange:
+def fitted(config: Config, setting: Setting, place: Place, chosen: dict[str, Any]) -> Interchange:
     """A setting's method fitted at a place. chosen: options that need not be chosen again."""
     options = config.method_options.get(setting.method, {}) | chosen
     if "rank" in inspect.signature(method(setting.method).fit).parameters:

@@ -11,15 +11,17 @@ from interp.methods.probes import build_probe
 from interp.runs.config import RunFailed
 
 
-def fit_eraser(activations: Tensor, labels: Tensor, n_classes: int, precision: str = "float32") -> LeaceEraser:
+def fit_eraser(activations: Tensor, labels: Tensor, n_classes: int, precision: str = "float32",
+               **options) -> LeaceEraser:
     """The smallest affine change after which no linear classifier reads the variable.
 
     Args:
         activations: (examples, d_model) with labels (examples,) below n_classes.
         precision: of the fit; the eraser itself is in the activations' own.
+        options: of concept-erasure's fitter, such as `shrinkage` of the covariance.
     """
     wide = activations.to(getattr(torch, precision))
-    eraser = LeaceEraser.fit(wide, F.one_hot(labels, n_classes).to(wide.dtype))
+    eraser = LeaceEraser.fit(wide, F.one_hot(labels, n_classes).to(wide.dtype), **options)
     parts = ("proj_left", "proj_right", "bias")
     return replace(eraser, **{name: getattr(eraser, name).to(activations) for name in parts})
 

@@ -138,8 +138,16 @@ def find_config(file: str | Path) -> Path:
     raise BadInput(f"--config {file}: there is no such file.")
 
 
-def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A config file's keys, laid over those of the file its `base:` names. seen: the files that led here."""
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A config file's keys, laid over those of the file its `base:` names."""
+    values = {}
+    for _, own in reversed(read_chain(path)):
+        values |= own
+    return values
+
+
+def read_chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
+    """A config file with its own keys, then the one that it is based on, and so on."""
     path = path.resolve()
     if path in seen:
         raise BadInput(f"{shown(seen[0])}: its 'base' leads back to {shown(path)}.")
@@ -152,11 +160,11 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise BadInput(f"{shown(path)} is not a config: it should hold lines of 'key: value'.")
     base = values.pop("base", None)
     if base is None:
-        return values
+        return [(path, values)]
     base_path = project_path(path.parent / str(base))
     if not base_path.is_file():
         raise BadInput(f"{shown(path)}: 'base' names {base}, and there is no such file beside it.")
-    return read_yaml(base_path, (*seen, path)) | values
+    return [(path, values), *read_chain(base_path, (*seen, path))]
 
 
 class _UniqueKeys(yaml.SafeLoader):

@@ -9,8 +9,9 @@ from interp.methods.interchange import Interchange, Place, subspace
 SEES = "variable"
 
 
-def fit(place: Place, *, seed: int, precision: str = "float64") -> Interchange:
+def fit(place: Place, *, seed: int, precision: str = "float64", shrinkage: bool = True) -> Interchange:
+    """shrinkage: of the covariance, as concept-erasure has it by default; without it the exchange is lda's."""
     base = place.fit.base
-    eraser = fit_eraser(base.activations, base.values, place.n_classes, precision)
+    eraser = fit_eraser(base.activations, base.values, place.n_classes, precision, shrinkage=bool(shrinkage))
     kept = eraser.proj_left.norm(dim=0) > 0  # x - (x - bias) proj_rightᵀ proj_leftᵀ is what it makes of x
     return subspace(place, eraser.proj_right.T[:, kept], eraser.proj_left.T[kept])
