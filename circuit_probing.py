@@ -46,7 +46,7 @@ from interp.runs.config import (
 )
 from interp.runs.files import write_table
 from interp.runs.settings import Setting, saved_files, setting_name
-from interp.tasks.question import Data, Question, QuestionConfig, accuracies, check_batch
+from interp.tasks.question import Data, Question, QuestionConfig, accuracies, check_batch, evaluations
 
 GIF_CLASSES, GIF_EXAMPLES = 10, 5
 LM_KEYS = {"same": "lm_same_task_path", "different": "lm_different_task_path"}
@@ -240,7 +240,10 @@ def ablations(config: Config, setting: Setting, bench: Bench, sublayer: Sublayer
         reason = str(error)
     measured = [("full", "all", None, whole), ("circuit", "all", None, without)]
     measured += [(condition, maps, draw, bench.without(sublayer, masks)) for condition, maps, draw, masks in cases]
-    return [{"evaluation": name, "maps": maps, "condition": condition, "draw": draw, "accuracy": share}
+    counts = {name: len(examples) if rows is None else len(rows)
+              for name, (examples, rows) in evaluations(bench.judged).items()}
+    return [{"evaluation": name, "maps": maps, "condition": condition, "draw": draw, "accuracy": share,
+             "examples": counts[name]}
             for condition, maps, draw, states in measured for file, examples in bench.judged.items()
             for name, share in accuracies(bench.opened, states[file], file, examples).items()], reason
 
