@@ -42,6 +42,7 @@ from interp.runs.config import (
     shown,
 )
 from interp.runs.directory import RunDirectory, check_data_files, write_missing
+from interp.runs.record import as_written
 from interp.runs.settings import Setting, setting_name
 from interp.runs.tensors import load_state, save_state
 from interp.tasks import arithmetic
@@ -270,10 +271,11 @@ def artifacts(config: Config, setting: Setting) -> list[Path]:
 
 
 def go_on(file: Path, config: Config, setting: Setting, parts: dict[str, Any]) -> tuple[int, list]:
-    """Restore the last state; its epoch and curve: (0, []) where there is none or an earlier checkpoint is lost."""
+    """Restore the last state; its epoch and curve: (0, []) where there is none or an earlier checkpoint is damaged."""
     state = load_state(file)
-    if state is None or any(not path.exists() for epoch in config.save_checkpoints if epoch < state["epoch"]
-                            for path in checkpoint_paths(config, setting, epoch)):
+    earlier = [path for epoch in config.save_checkpoints for path in checkpoint_paths(config, setting, epoch)
+               if state is not None and epoch < state["epoch"]]
+    if state is None or not as_written(file.parent, earlier):
         return 0, []
     for name, part in parts.items():
         part.load_state_dict(state[name])

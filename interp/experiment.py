@@ -33,7 +33,7 @@ from interp.runs.config import (
     shown,
 )
 from interp.runs.directory import CONFIG, RunDirectory, check_folder, check_results_dir, open_run
-from interp.runs.record import digests, recorded, refuse_changed_inputs
+from interp.runs.record import as_written, digests, recorded, refuse_changed_inputs
 from interp.runs.settings import Setting, expand_settings, fill_in
 
 
@@ -136,9 +136,9 @@ def say_what_is_left(script: Script, config: ScriptConfig, settings: list[Settin
 
 
 def todo(script: Script, config: ScriptConfig, settings: list[Setting], directory: RunDirectory) -> list[Setting]:
-    """The settings that have no row yet, or whose files are gone."""
+    """The settings that have no row yet, or whose files are gone or are not what was written."""
     return [setting for setting in settings if not (
-        directory.has(setting) and all(path.exists() for path in script.artifacts(config, setting)))]
+        directory.has(setting) and as_written(directory.path, script.artifacts(config, setting)))]
 
 
 def refuse_foreign_artifacts(script: Script, config: ScriptConfig, settings: list[Setting]) -> None:
@@ -183,9 +183,9 @@ def run(script: Script, config: ScriptConfig, settings: list[Setting], prepared:
         if len(left) < len(settings):
             print(f"{where}: {len(settings) - len(left)} of {len(settings)} settings are done already.")
         if left:
-            with recorded(directory.path, device, read):
+            with recorded(directory.path, device, read) as note:
                 for setting in tqdm(left, desc=where, unit="setting", disable=None):
-                    compute(script, config, setting, prepared, directory)
+                    compute(script, config, setting, prepared, directory, note)
         if script.finish:
             script.finish(config, prepared, directory)
         print(f"{where}/results.csv: {len(settings)} settings.")
@@ -203,8 +203,10 @@ def read_by(config: ScriptConfig, settings: list[Setting]) -> dict[str, list[Pat
                     if (path := getattr(config, key))}
 
 
-def compute(script: Script, config: ScriptConfig, setting: Setting, prepared: Any, directory: RunDirectory) -> None:
+def compute(script: Script, config: ScriptConfig, setting: Setting, prepared: Any, directory: RunDirectory,
+            note: Callable[[list[Path]], None]) -> None:
     start = time.perf_counter()
     outcome = script.run_setting(config, setting, prepared)
     seconds = round(time.perf_counter() - start, 2)
+    note(script.artifacts(config, setting))
     directory.record(setting, outcome.figures | {"seconds": seconds}, outcome.tables)

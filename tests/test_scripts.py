@@ -332,6 +332,24 @@ def test_what_was_deleted_is_made_again_and_nothing_else(tiny, tmp_path):
     assert (tmp_path / "run/run.json").read_bytes() == record  # nothing was left to do
 
 
+@pytest.mark.parametrize("script, values, kind", [
+    (CIRCUITS, "circuits", "*.safetensors"), (METHODS["DAS"], "DAS", "*.safetensors"),
+    (TRAINING, "training", "*/model.safetensors")])
+@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(file.read_bytes()[:40]),
+                                    lambda file: file.write_bytes(b""), lambda file: file.unlink()])
+def test_what_was_damaged_is_made_again(script, values, kind, damage, tiny, tmp_path):
+    own = tiny.methods["DAS"] if values == "DAS" else getattr(tiny, values)
+    config = write_yaml(tmp_path / "c.yaml", own | {
+        "results_dir": str(tmp_path / "run"), "model_dir": str(tmp_path / "saved"), "save_models": True,
+        **({"data_dir": str(tmp_path / "data")} if values == "training" else {})})
+    assert main(script, ["--config", str(config)]) == 0
+    before, [file, *_] = rows_of(tmp_path / "run/results.csv"), sorted((tmp_path / "saved").glob(kind))
+    content = file.read_bytes()
+    damage(file)
+    assert main(script, ["--config", str(config)]) == 0
+    assert file.read_bytes() == content and rows_of(tmp_path / "run/results.csv") == before
+
+
 def test_ctrl_c_ends_in_one_sentence_and_the_run_goes_on(tiny, tmp_path):
     config = write_yaml(tmp_path / "c.yaml", tiny.circuits | {
         "num_epochs": 150, "results_dir": str(tmp_path / "run"), "save_models": False})

@@ -22,7 +22,8 @@ RECORD = "run.json"
 def recorded(folder: Path, device: torch.device, inputs: dict[str, str]):
     """Keep account in run.json of a start: with what, from when to when, and how it ended.
 
-    The accounts of earlier starts, whose rows stay, go under `earlier`.
+    The accounts of earlier starts, whose rows stay, go under `earlier`. Yields a function that notes what files and
+    folders were written, with their digests.
     """
     last = read_record(folder / RECORD)
     earlier = [*last.pop("earlier", []), last] if last else []
@@ -36,15 +37,21 @@ def recorded(folder: Path, device: torch.device, inputs: dict[str, str]):
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "threads": torch.get_num_threads(),
         "inputs": last.get("inputs", {}) | inputs,
+        "written": last.get("written", {}),
         "earlier": earlier,
     }
 
     def write(**changes: str) -> None:
         write_text(folder / RECORD, json.dumps(record | changes, indent=2) + "\n")
 
+    def note(paths: list[Path]) -> None:
+        if paths:
+            record["written"] |= digests({shown(path): files_of(path) for path in paths})
+            write()
+
     write()
     try:
-        yield
+        yield note
     except BaseException as error:
         write(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", end=now())
         raise
@@ -61,6 +68,18 @@ def digests(files: dict[str, list[Path]]) -> dict[str, str]:
                 whole.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
         found[name] = whole.hexdigest()
     return found
+
+
+def files_of(path: Path) -> list[Path]:
+    """A file, or all that are in a folder."""
+    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+
+
+def as_written(folder: Path, paths: list[Path]) -> bool:
+    """Whether files and folders are there, and the same as the run's account says, where it does, that it wrote."""
+    known = read_record(folder / RECORD).get("written", {})
+    return all(path.exists() and known.get(shown(path)) in (None, *digests({"": files_of(path)}).values())
+               for path in paths)
 
 
 def refuse_changed_inputs(path: Path, inputs: dict[str, str]) -> None:
