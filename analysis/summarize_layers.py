@@ -42,12 +42,12 @@ MEASURES = {
 
 def collect(results: Path, model: str) -> pd.DataFrame:
     """A row for each layer, site, measure and evaluation set: layer, component, measure, kind, set, value."""
-    parts = []
+    parts, absent = [], {}  # the files that are not there, once each
     for (method, label, kind), columns in MEASURES.items():
         folder = results / model if method == "circuit_probing" else results / method / model
         file = folder / "results.csv"
         if not file.exists():
-            print(f"missing: {shown(file)}")
+            absent[shown(file)] = None
             continue
         table = read_results_table(file)
         for name in SETS:
@@ -58,6 +58,8 @@ def collect(results: Path, model: str) -> pd.DataFrame:
             values = table[own[0]] - sum(table[column] for column in own[1:])
             parts.append(pd.DataFrame({"layer": table["target_layer"], "measure": label, "kind": kind, "set": name,
                                        "component": table[METHODS[method].place].map(COMPONENT_OF), "value": values}))
+    for file in absent:
+        print(f"missing: {file}")
     if not parts:
         raise BadInput(f"nothing to draw of {model} in {shown(results)}.")
     keys = ["layer", "component", "measure", "kind", "set"]
@@ -92,12 +94,15 @@ def draw(rows: pd.DataFrame, model: str, path: Path) -> None:
                 axis.plot(values["layer"], values["value"], "-" if name == "iid" else "--", marker=".",
                           color=f"C{labels.index(label)}", label=label if name == "iid" else None)
             axis.set(ylim=(-0.08, 1.03), ylabel=ylabel if axis is line[0] else "")
-            axis.legend(fontsize="x-small", loc="best")
     for axis, component in zip(axes[0], COMPONENTS.values()):
         axis.set_title(f"after {'the ' * (component == 'MLP')}{component}")
     for axis in axes[1]:
         axis.set_xlabel("layer")
-    figure.suptitle(f"{model}: solid {SETS['iid']}, dashed {SETS['gen']}", parse_math=False)
+        axis.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
+    entries = {label: handle for axis in figure.axes for handle, label in zip(*axis.get_legend_handles_labels())}
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3, fontsize="small")
+    figure.suptitle(f"{model}: is the variable read (above), is it used (below)? solid {SETS['iid']}, dashed "
+                    f"{SETS['gen']}", parse_math=False)
     save_figure(figure, path)
 
 
