@@ -10,8 +10,9 @@ EXPERIMENT/methods       interchange accuracy by method, a dot for each model, v
 EXPERIMENT/isolate       cause against isolate, where the variable is carried
 detection                AUROC by method, of all such runs
 
-and one that does not (language) into EXPERIMENT/VARIABLE_SITE, heat maps of layers and methods. A run that sweeps
-checkpoints also gives EXPERIMENT/checkpoints. Every figure is a PNG and a PDF.
+and one that does not (language) into EXPERIMENT/VARIABLE_SITE, heat maps of layers and methods, and their tables as
+VARIABLE_SITE_iia.csv and _log_odds_mean.csv. A run that sweeps checkpoints gives EXPERIMENT/checkpoints instead. Every
+figure is a PNG and a PDF.
 """
 
 import argparse
@@ -206,12 +207,14 @@ def draw_layers(table: pd.DataFrame, title: str, path: Path) -> None:
     methods = [name for name in ("full", *in_order(table["method"])) if name in set(table["method"])]
     methods = list(dict.fromkeys(methods))
     layers = sorted(set(table["target_layer"]))
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure, axes = plt.subplots(2, 1, figsize=(3.6 + 0.5 * len(layers), 1.6 + 0.62 * len(methods)),
                                 layout="constrained")
     for axis, (column, label, scale) in zip(axes, (
             ("iia", "interchange accuracy", {"vmin": 0, "vmax": 1, "cmap": "viridis"}),
             ("log_odds_mean", "log odds moved (nats)", {"center": 0, "cmap": "vlag"}))):
         grid = table.pivot_table(index="method", columns="target_layer", values=column).reindex(methods, columns=layers)
+        write_text(path.with_name(f"{path.name}_{column}.csv"), grid.to_csv())
         axis.set_facecolor("0.85")  # what is not there is grey
         sns.heatmap(grid.round(2) + 0.0, ax=axis, annot=True, fmt=".2f" if column == "iia" else ".1f",
                     annot_kws={"fontsize": 7}, cbar_kws={"label": label}, **scale)
