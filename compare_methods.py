@@ -22,7 +22,8 @@ from torch import Tensor
 
 from interp.experiment import Outcome, Script, main
 from interp.methods.comparison import Splits
-from interp.methods.interchange import Interchange, Pairs, Place, fit, method, method_names
+from interp.methods.interchange import Interchange, Pairs, Place, checked_options, fit, method, method_names
+from interp.models.opened import OpenModel
 from interp.runs.config import BadInput, Count, NonEmpty, NonNegative, Text, project_path, suggestion
 from interp.runs.settings import Setting, setting_name
 from interp.statistics import interval, rank_among
@@ -38,7 +39,7 @@ class Config(QuestionConfig):
         "after attention, after the MLP"))
     variable_list: NonEmpty[Text] = Field(description="the columns of the variables")
     method_list: NonEmpty[Text] = Field(description="the methods: the files of interp/methods/interchange")
-    method_options: dict[str, dict[str, float | int | str]] = Field({}, description=(
+    method_options: dict[str, dict[str, Any]] = Field({}, description=(
         "for a method the options of its fit, other than its defaults"))
     rank: Literal["selected", "classes"] = Field("selected", description=(
         "how many directions a linear method exchanges: those with the best interchange accuracy on the select pairs, "
@@ -72,13 +73,13 @@ class Config(QuestionConfig):
             raise ValueError(f"there is no method '{name}'{suggestion(name, method_names())}; there are "
                              f"{', '.join(method_names())}")
         for name, options in self.method_options.items():
-            for option in {*options} - {*options_of(name)}:
-                raise ValueError(f"the method '{name}' has no option '{option}'; it has "
-                                 f"{', '.join(options_of(name)) or 'none'} (key 'method_options')")
-        if not self.of_sentences:
-            for name in self.variable_list:
-                if name not in self.counterfactual_labels:
-                    raise ValueError(f"the key 'counterfactual_labels' lacks '{name}'")
+            checked_options(name, options)
+        for name in () if self.of_sentences else self.variable_list:
+            if name not in self.counterfactual_labels:
+                raise ValueError(f"the key 'counterfactual_labels' lacks '{name}'")
+        for key in ("gen_path", "counterfactual_labels") if self.of_sentences else ():
+            if getattr(self, key):
+                raise ValueError(f"the key '{key}' says nothing to this script of sentences; leave it out")
         for name, label in self.counterfactual_labels.items():
             if isinstance(label, list) and (len(label) != 3 or label[2] not in OPERATIONS):
                 raise ValueError(f"the key 'counterfactual_labels' gives '{name}' {label}, which is no rule [x, y, op] "
@@ -88,12 +89,6 @@ class Config(QuestionConfig):
                 if name not in self.carried:
                     raise ValueError(f"the key 'carried' lacks '{name}'; give it [] where no site carries it")
         return self
-
-
-def options_of(name: str) -> list[str]:
-    """The options of a method's fit that a config may give."""
-    return [option for option in inspect.signature(method(name).fit).parameters
-            if option not in ("place", "seed", "rank")]
 
 
 @dataclass
@@ -136,7 +131,7 @@ def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome
 
 def fitted(config: Config, setting: Setting, place: Place, chosen: dict[str, Any]) -> Interchange:
     """A setting's method fitted at a place. chosen: options that need not be chosen again."""
-    options = config.method_options.get(setting.method, {}) | chosen
+    options = checked_options(setting.method, config.method_options.get(setting.method, {})) | chosen
     if "rank" in inspect.signature(method(setting.method).fit).parameters:
         classes = len(place.fit.base.values.unique()) - 1
         options = {"rank": classes if config.rank == "classes" else "selected"} | options
@@ -147,7 +142,7 @@ def fitted(config: Config, setting: Setting, place: Place, chosen: dict[str, Any
 class Trial:
     """A site and a variable: where methods are fitted, and the test pairs that they are measured on.
 
-    same: pairs whose sources share the variable. clean: states of the untouched bases of `test`, (n, d_model).
+    same: pairs whose sources share the variable. clean, clean_same: states of the untouched bases, (n, d_model).
     controls: by what a method sees, a place where that means nothing, and the test pairs in that light.
     """
 
@@ -155,6 +150,7 @@ class Trial:
     test: Pairs
     same: Pairs
     clean: Tensor
+    clean_same: Tensor
     controls: dict[str, tuple[Place, Pairs]]
     depends: bool   # the answer depends on this variable alone
     left_out: int
@@ -183,7 +179,8 @@ def trial_for(setting: Setting, prepared: Prepared) -> Trial:
         prepared.trials.clear()  # memory holds one
         splits = prepared.splits
         place, test, left_out = splits.place(setting), *splits.pairs(setting, "test")
-        prepared.trials[key] = Trial(place, test, splits.sharing(test), splits.clean(setting, test),
+        same = splits.sharing(test)
+        prepared.trials[key] = Trial(place, test, same, splits.clean(setting, test), splits.clean(setting, same),
                                      splits.controls(setting, place, test), splits.depends(setting), left_out)
     return prepared.trials[key]
 
@@ -195,9 +192,9 @@ def measure(trial: Trial, found: Interchange) -> tuple[dict[str, Any], dict[str,
     activations = found(test.base, test.source)
     states = test.states(activations)
     hits, moved = opened.is_right(states, test.exchanged), trial.moved(test, states)
-    stays = opened.is_right(same.states(found(same.base, same.source)), same.answer)
-    change = (activations - test.base.activations).norm(dim=1) / (
-        test.source.activations - test.base.activations).norm(dim=1)
+    stays = same_answers(opened, same, same.states(found(same.base, same.source)), trial.clean_same)
+    whole = (test.source.activations - test.base.activations).norm(dim=1)
+    change = ((activations - test.base.activations).norm(dim=1) / whole)[whole > 0]
     iia, isolate = mean(hits), mean(stays)
     low, high = interval(hits.double().tolist())
     return {"iia": iia, "iia_low": low, "iia_high": high, "log_odds_mean": mean(moved),
@@ -206,6 +203,13 @@ def measure(trial: Trial, found: Interchange) -> tuple[dict[str, Any], dict[str,
             "pairs": len(test), "left_out": trial.left_out,
             }, {"base_row": test.base.rows, "source_row": test.source.rows, "base_value": test.base.values,
                 "source_value": test.source.values, "wanted": test.exchanged.right, "hit": hits, "log_odds": moved}
+
+
+def same_answers(opened: OpenModel, pairs: Pairs, states: Tensor, clean: Tensor) -> Tensor:
+    """Whether states give the answers that clean ones give, be they right or wrong, (n,) of truth values."""
+    if pairs.answer.wrong is not None:
+        return opened.is_right(states, pairs.answer) == opened.is_right(clean, pairs.answer)
+    return (opened.top_tokens(states, 1) == opened.top_tokens(clean, 1)).flatten() if len(pairs) else clean[:, 0] > 0
 
 
 @torch.no_grad()
@@ -220,12 +224,14 @@ def random_control(config: Config, setting: Setting, trial: Trial, found: Interc
     def score(interchange: Interchange) -> float:
         return mean(trial.place.opened.is_right(some.states(interchange(some.base, some.source)), some.exchanged))
 
-    directions = drawn[0].rank  # those of a rank are the same draws, whatever the method
-    if directions is None or directions not in trial.random:
-        trial.random[directions] = [score(one) for one in drawn]
-    draws = trial.random[directions]
+    rank = drawn[0].rank  # directions of a rank are the same draws, whatever the method; neurons are a circuit's own
+    if rank is None or rank not in trial.random:
+        trial.random[rank] = [score(one) for one in drawn]
+    draws = trial.random[rank]
+    # where the exchange should change nothing, doing nothing is best, and to be above random says nothing
+    changes = trial.depends or not config.of_sentences
     return {"random_iia_mean": sum(draws) / len(draws), "random_iia_max": max(draws),
-            "rank_among_random": rank_among(score(found), draws)}
+            "rank_among_random": rank_among(score(found), draws) if changes else None}
 
 
 def selectivity(config: Config, setting: Setting, trial: Trial, found: Interchange,

@@ -4,6 +4,7 @@
 
 Reads RESULTS/*/results.csv. A run that knows which sites carry a variable (its key `carried`) goes into
 
+sites.csv                all settings of all runs, with p_holm: the rank among random draws corrected over a run's sites
 leaderboard.csv, .md     a row for each method: interchange accuracy where the variable is carried and where not, and
                          how well it tells the two apart (AUROC); 95 % intervals over models, then pairs
 EXPERIMENT/methods       interchange accuracy by method, a dot for each model, variable and site
@@ -26,15 +27,17 @@ from matplotlib.patches import Rectangle
 from analysis.method_figures import RESULTS, read_csv, run
 from interp.methods.interchange import method, method_names
 from interp.plotting import plt, save_figure, sns
-from interp.runs.config import BadInput, shown
+from interp.runs.config import BadInput, read_yaml, shown
+from interp.runs.directory import CONFIG
 from interp.runs.files import write_text
-from interp.statistics import auroc, clustered_auroc_interval, clustered_interval
+from interp.statistics import auroc, clustered_auroc_interval, clustered_interval, holm
 
 ORDER = ["none", "random", "pca", "full", "difference_in_means", "linear_probe", "leace", "lda", "mlp_probe",
          "circuit_update", "circuit_selected", "circuit_complement", "circuit_neurons", "neuron_mask", "das_k", "das"]
 CONTROLS = ("none", "random", "pca", "full", "circuit_complement")  # compared with, not ranked
-CELL = ["experiment", "model_seed", "target_layer", "residual_location", "variable", "method"]
-NEEDED = [*CELL[1:], "iia", "log_odds_mean", "isolate", "disentangle", "change", "pairs", "carried", "beyond_full"]
+CELL = ["experiment", "target_layer", "residual_location", "variable"]
+NEEDED = ["model_seed", *CELL[1:], "method", "iia", "iia_low", "iia_high", "log_odds_mean", "isolate", "disentangle",
+          "change", "rank", "selectivity", "pairs", "carried", "beyond_full"]
 SITES = {"resid_mid": "after attention", "resid_post": "after the MLP"}
 
 
@@ -48,6 +51,8 @@ def read_runs(results: Path) -> pd.DataFrame:
     """
     tables = []
     for file in sorted(results.glob("*/results.csv")):
+        if ".old-" in file.parent.name:  # what --overwrite set aside
+            continue
         table = read_csv(file)
         for column in NEEDED:
             if column not in table:
@@ -59,12 +64,19 @@ def read_runs(results: Path) -> pd.DataFrame:
         if len(unknown):
             raise BadInput(f"{shown(file)}: row {unknown.index[0] + 2} is of the method '{unknown.iloc[0]}', which is "
                            "not in interp/methods/interchange.")
-        tables.append(table.assign(experiment=file.parent.name, carried=table["carried"].map(
-            {True: True, False: False, "True": True, "False": False})))
+        carried = table["carried"].map({True: True, False: False, "True": True, "False": False})
+        tables.append(table.assign(experiment=file.parent.name, model=model_of(file, table), carried=carried))
     if not tables:
         raise BadInput(f"nothing to draw in {shown(results)}: it has no */results.csv; 'python compare_methods.py "
                        "--config configs/Comparison/Disambiguation.yaml' makes one.")
     return pd.concat(tables, ignore_index=True)
+
+
+def model_of(file: Path, table: pd.DataFrame) -> pd.Series:
+    """What tells a run's models from others': several runs may ask the same ones, and are no evidence of more."""
+    config = read_yaml(file.with_name(CONFIG)) if file.with_name(CONFIG).exists() else {}
+    path = f"{config.get('model_path', file.parent.name)}{' fresh' if config.get('random_init') else ''}"
+    return path + " " + table["model_seed"].astype(str)
 
 
 def in_order(methods) -> list[str]:
@@ -77,7 +89,7 @@ def mean_with_interval(table: pd.DataFrame, *columns: str) -> tuple[float, float
     known = table[table[list(columns)].notna().all(axis=1) & (table["pairs"] > 0)]
     if known.empty:
         return np.nan, np.nan, np.nan
-    models = [own for _, own in known.groupby(["experiment", "model_seed"])]
+    models = [own for _, own in known.groupby("model")]
     shares = [own[list(columns)].to_numpy().flatten() for own in models]
     counts = [np.repeat(own["pairs"].to_numpy(), len(columns)) for own in models]
     return known[list(columns)].to_numpy().mean(), *clustered_interval(shares, counts)
@@ -85,11 +97,13 @@ def mean_with_interval(table: pd.DataFrame, *columns: str) -> tuple[float, float
 
 def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
     """A row for each method, the best by cause and isolation where a variable is carried first, controls last."""
-    rows = []
+    rows, table = [], table.assign(cell=table[["model", *CELL]].astype(str).agg(" ".join, axis=1))
+    asked = table.dropna(subset="iia").groupby("cell")["method"].nunique()
+    shared = asked.index[asked == table["method"].nunique()]
     for name in in_order(table["method"]):
         own = table[table["method"] == name]
         carried, not_carried = own[own["carried"].eq(True)], own[own["carried"].eq(False)]
-        groups = list(own.groupby(["experiment", "model_seed"]))
+        groups = list(own.groupby("model"))
         row = {"method": name, "sees": method(name).SEES, "models": len(groups), "cells": len(own)}
         for label, part, columns in (("iia_carried", carried, ["iia"]), ("iia_not_carried", not_carried, ["iia"]),
                                      ("isolate_carried", carried, ["isolate"]),
@@ -97,13 +111,15 @@ def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
             row[label], row[f"{label}_low"], row[f"{label}_high"] = mean_with_interval(part, *columns)
         row |= {"iia_not_carried_max": not_carried["iia"].max(), "change_carried": carried["change"].mean(),
                 "rank_carried": carried["rank"].mean(), "selectivity_carried": carried["selectivity"].mean()}
-        split = [[part.loc[part["carried"].eq(truth), "iia"].dropna().to_numpy() for _, part in groups]
+        of_all = own[own["cell"].isin(shared)]  # methods are compared by the same cells
+        split = [[part.loc[part["carried"].eq(truth), "iia"].dropna().to_numpy() for _, part in of_all.groupby("model")]
                  for truth in (True, False)]
-        row["auroc"] = auroc(*(np.concatenate(part) for part in split))
-        row["auroc_low"], row["auroc_high"] = clustered_auroc_interval(*split)
+        row["auroc_cells"] = len(of_all)
+        row["auroc"] = auroc(*(np.concatenate(part or [[]]) for part in split))
+        row["auroc_low"], row["auroc_high"] = clustered_auroc_interval(*split) if split[0] else (np.nan, np.nan)
         rows.append(row)
     found = pd.DataFrame(rows)
-    control = found["method"].isin(CONTROLS)
+    control = found["method"].isin(CONTROLS) | found["disentangle_carried"].isna()
     found = found.assign(control=control).sort_values(["control", "disentangle_carried"], ascending=[True, False])
     found.insert(0, "place", [None if is_control else i + 1 for i, is_control in enumerate(found["control"])])
     return found.drop(columns="control").reset_index(drop=True)
@@ -133,7 +149,7 @@ def as_markdown(board: pd.DataFrame) -> str:
 
 def about(table: pd.DataFrame, what: str) -> str:
     """Over what a figure is, for its title. what: that there are so many pairs of."""
-    seeds, pairs = table.groupby(["experiment", "model_seed"]).ngroups, table.loc[table["pairs"] > 0, "pairs"]
+    seeds, pairs = table["model"].nunique(), table.loc[table["pairs"] > 0, "pairs"]
     size = f"{pairs.min():.0f}" if pairs.min() == pairs.max() else f"{pairs.min():.0f} to {pairs.max():.0f}"
     return f"n = {seeds} model{'s' * (seeds > 1)}, {size} pairs {what}"
 
@@ -238,7 +254,7 @@ def draw_checkpoints(table: pd.DataFrame, title: str, path: Path) -> None:
                                 layout="constrained")
     for axis, ((variable, site), own) in zip(axes[0], panels):
         for number, name in enumerate(in_order(own["method"])):
-            line = own[own["method"] == name].sort_values("step")
+            line = own[own["method"] == name].groupby("step", as_index=False)[["iia", "iia_low", "iia_high"]].mean()
             axis.plot(line["step"], line["iia"], marker="o", markersize=3, color=f"C{number}", label=name)
             axis.fill_between(line["step"], line["iia_low"], line["iia_high"], color=f"C{number}", alpha=0.2,
                               linewidth=0)
@@ -257,6 +273,10 @@ def main() -> None:
     results = options.results.absolute()
     out = (options.out or results / "figures").absolute()
     table = read_runs(results)
+    out.mkdir(parents=True, exist_ok=True)
+    if "rank_among_random" in table:  # p values among random draws, corrected over the sites of a run
+        write_text(out / "sites.csv", table.assign(p_holm=table.groupby(["experiment", "method"])[
+            "rank_among_random"].transform(lambda p: holm(p.to_numpy(float)))).to_csv(index=False))
     swept = table["checkpoint"].notna() if "checkpoint" in table else pd.Series(False, index=table.index)
     for experiment, own in table[swept].groupby("experiment"):
         draw_checkpoints(own, experiment, out / experiment / "checkpoints")
@@ -268,7 +288,6 @@ def main() -> None:
     if known["carried"].any():
         board = leaderboard(known)
         text = as_markdown(board)
-        out.mkdir(parents=True, exist_ok=True)
         write_text(out / "leaderboard.csv", board.to_csv(index=False))
         write_text(out / "leaderboard.md", text)
         if board["auroc"].notna().any():

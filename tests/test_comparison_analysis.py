@@ -42,6 +42,18 @@ def test_the_leaderboard_ranks_methods_and_not_controls(tmp_path):
     assert board.loc["das", "iia_not_carried_max"] == pytest.approx(0.3)
 
 
+def test_runs_of_the_same_models_are_not_counted_twice(tmp_path):
+    """Nor is what --overwrite set aside; and AUROC is over the cells that all methods have."""
+    save(tmp_path, A=table_of(), B=table_of(), **{"B.old-1": table_of(seeds=(5,))})
+    for run in "AB":
+        write_yaml(tmp_path / run / "config.yaml", {"model_path": "m_{model_seed}"})
+    fresh = table_of(seeds=(0,), carried=False)
+    save(tmp_path, Fresh=fresh[fresh["method"] == "lda"])
+    board = leaderboard(read_runs(tmp_path)).set_index("method")
+    assert board.loc["lda", "models"] == 3 and board.loc["das", "models"] == 2
+    assert set(board["auroc_cells"]) == {16}
+
+
 EDGES = {
     "one seed": table_of(seeds=(0,)),
     "one method": table_of()[lambda table: table["method"] == "lda"],

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from test_docs import save_model_of_words
 
 import compare_methods
 from conftest import COMPARISON, QUICK, comparison_values, kill_when, language_values, rows_of, start, write_yaml
@@ -320,6 +321,11 @@ def test_values_are_dealt_to_what_decides_them():
     table = pd.DataFrame(rows).assign(value=dealt.tolist())
     assert table.groupby(1)["value"].nunique().eq(1).all()  # one value a noun, as before
     assert dealt.sum() == values.sum() and not torch.equal(dealt, values)
+    longer = [[*row[:2], *["so"] * (number % 2), *row[2:]] for number, row in enumerate(rows)]  # places from the back
+    last = dealt_anew(longer, torch.tensor([ord(row[-1]) % 2 for row in rows]), torch.Generator().manual_seed(1))
+    assert pd.DataFrame({"word": [row[-1] for row in longer], "value": last.tolist()}).groupby("word")[
+        "value"].nunique().eq(1).all()
+    assert dealt_anew(rows * 2, torch.arange(2 * len(rows)) // len(rows), torch.Generator()) is None  # nothing decides
     both = torch.tensor([(ord(row[1]) + ord(row[3])) % 2 for row in rows])  # it takes both words
     dealt = dealt_anew(rows, both, torch.Generator().manual_seed(1))
     assert pd.DataFrame(rows).assign(value=dealt.tolist()).groupby(1)["value"].nunique().max() == 2
@@ -374,7 +380,7 @@ def test_an_untrained_model_needs_pairs_that_it_answers_wrongly(language, tmp_pa
     values = sentence_values(language, tmp_path) | {"random_init": True, "reinit_embeddings": True, "only_right": False,
                                                     "variable_list": ["labels"], "method_list": ["none", "lda"]}
     table = table_of(tmp_path, values)
-    assert (table["left_out"] == 0).all()
+    assert (table["left_out"] == 0).all() and table.loc[("labels", "none"), "isolate"] == 1  # wrong answers stay, too
 
 
 def test_a_killed_comparison_goes_on_to_the_same_table(tiny, tmp_path):
@@ -389,7 +395,77 @@ def test_a_killed_comparison_goes_on_to_the_same_table(tiny, tmp_path):
     assert rows_of(table) == rows_of(tmp_path / "whole/results.csv")
 
 
+def grouped_table() -> pd.DataFrame:
+    """Sentences of two groups, each with both numbers; a group's words are its own."""
+    answers = {"a": ("is", "are"), "b": ("was", "were")}
+    return pd.DataFrame([{
+        "sentence": f"the {noun}{'s' * number} {place} the {other}", "number": number, "group": group,
+        "right": answers[group][number], "wrong": answers[group][1 - number]}
+        for noun in ("author", "guard", "teacher", "pilot") for number in (0, 1) for other in ("doctor", "chef", "cook")
+        for place in ("near", "behind", "with") for group in "ab"])
+
+
+def pairs_of(folder: Path, table: pd.DataFrame, **values) -> tuple:
+    """The pairs of all splits of a table of sentences, asked of a random model of its words."""
+    table.to_csv(folder / "data.csv", index=False)
+    words = [*table["sentence"], *table["right"], *table["wrong"], *table.get("source", [])]
+    model = save_model_of_words(folder / "model", words)
+    _, settings, prepared = bench_of(folder, {
+        "task": "sentences", "data_path": str(folder / "data.csv"), "model_path": str(model), "train_size": 50,
+        "test_size": 20, "n_fit": 30, "n_select": 20, "residual_location_list": ["resid_post"], "method_list": ["none"],
+        "only_right": False, "results_dir": str(folder / "run")} | values)
+    return settings, prepared.splits, {name: [prepared.splits.pairs(setting, name)[0] for setting in settings]
+                                       for name in ("fit", "select", "test")}
+
+
+def test_sentences_that_stand_twice_are_asked_once_and_paired_within_their_split(tmp_path):
+    """As reflexives do, once for each gender: rows, values and sources belong together."""
+    settings, _, splits = pairs_of(tmp_path, grouped_table(), variable_list=["number"])
+    sentences = {}
+    for name, [own] in splits.items():
+        texts = [[points.examples.texts[row] for row in points.rows.tolist()] for points in (own.base, own.source)]
+        numbers = [[int(text.split()[1].endswith("s")) for text in side] for side in texts]
+        assert numbers == [own.base.values.tolist(), own.source.values.tolist()]
+        assert (own.base.values != own.source.values).all() and set(texts[1]) <= set(texts[0])
+        assert len(set(texts[0])) == len(texts[0])
+        sentences[name] = set(texts[0])
+    assert not sentences["fit"] & sentences["select"] and not sentences["fit"] & sentences["test"]
+
+
+def test_sources_are_of_the_bases_group(tmp_path):
+    table = grouped_table()
+    table = table[table["sentence"].str.contains("author|pilot") == (table["group"] == "a")]  # one group a sentence
+    _, _, splits = pairs_of(tmp_path, table, variable_list=["number"], train_size=50, test_size=20)
+    for [own] in splits.values():
+        first = [["author" in text or "pilot" in text for text in (points.examples.texts[row] for row in
+                  points.rows.tolist())] for points in (own.base, own.source)]
+        assert first[0] == first[1]
+
+
+def test_own_sources_of_two_variables(tmp_path):
+    """Where the answer does not depend on the variable that is exchanged, it is the base's that stays."""
+    table = grouped_table().query("group == 'a'").drop(columns="group").reset_index(drop=True)
+    table["other"] = table["sentence"].str.contains("near").astype(int)
+    other = table["sentence"].str.replace("near", "of").str.replace("behind|with", "near", regex=True).str.replace(
+        " of ", " with ")
+    flipped = [" ".join([words[0], words[1].rstrip("s") + "s" * (1 - number), *words[2:]])
+               for words, number in zip(other.str.split(), table["number"])]
+    table = table.assign(source=flipped, source_right=table["wrong"], source_number=1 - table["number"],
+                         source_other=1 - table["other"])
+    with pytest.raises(BadInput, match="source_other"):
+        pairs_of(tmp_path, table.drop(columns="source_other"), variable_list=["number", "other"],
+                 answer_variable="number")
+    settings, _, splits = pairs_of(tmp_path, table, variable_list=["number", "other"], answer_variable="number")
+    for by_number, by_other in splits.values():
+        assert (by_number.exchanged.right != by_number.answer.right).all()
+        assert torch.equal(by_other.exchanged.right, by_other.answer.right)
+    with pytest.raises(BadInput, match="answer_variable"):
+        pairs_of(tmp_path, table, variable_list=["number", "other"])
+
+
 MISTAKES = {
+    "wrong option": ({"method_options": {"das": {"epochs": 0}}}, ["'epochs'", "'das'", "greater than or equal to 1"]),
+    "a word for a number": ({"method_options": {"das": {"lr": "fast"}}}, ["'lr'", "number"]),
     "unknown method": ({"method_list": ["lad"]}, ["method", "'lad'", "did you mean 'lda'"]),
     "unknown option": ({"method_options": {"das": {"epoch": 3}}}, ["'das'", "'epoch'", "epochs"]),
     "no label": ({"counterfactual_labels": {}}, ["counterfactual_labels", "var_0"]),

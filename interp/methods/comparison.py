@@ -39,16 +39,16 @@ class Splits:
     def __init__(self, question: Question, n_fit: int, n_select: int, only_right: bool):
         self.question, self.only_right = question, only_right
         self.sizes = {"fit": n_fit, "select": n_select}
-        self.examples: dict[Any, Examples] = {}  # what bases and sources are rows of, one object for all variables
+        self.examples: dict[Any, Examples] = {}  # what bases and sources are rows of; of sentences for all variables
         self.right: dict[Any, Tensor] = {}       # which pairs the model answers rightly
         self.inputs: dict[Examples, dict[tuple, Tensor]] = {}  # what sublayers read
         self.opened: OpenModel | None = None     # whose they are
         self.of_data: dict[tuple, int] | None = None  # the answers of sequences, by their tokens
         if only_right and not question.config.of_sentences:
-            for setting in question.settings:
+            for setting in {question.variable(setting): setting for setting in question.settings}.values():
                 data = question.data(setting)
-                self.own_answer(data.train, data.train.source)
-                self.own_answer(data.train, data.tests["test"].source)
+                for examples in (data.train, data.tests["test"]):
+                    self.own_answer(examples.source)
 
     def variable(self, setting: Setting) -> str:
         return self.question.variable(setting)
@@ -74,12 +74,14 @@ class Splits:
         data, variable = self.question.data(setting), self.variable(setting)
         whole = data.tests["test"] if name == "test" else data.train
         rows = self.rows(whole, name)
-        base = self.some(whole.origin[0], rows, name)
-        if not isinstance(whole.pairs, Tensor):
+        sentences = self.question.config.of_sentences
+        base = self.some((self.question.path(setting) if sentences else whole, name), whole, rows)
+        if not sentences or self.question.has_own_sources(setting):
             at = torch.arange(len(rows), device=rows.device)
-            return base, self.some(whole.source, rows, name), at, whole.exchanged[rows]
+            return base, self.some((whole.source, name), whole.source, rows), at, whole.exchanged[rows]
         drawing = torch.Generator().manual_seed(self.question.config.data_seed)
-        at = draw_sources(base, variable, "data_path", drawing)
+        grouped = replace(base, groups=self.question.groups(setting, "test" if name == "test" else "train", rows))
+        at = draw_sources(grouped, variable, "data_path", drawing)
         return base, base, at, exchanged_answer(base.answer, base.answer[at]) if self.depends(setting) else base.answer
 
     def rows(self, examples: Examples, name: str) -> Tensor:
@@ -90,11 +92,11 @@ class Splits:
         first = 0 if name == "fit" else self.sizes["fit"]
         return order[first:first + self.sizes[name]]
 
-    def some(self, examples: Examples, rows: Tensor, name: str) -> Examples:
+    def some(self, key: Any, examples: Examples, rows: Tensor) -> Examples:
         """Rows as examples of their own: the same object whenever it is asked for, so that caches know it."""
-        if (examples, name) not in self.examples:
-            self.examples[examples, name] = examples.unpaired(rows)
-        return self.examples[examples, name]
+        if key not in self.examples:
+            self.examples[key] = examples.unpaired(rows)
+        return self.examples[key]
 
     def open(self, setting: Setting) -> OpenModel:
         opened = self.question.open(setting)
@@ -114,15 +116,14 @@ class Splits:
             def right(examples: Examples, answer: Answer) -> Tensor:
                 return self.open(setting).is_right(self.question.answers(setting, examples), answer)
 
-            own = source.answer if self.question.config.of_sentences else self.own_answer(
-                self.question.data(setting).train, source)
+            own = source.answer if self.question.config.of_sentences else self.own_answer(source)
             self.right[key] = right(base, base.answer) & right(source, own)[rows]
             if not self.right[key].any():
                 raise BadInput("only_right: the model answers none of the pairs rightly; set it to false to keep those "
                                "that it answers wrongly.")
         return self.right[key]
 
-    def own_answer(self, train: Examples, source: Examples) -> Answer:
+    def own_answer(self, source: Examples) -> Answer:
         """What is right for sequences that are sources: their data only say what is right after the exchange.
 
         Raises:
@@ -172,6 +173,10 @@ class Splits:
             return replays[examples]
 
         splits = {name: self.pairs(setting, name)[0] for name in SPLITS}
+        if len(splits["fit"].base.values.unique()) < 2 or not len(splits["select"]):
+            raise BadInput(f"variable_list: of '{self.variable(setting)}' {len(splits['fit'])} fit and "
+                           f"{len(splits['select'])} select pairs are left, with fewer than two values to tell apart; "
+                           "see only_right, n_fit and n_select.")
         n_classes = 1 + max(int(values.max()) for own in splits.values()
                             for values in (own.base.values, own.source.values) if len(values))
         return Place(opened, site, n_classes, splits["fit"], splits["select"], sublayer, replayed, inputs)
@@ -191,15 +196,23 @@ class Splits:
     # -------------------------------------------------------------------------- controls
 
     def controls(self, setting: Setting, place: Place, test: Pairs) -> dict[str, tuple[Place, Pairs]]:
-        """By what a method sees, a place where that means nothing, and the test pairs in that light."""
+        """By what a method sees, a place where that means nothing, and the test pairs in that light.
+
+        One without `variable` where the values of a split are decided by nothing that is shared: there is no such task.
+        """
         drawing = torch.Generator().manual_seed(self.question.config.data_seed)
         splits = [place.fit, place.select, test]
         parts = [points for pairs in splits for points in (pairs.base, pairs.source)]
+        controls = {}
         dealt = dealt_anew([row for points in parts for row in words_of(points)],
-                           torch.cat([points.values for points in parts]), drawing).split(list(map(len, parts)))
-        fit, select, own = (replace(pairs, base=replace(pairs.base, values=base), source=replace(
-            pairs.source, values=source)) for pairs, base, source in zip(splits, dealt[::2], dealt[1::2]))
-        controls = {"variable": (replace(place, fit=fit, select=select, found={}), own)}
+                           torch.cat([points.values for points in parts]), drawing)
+        if dealt is None:
+            print(f"{self.variable(setting)}: no one or two words decide its value, so that there is no control task.")
+        else:
+            dealt = dealt.split(list(map(len, parts)))
+            fit, select, own = (replace(pairs, base=replace(pairs.base, values=base), source=replace(
+                pairs.source, values=source)) for pairs, base, source in zip(splits, dealt[::2], dealt[1::2]))
+            controls["variable"] = replace(place, fit=fit, select=select, found={}), own
 
         arbitrary = arbitrary_tokens(splits, place.opened.model.config.vocab_size, drawing)
         fit, select, own = (replace(pairs, answer=renamed(pairs.answer, arbitrary), exchanged=renamed(
@@ -215,18 +228,22 @@ def words_of(points: Points) -> list[list[str]]:
     return [list(map(str, row)) for row in points.examples.tokens[points.rows].tolist()]
 
 
-def dealt_anew(rows: list[list[str]], values: Tensor, generator: torch.Generator) -> Tensor:
+def dealt_anew(rows: list[list[str]], values: Tensor, generator: torch.Generator) -> Tensor | None:
     """A control task (arXiv 1909.03368): values dealt anew to the words that decide about them, (n,).
 
-    These are the words at the fewest places, counted from the front, that determine the value; the whole row where no
-    two of them do. Each has the value of another one, so that values are as frequent among them as before.
+    These are the words at one or two places, counted from the front or from the back, that determine the value; None
+    where no two do. Each word has the value of another one, so that values are as frequent among them as before.
     """
-    table = pd.DataFrame(rows).assign(value=values.tolist())
-    places = range(min(map(len, rows)))
-    for chosen in (*combinations(places, 1), *combinations(places, 2), tuple(range(table.shape[1] - 1))):
-        kinds = table.groupby(list(chosen), dropna=False, sort=False)["value"]
+    shortest = min(map(len, rows))
+    places = [*range(shortest), *range(-shortest, 0)]
+    table = pd.DataFrame([[row[place] for place in places] for row in rows], columns=places).assign(
+        value=values.tolist())
+    for chosen in (*combinations(places, 1), *combinations(places, 2)):
+        kinds = table.groupby(list(chosen), sort=False)["value"]
         if (kinds.nunique() == 1).all():
             break
+    else:
+        return None
     of_kinds = torch.tensor(kinds.first().tolist())
     dealt = of_kinds[torch.randperm(len(of_kinds), generator=generator)]
     return dealt[torch.tensor(kinds.ngroup().tolist())].to(values.device)

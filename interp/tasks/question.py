@@ -192,6 +192,16 @@ class Question:
         """The column that the answer to sentences depends on."""
         return self.sentences[self.path(setting)][1]
 
+    def has_own_sources(self, setting: Setting) -> bool:
+        """Whether the file of sentences says which source each has."""
+        return "source" in self.sentences[self.path(setting)][2][TRAIN][0]
+
+    def groups(self, setting: Setting, split: str, rows: Tensor) -> dict[str, Tensor]:
+        """Where among some of a split's sentences, counted once each, those of each group stand."""
+        table = self.sentences[self.path(setting)][2][split][0].drop_duplicates("sentence").reset_index(drop=True)
+        names = table["group"].iloc[rows.tolist()].reset_index(drop=True)
+        return {name: torch.tensor(at, device=rows.device) for name, at in names.groupby(names).indices.items()}
+
     def exchange(self, variable: str) -> Exchange | None:
         """How sequences say what exchanging a variable does."""
         return (self.pairs.get(variable) if isinstance(self.pairs, dict) else self.pairs) or None
@@ -221,6 +231,14 @@ class Question:
         wanted = list(dict.fromkeys([*variables, *filter(None, [config.answer_variable])]))
         table = sentences.read_sentences("data_path", config.data_path, config.task, wanted)
         answer_variable = config.answer_variable or (LABELS if LABELS in table else variables[0])
+        if len(variables) > 1:
+            if LABELS not in table and not config.answer_variable:
+                raise BadInput(f"answer_variable: say which of {', '.join(variables)} the answer depends on; "
+                               f"{table.attrs['source']} has no column '{LABELS}'.")
+            for variable in variables if "source" in table else ():
+                if f"source_{variable}" not in table:
+                    raise BadInput(f"{table.attrs['source']} gives sources, so that for several variables it needs a "
+                                   f"column 'source_{variable}' too.")
         drawing = torch.Generator().manual_seed(config.data_seed)
         drawn = sentences.draw("train_size", config.data_path, table, config.train_size + config.test_size, drawing)
         tables = {TRAIN: drawn[drawn["drawn"] < config.train_size], TEST: drawn[drawn["drawn"] >= config.train_size]}

@@ -240,7 +240,7 @@ def pair(examples: Examples, table: pd.DataFrame, reader: Reader, variable: str,
     """
     if "source" in table:
         source = own_sources(examples, table, reader, variable)
-        return examples.paired_with(source, source.answer)
+        return examples.paired_with(source, source.answer if variable == answer_variable else examples.answer)
     rows = draw_sources(examples, variable, table.attrs["source"], torch.Generator().manual_seed(data_seed))
     return examples.paired_with(rows, exchanged_answer(examples.answer, examples.answer[rows])
                                 if variable == answer_variable else examples.answer)

@@ -5,6 +5,7 @@ A file NAME.py is the method NAME of `method_list`. It says what the method sees
 all of them are given, and give, is here.
 """
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -13,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -201,6 +203,27 @@ def method_names() -> list[str]:
 
 def method(name: str) -> ModuleType:
     return import_module(f"{__name__}.{name}")
+
+
+def checked_options(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Options for a method's fit, as its annotations want them.
+
+    Raises:
+        ValueError: there is no such option, or its value is wrong.
+    """
+    parameters = inspect.signature(method(name).fit).parameters
+    known = {option: parameters[option].annotation for option in parameters if option not in ("place", "seed", "rank")}
+    options = {}
+    for option, value in given.items():
+        if option not in known:
+            raise ValueError(f"the method '{name}' has no option '{option}'; it has {', '.join(known) or 'none'} (key "
+                             "'method_options')")
+        try:
+            options[option] = TypeAdapter(known[option]).validate_python(value)
+        except ValidationError as error:
+            raise ValueError(f"the option '{option}' of the method '{name}' (key 'method_options') is wrong: "
+                             f"{error.errors()[0]['msg']}") from None
+    return options
 
 
 def fit(name: str, place: Place, **options) -> Interchange:

@@ -1,8 +1,10 @@
 """What the methods share that exchange what a circuit of the sublayer below the site computes."""
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from interp.methods.circuits import find_circuit
@@ -11,7 +13,9 @@ from interp.methods.masks import Circuit, ImpossibleAblation
 from interp.models.examples import Examples
 from interp.models.opened import hooked
 from interp.models.replay import CannotReplay, ReplayedModule
-from interp.runs.config import RunFailed
+from interp.runs.config import Real, RunFailed
+
+Weight = Annotated[Real, Field(ge=0)]  # of sparsity, in the objective
 
 
 def circuit_at(place: Place, seed: int, **options) -> Circuit:
@@ -84,6 +88,8 @@ class NeuronExchange(OfCircuit):
 
     @torch.no_grad()
     def __call__(self, base: Points, source: Points) -> Tensor:
+        if not len(base):
+            return base.activations
         masks = {name: mask > 0 for name, mask in self.circuit.masks().items()}
         modules = {points.examples: module_at(self.place, points.examples) for points in (base, source)}
         return torch.cat([own[0].activations + self.exchanged(masks, modules, *own)

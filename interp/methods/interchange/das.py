@@ -1,12 +1,14 @@
 """Boundless DAS: a rotated subspace and its width, learned from the answers that the exchange should give."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from interp.methods.das import Alignment, search_alignment
 from interp.methods.interchange import Interchange, Place, Points, Subspace
+from interp.runs.config import Count, Positive
 
 SEES = "answers"
 
@@ -24,8 +26,9 @@ class Rotated(Interchange):
         return Subspace("random", self.rank, {"right": empty, "left": empty.T}).random_like(generator)
 
 
-def fit(place: Place, *, seed: int, epochs: int = 120, batch_size: int = 128, lr: float = 0.01,
-        boundary_lr: float = 0.005, orthogonal_map: str = "cayley") -> Interchange:
+def fit(place: Place, *, seed: int, epochs: Count = 120, batch_size: Count = 128, lr: Positive = 0.01,
+        boundary_lr: Positive = 0.005,
+        orthogonal_map: Literal["cayley", "matrix_exp", "householder"] = "cayley") -> Interchange:
     pairs = place.fit
     alignment, _ = search_alignment(
         lambda activations, own: pairs.run_on(activations, pairs.base.rows[own]),

@@ -10,14 +10,15 @@ from torch import nn
 from torch.nn.utils.parametrizations import orthogonal
 
 from interp.methods.interchange import Interchange, Place, learn_from_answers, subspace
+from interp.runs.config import Count, Positive
 
 SEES = "answers"
 
 
-def fit(place: Place, *, seed: int, rank: str | int = "selected", epochs: int = 60, batch_size: int = 128,
-        lr: float = 0.01) -> Interchange:
+def fit(place: Place, *, seed: int, rank: str | int = "selected", epochs: Count = 60, batch_size: Count = 128,
+        lr: Positive = 0.01) -> Interchange:
     most = min(len(place.fit.base.values.unique()) - 1, place.fit.base.activations.shape[1])
-    ranks = {"selected": {1, most}, "classes": {most}}.get(rank, {rank})
+    ranks = {1, most} if rank == "selected" else {most if rank == "classes" else min(rank, most)}
     best = max((learn(place, k, seed, epochs, batch_size, lr) for k in sorted(ranks)), key=place.score)
     return replace(best, chosen={"rank": best.rank})
 

@@ -1,4 +1,6 @@
-"""An MLP probe's counterfactual embedding towards the source's value: it sets the variable, it does not exchange it."""
+"""An MLP probe's counterfactual embedding towards what it reads off the source: it sets the variable, it does not
+exchange it.
+"""
 
 from dataclasses import dataclass
 
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 from interp.methods.counterfactual import counterfactual_embeddings
 from interp.methods.interchange import Interchange, Place, Points
 from interp.methods.probes import build_probe, train_probe
+from interp.runs.config import Count, Positive
 
 SEES = "variable"
 HIDDEN = 256
@@ -16,7 +19,7 @@ CF_STEPS, CF_LR = 100, 0.1
 
 @dataclass(frozen=True)
 class Embedding(Interchange):
-    """Moves a base until the probe reads the source's value; one that has it already stays where it is."""
+    """Moves a base until the probe reads what it reads of the source; one of which it does already stays as it is."""
 
     def probe(self, device: torch.device) -> nn.Module:
         probe = build_probe(self.tensors["0.weight"].shape[1], len(self.tensors["2.bias"]), HIDDEN, 0).to(device)
@@ -24,13 +27,16 @@ class Embedding(Interchange):
         return probe.requires_grad_(False)
 
     def __call__(self, base: Points, source: Points) -> Tensor:
+        probe = self.probe(base.activations.device)
+        targets = probe(source.activations).argmax(-1)  # (n,)
         with torch.enable_grad():
-            moved = counterfactual_embeddings(self.probe(base.activations.device), base.activations, source.values,
-                                              num_steps=CF_STEPS, lr=CF_LR)
-        return torch.where((base.values == source.values).unsqueeze(1), base.activations, moved)
+            moved = counterfactual_embeddings(probe, base.activations, targets, num_steps=CF_STEPS, lr=CF_LR)
+        there = probe(base.activations).argmax(-1) == targets
+        return torch.where(there.unsqueeze(1), base.activations, moved)
 
 
-def fit(place: Place, *, seed: int, lr: float = 0.1, num_epochs: int = 100, batch_size: int = 500) -> Interchange:
+def fit(place: Place, *, seed: int, lr: Positive = 0.1, num_epochs: Count = 100,
+        batch_size: Count = 500) -> Interchange:
     base = place.fit.base
     probe = build_probe(base.activations.shape[1], place.n_classes, HIDDEN, seed).to(base.activations.device)
     train_probe(probe, base.activations, base.values, lr=lr, batch_size=min(batch_size, len(base)),

@@ -6,14 +6,15 @@ It exchanges as circuit_update does; what tells the two apart is what they learn
 from torch import Tensor
 
 from interp.methods.interchange import Interchange, Pairs, Place, learn_from_answers
-from interp.methods.interchange._circuit import UpdateExchange
+from interp.methods.interchange._circuit import UpdateExchange, Weight
 from interp.methods.masks import NeuronMasks, l0
+from interp.runs.config import Count, Positive, Real
 
 SEES = "answers"
 
 
-def fit(place: Place, *, seed: int, lr: float = 0.01, epochs: int = 60, batch_size: int = 128, mask_init: float = 0.0,
-        max_temp: float = 200, l0_lambda: float = 1e-6) -> Interchange:
+def fit(place: Place, *, seed: int, lr: Positive = 0.01, epochs: Count = 60, batch_size: Count = 128,
+        mask_init: Real = 0.0, max_temp: Positive = 200, l0_lambda: Weight = 1e-6) -> Interchange:
     masks = NeuronMasks(place.sublayer, mask_init)
 
     def exchange(pairs: Pairs, done: float) -> tuple[Tensor, Tensor]:
