@@ -75,7 +75,8 @@ class Place:
     """What a method is fitted at: a site of an open model, pairs to fit on, and others to select by.
 
     sublayer: what writes to the site. replays: gives it ready to be run through masks, on any examples.
-    found: circuits that were found here, for the methods that share one.
+    found: circuits that were found here, by their options, for the methods that share one. modules: the sublayer's own
+    module on examples, for neurons to be exchanged in it.
     """
 
     opened: OpenModel
@@ -86,7 +87,8 @@ class Place:
     sublayer: Sublayer
     replays: Callable[[Examples], Replay]
     inputs: Callable[[Examples], Tensor]
-    found: dict[Any, Any] = field(default_factory=dict)
+    found: dict[tuple, Any] = field(default_factory=dict)
+    modules: dict[Examples, Any] = field(default_factory=dict)
 
     def score(self, interchange: "Interchange") -> float:
         """Interchange accuracy on the select pairs: a look at the answers."""

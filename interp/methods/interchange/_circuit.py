@@ -134,11 +134,11 @@ def module_at(place: Place, examples: Examples) -> ReplayedModule:
     Raises:
         RunFailed: the block calls its maps itself.
     """
-    if examples not in place.found:
+    if examples not in place.modules:
         try:
-            place.found[examples] = ReplayedModule(place.opened, place.sublayer, place.inputs(examples), examples)
+            place.modules[examples] = ReplayedModule(place.opened, place.sublayer, place.inputs(examples), examples)
         except CannotReplay:
             raise RunFailed(f"circuit_neurons: the {place.sublayer.operation} of a "
                             f"'{place.opened.model.config.model_type}' model is no module of its own, so that its "
                             "neurons cannot be exchanged; leave the method out.") from None
-    return place.found[examples]
+    return place.modules[examples]
