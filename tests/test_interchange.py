@@ -17,6 +17,7 @@ from interp.methods.circuits import find_circuit
 from interp.methods.comparison import arbitrary_tokens, dealt_anew
 from interp.methods.erasure import erased_rank, fit_eraser
 from interp.methods.interchange import Place, Points, fit, load_interchange, method, method_names, subspace
+from interp.models.opened import hooked
 from interp.models.replay import ReplayedModel
 from interp.runs.config import BadInput, load_config
 from interp.runs.settings import expand_settings
@@ -168,6 +169,41 @@ def test_circuit_and_complement_and_all_neurons(which, request):
         assert same(nothing(pairs.base, pairs.source), pairs.base.activations)
     circuit, rest = (fit(name, own, seed=0, **QUICK[name]) for name in ("circuit_update", "circuit_complement"))
     assert all(((circuit.tensors[part] > 0) ^ (rest.tensors[part] > 0)).all() for part in everything)
+
+
+@pytest.mark.parametrize("which", ["place", "sentence_place"])
+def test_an_exchange_of_neurons_is_that_of_plain_hooks(which, request):
+    """One pair after the other through the whole model, neurons taken over at the positions counted from the end."""
+    own = request.getfixturevalue(which)
+    site, maps = own.sublayer.site, own.sublayer.maps
+    drawing = torch.Generator().manual_seed(0)
+    scores = {name: torch.rand(len(mask), generator=drawing) - 0.5 for name, mask in own.sublayer.full_masks().items()}
+
+    def update(points: Points, row: int, change) -> torch.Tensor:
+        examples, at = points.examples, points.rows[row]
+        end = int(examples.probed[at]) + 1
+        with hooked(*(linear.register_forward_hook(lambda module, arguments, output, name=name: change(name, output))
+                      for name, linear in maps.items())):
+            return own.opened.listen(examples.tokens[at, :end].unsqueeze(0), {(site.layer, site.location)})[
+                site.layer, site.location][0, -1]
+
+    base, source = own.select.base, own.select.source
+    lengths = [points.examples.probed[points.rows[:12]].tolist() for points in (base, source)]
+    assert which == "place" or lengths[0] != lengths[1]
+    wanted = []
+    for row in range(12):
+        taken: dict = {}
+
+        def put(name, output, taken=taken):
+            mixed, common = output.clone(), min(output.shape[1], taken[name].shape[1])
+            mixed[:, -common:, scores[name] > 0] = taken[name][:, -common:, scores[name] > 0]
+            return mixed
+
+        with torch.no_grad():
+            update(source, row, lambda name, output, taken=taken: taken.update({name: output.clone()}))
+            wanted.append(base.activations[row] + update(base, row, put) - update(base, row, lambda *_: None))
+    found = replace(fit("circuit_neurons", own, seed=0, **QUICK["circuit_neurons"]), tensors=scores)
+    assert same(found(base, source)[:12], torch.stack(wanted))
 
 
 def test_random_controls_are_of_the_methods_size(place):
