@@ -209,8 +209,10 @@ def draw_detection(board: pd.DataFrame, title: str, path: Path) -> None:
     for y, row in enumerate(board.itertuples()):
         axis.errorbar(row.auroc, y, xerr=[[max(0, row.auroc - row.auroc_low)], [max(0, row.auroc_high - row.auroc)]],
                       fmt="o", color="0.5" if row.method in CONTROLS else "C0", capsize=3)
-    axis.axvline(0.5, linestyle="--", color="0.4")
-    axis.text(0.5, -0.75, " chance", color="0.4", fontsize="small")
+    axis.axvline(0.5, linestyle="--", color="0.4", label="chance")
+    axis.plot([], [], "o", color="C0", label="method")
+    axis.plot([], [], "o", color="0.5", label="control")
+    axis.legend(loc="lower left", fontsize="small")
     axis.set(yticks=range(len(board)), yticklabels=board["method"], xlim=(-0.03, 1.03),
              xlabel="AUROC: does a carried variable's site score above one that does not carry it?")
     axis.invert_yaxis()
@@ -292,7 +294,8 @@ def main() -> None:
         write_text(out / "leaderboard.md", text)
         if board["auroc"].notna().any():
             runs = ", ".join(known["experiment"].unique())
-            draw_detection(board, f"Runs: {runs}\n{about(known, 'a cell')}", out / "detection")
+            draw_detection(board, f"Runs: {runs}\n{about(known, 'a cell')}; 95 % intervals over models, then cells",
+                           out / "detection")
         print(text)
     else:
         print("no leaderboard: no run knows a site that carries its variable.", file=sys.stderr)
