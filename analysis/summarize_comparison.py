@@ -114,7 +114,7 @@ def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
         of_all = own[own["cell"].isin(shared)]  # methods are compared by the same cells
         split = [[part.loc[part["carried"].eq(truth), "iia"].dropna().to_numpy() for _, part in of_all.groupby("model")]
                  for truth in (True, False)]
-        row["auroc_cells"] = len(of_all)
+        row["auroc_cells"], row["auroc_models"] = len(of_all), of_all["model"].nunique()
         row["auroc"] = auroc(*(np.concatenate(part or [[]]) for part in split))
         row["auroc_low"], row["auroc_high"] = clustered_auroc_interval(*split) if split[0] else (np.nan, np.nan)
         rows.append(row)
@@ -157,94 +157,106 @@ def about(table: pd.DataFrame, what: str) -> str:
 def draw_methods(table: pd.DataFrame, title: str, path: Path) -> None:
     """Interchange accuracy by method, where the variable is carried and where not; a dot a model, variable and site."""
     methods, truths = in_order(table["method"]), [truth for truth in (True, False) if table["carried"].eq(truth).any()]
-    figure, axes = plt.subplots(1, len(truths), figsize=(6.2 * len(truths), 1.2 + 0.4 * len(methods)), sharey=True,
+    figure, axes = plt.subplots(1, len(truths), figsize=(6.2 * len(truths), 1.4 + 0.4 * len(methods)), sharey=True,
                                 squeeze=False, layout="constrained")
-    shown_at = {site: marker for site, marker in zip(SITES, "os") if site in set(table["residual_location"])}
+    models = sorted(table["model"].unique())
     for axis, truth in zip(axes[0], truths):
         part = table[table["carried"].eq(truth)]
-        random = part["random_iia_mean"].dropna() if "random_iia_mean" in part else pd.Series(dtype=float)
-        if len(random):
-            axis.axvspan(random.min(), part["random_iia_max"].max(), color="0.88", zorder=0,
-                         label="random directions or neurons of a method's size")
+        axis.axvline(part.loc[part["method"] == "none", "iia"].mean(), linestyle="--", color="0.4",
+                     label="nothing exchanged")
         for y, name in enumerate(methods):
             own = part[part["method"] == name]
-            for site, marker in shown_at.items():
-                dots = own[own["residual_location"] == site]
-                axis.plot(dots["iia"], y + np.linspace(-0.22, 0.22, len(dots) + 2)[1:-1], marker, color="C0",
-                          markersize=4, alpha=0.6, label=f"a model and variable, {SITES[site]}" if y == 0 else None)
+            if "random_iia_mean" in own and own["random_iia_mean"].notna().any():
+                low, high = own["random_iia_mean"].min(), own["random_iia_max"].max()
+                axis.barh(y, max(high - low, 0.002), 0.7, left=low, color="0.8", zorder=0)
+            for number, model in enumerate(models):
+                dots = own[own["model"] == model]
+                axis.plot(dots["iia"], y + np.linspace(-0.24, 0.24, len(dots) + 2)[1:-1], "o", color=f"C{number}",
+                          markersize=4, alpha=0.7)
             mean, low, high = mean_with_interval(own, "iia")
-            axis.errorbar(mean, y, xerr=[[max(0, mean - low)], [max(0, high - mean)]], fmt="|", color="C1",
-                          markersize=14, capsize=3, zorder=5, label="mean, 95 % interval" if y == 0 else None)
-        axis.set(title="variable carried" if truth else "variable not carried", xlim=(-0.03, 1.03),
-                 xlabel="interchange accuracy", yticks=range(len(methods)), yticklabels=methods)
-        axis.invert_yaxis() if axis is axes[0][0] else None
-    entries = dict(zip(*reversed(axes[0][0].get_legend_handles_labels())))
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=2)
-    figure.suptitle(f"{title}: whose exchange changes the answer as the variable's does?\n{about(table, 'a dot')}",
-                    parse_math=False)
+            axis.errorbar(mean, y, xerr=[[max(0, mean - low)], [max(0, high - mean)]], fmt="|", color="0.2",
+                          markersize=13, capsize=3, zorder=1)
+        highest = 1.0 if truth else max(0.1, 1.2 * part["iia"].max())
+        axis.set(title=f"variable {'' if truth else 'not '}carried{'' if highest == 1 else ' (another scale)'}",
+                 xlim=(-0.03 * highest, 1.03 * highest), xlabel="interchange accuracy", yticks=range(len(methods)),
+                 yticklabels=methods)
+    axes[0][0].invert_yaxis()
+    axes[0][0].barh([0], [0], color="0.8", label="as many random directions or neurons: mean to highest")
+    axes[0][0].errorbar([], [], xerr=[], fmt="|", color="0.2", label="mean, 95 % interval over models and pairs")
+    for number in range(len(models)):
+        axes[0][0].plot([], [], "o", color=f"C{number}", label=f"model {number + 1}, a variable and site a dot")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
+    figure.suptitle(f"{title}: does exchanging what a method takes for a variable\nchange the answer as it should? "
+                    f"{about(table, 'a dot')}", parse_math=False)
     save_figure(figure, path)
 
 
 def draw_isolate(table: pd.DataFrame, title: str, path: Path) -> None:
     """Cause against isolate where the variable is carried, a colour and marker a method."""
     part = table[table["carried"].eq(True)]
-    methods = in_order(part["method"])
-    figure, axis = plt.subplots(figsize=(8.2, 5.4), layout="constrained")
-    for number, name in enumerate(methods):
+    figure, axis = plt.subplots(figsize=(8.6, 5.4), layout="constrained")
+    colors = plt.get_cmap("tab20").colors
+    for number, name in enumerate(in_order(part["method"])):
         own = part[part["method"] == name]
-        axis.plot(own["iia"], own["isolate"], "os^Dv<>PX*hpd8H"[number % 15], color=f"C{number % 10}", markersize=8,
-                  alpha=0.8, label=name)
-    axis.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04),
-             xlabel="cause: answers as the exchange should give them (interchange accuracy)",
-             ylabel="isolate: answers that stay when\nthe source shares the variable")
+        axis.plot(own["iia"], own["isolate"], "os^Dv<>PX*hpd8H"[number % 15], color=colors[7 * number % 20],
+                  markersize=9, alpha=0.75, markeredgecolor="0.2", markeredgewidth=0.5, label=name)
+    axis.text(0.06, 0.95, "does nothing", color="0.4", fontsize="small")
+    axis.text(0.06, 0.0, "changes more than the variable", color="0.4", fontsize="small")
+    axis.text(1.02, 0.88, "the variable,\nand no more", color="0.4", fontsize="small", ha="right")
+    axis.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), xlabel="cause: answers as the exchange should give them",
+             ylabel="isolate: answers unchanged when\nthe source has the same value")
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small")
-    axis.set_title(f"{title}, variable carried: the upper right is best\n{about(part, 'a dot')}", parse_math=False)
+    axis.set_title(f"{title}, variable carried\n{about(part, 'a dot: a model and a variable')}", parse_math=False)
     save_figure(figure, path)
 
 
-def draw_detection(board: pd.DataFrame, title: str, path: Path) -> None:
+def draw_detection(board: pd.DataFrame, path: Path) -> None:
     """AUROC by method with its interval."""
-    board = board[board["auroc"].notna()].sort_values("auroc", ascending=False)
-    figure, axis = plt.subplots(figsize=(7, 1.4 + 0.36 * len(board)), layout="constrained")
+    board = board[board["auroc"].notna()].sort_values("auroc", ascending=False, kind="stable")
+    figure, axis = plt.subplots(figsize=(7, 1.8 + 0.36 * len(board)), layout="constrained")
     for y, row in enumerate(board.itertuples()):
         axis.errorbar(row.auroc, y, xerr=[[max(0, row.auroc - row.auroc_low)], [max(0, row.auroc_high - row.auroc)]],
                       fmt="o", color="0.5" if row.method in CONTROLS else "C0", capsize=3)
     axis.axvline(0.5, linestyle="--", color="0.4", label="chance")
     axis.plot([], [], "o", color="C0", label="method")
     axis.plot([], [], "o", color="0.5", label="control")
-    axis.legend(loc="lower left", fontsize="small")
     axis.set(yticks=range(len(board)), yticklabels=board["method"], xlim=(-0.03, 1.03),
-             xlabel="AUROC: does a carried variable's site score above one that does not carry it?")
+             xlabel="AUROC of interchange accuracy")
     axis.invert_yaxis()
-    axis.set_title(title, parse_math=False)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    first = board.iloc[0]
+    axis.set_title(f"Is a site that carries a variable above one that does not?\n{first['auroc_cells']:.0f} cells of "
+                   f"{first['auroc_models']:.0f} models, the same for all; 95 % intervals", parse_math=False)
     save_figure(figure, path)
 
 
 def draw_layers(table: pd.DataFrame, title: str, path: Path) -> None:
     """Heat maps of layers and methods, interchange accuracy above, log odds below; beyond full hatched."""
-    methods = [name for name in ("full", *in_order(table["method"])) if name in set(table["method"])]
-    methods = list(dict.fromkeys(methods))
+    methods = list(dict.fromkeys(name for name in ("full", *in_order(table["method"])) if name in set(table["method"])))
     layers = sorted(set(table["target_layer"]))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure, axes = plt.subplots(2, 1, figsize=(3.6 + 0.5 * len(layers), 1.6 + 0.62 * len(methods)),
+    figure, axes = plt.subplots(2, 1, figsize=(3.6 + 0.5 * len(layers), 1.8 + 0.62 * len(methods)),
                                 layout="constrained")
-    for axis, (column, label, scale) in zip(axes, (
-            ("iia", "interchange accuracy", {"vmin": 0, "vmax": 1, "cmap": "viridis"}),
-            ("log_odds_mean", "log odds moved (nats)", {"center": 0, "cmap": "vlag"}))):
+    beyond = table[table["beyond_full"].astype(str).eq("True")]
+    for axis, (column, label, digits, scale) in zip(axes, (
+            ("iia", "interchange accuracy", 2, {"vmin": 0, "vmax": 1, "cmap": "viridis"}),
+            ("log_odds_mean", "log odds moved to\nthe new answer (nats)", 1, {"center": 0, "cmap": "vlag"}))):
         grid = table.pivot_table(index="method", columns="target_layer", values=column).reindex(methods, columns=layers)
         write_text(path.with_name(f"{path.name}_{column}.csv"), grid.to_csv())
-        axis.set_facecolor("0.85")  # what is not there is grey
-        sns.heatmap(grid.round(2) + 0.0, ax=axis, annot=True, fmt=".2f" if column == "iia" else ".1f",
-                    annot_kws={"fontsize": 7}, cbar_kws={"label": label}, **scale)
+        axis.set_facecolor("0.85")  # what was not run is grey
+        sns.heatmap(grid.round(digits) + 0.0, ax=axis, annot=True, fmt=f".{digits}f", annot_kws={"fontsize": 7},
+                    cbar_kws={"label": label}, **scale)
         axis.grid(visible=False)
-        beyond = table[table["beyond_full"].astype(str).eq("True")]
-        for own in beyond.itertuples() if column == "iia" else ():
-            axis.add_patch(Rectangle((layers.index(own.target_layer), methods.index(own.method)), 1, 1, fill=False,
-                                     hatch="///", edgecolor="white", linewidth=0))
+        for text in axis.texts:
+            text.set_zorder(5)
+        for own in beyond.itertuples():
+            at = layers.index(own.target_layer), methods.index(own.method)
+            axis.add_patch(Rectangle(at, 1, 1, fill=False, hatch="//", edgecolor=(1, 0.4, 0.3, 0.6), linewidth=1.5))
         axis.set(xlabel="layer", ylabel="")
         axis.tick_params(axis="y", rotation=0)
-    figure.suptitle(f"{title}\n{about(table, 'a cell')}; hatched: beyond what exchanging everything does",
-                    parse_math=False)
+    notes = [about(table, "a cell"), *["hatched: beyond what exchanging everything does"] * bool(len(beyond)),
+             *["grey: not run"] * bool(grid.isna().any(axis=None))]
+    figure.suptitle(f"{title}\n{'; '.join(notes)}", parse_math=False, fontsize="medium")
     save_figure(figure, path)
 
 
@@ -293,9 +305,7 @@ def main() -> None:
         write_text(out / "leaderboard.csv", board.to_csv(index=False))
         write_text(out / "leaderboard.md", text)
         if board["auroc"].notna().any():
-            runs = ", ".join(known["experiment"].unique())
-            draw_detection(board, f"Runs: {runs}\n{about(known, 'a cell')}; 95 % intervals over models, then cells",
-                           out / "detection")
+            draw_detection(board, out / "detection")
         print(text)
     else:
         print("no leaderboard: no run knows a site that carries its variable.", file=sys.stderr)
