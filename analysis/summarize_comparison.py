@@ -275,7 +275,8 @@ def draw_checkpoints(table: pd.DataFrame, title: str, path: Path) -> None:
         axis.set(xscale="log", xlabel="epoch", ylim=(-0.03, 1.03), title=f"{variable}, {SITES[site]}")
     axes[0][0].set_ylabel("interchange accuracy")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    figure.suptitle(f"{title}: {about(table, 'a point')}; 95 % intervals over pairs", parse_math=False)
+    figure.suptitle(f"{title}\n{about(table, 'a point')}; 95 % intervals over pairs", parse_math=False,
+                    fontsize="medium")
     save_figure(figure, path)
 
 
