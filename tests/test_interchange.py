@@ -118,7 +118,8 @@ def test_all_directions_are_the_full_exchange(name, place):
 def test_a_linear_exchange_is_a_projector_of_its_rank(name, place):
     found = fit(name, place, seed=0, **QUICK.get(name, {}))
     projector = found.tensors["right"].double() @ found.tensors["left"].double()
-    assert (projector @ projector - projector).abs().max() < 1e-4
+    # an oblique one is kept in single precision, and what it reads may be large where it varies little
+    assert (projector @ projector - projector).norm() < 1e-5 * max(1, projector.norm() ** 2)
     assert torch.linalg.matrix_rank(projector, rtol=1e-5) == found.rank
     if name == "leace":
         base = place.fit.base
