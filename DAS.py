@@ -22,7 +22,7 @@ from interp.methods.das import Alignment, interchange_hits, save_alignment, sear
 from interp.models.examples import Examples
 from interp.models.opened import run_all
 from interp.models.tail import run_on_from
-from interp.runs.config import BadInput, Count, NonEmpty, Positive, Text
+from interp.runs.config import Count, NonEmpty, Positive, Text
 from interp.runs.settings import Setting, saved_files
 from interp.tasks.question import Exchange, Question, QuestionConfig, accuracy, position_of, site_of
 
@@ -77,11 +77,7 @@ class Config(QuestionConfig):
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Question:
     """Read the data and each model's configuration; refuse what does not fit together."""
     question = Question(config, settings, device, pairs=config.of_sentences or Exchange(config.counterfactual_label))
-    for setting in settings:
-        count = len(question.data(setting).train)
-        if config.n_train + config.n_val > count:
-            where = "training sentences" if config.of_sentences else "rows of train_data_path"
-            raise BadInput(f"n_train: {config.n_train} and n_val {config.n_val} are more than the {count} {where}.")
+    question.check_portions("n_train", "n_val")
     return question
 
 
@@ -93,9 +89,7 @@ artifacts = partial(saved_files, "alignment")
 def run_setting(config: Config, setting: Setting, question: Question) -> Outcome:
     """Search an alignment at one site; choose its epoch, and report it on test."""
     opened, data = question.open(setting), question.data(setting)
-    drawing = torch.Generator().manual_seed(config.data_seed)
-    order = torch.randperm(len(data.train), generator=drawing).to(question.device)
-    rows, validation = order[:config.n_train], order[config.n_train:config.n_train + config.n_val]
+    rows, validation = question.portions(data.train, config.n_train, config.n_val)
 
     def activations(examples: Examples) -> tuple[Tensor, Tensor]:
         """Of bases and of sources, (rows, d_model) each."""

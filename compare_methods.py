@@ -12,8 +12,7 @@
 import inspect
 import sys
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -24,8 +23,8 @@ from interp.experiment import Outcome, Script, main
 from interp.methods.comparison import Splits
 from interp.methods.interchange import Interchange, Pairs, Place, checked_options, fit, method, method_names
 from interp.models.opened import OpenModel
-from interp.runs.config import BadInput, Count, NonEmpty, NonNegative, Text, project_path, suggestion
-from interp.runs.settings import Setting, setting_name
+from interp.runs.config import Count, NonEmpty, NonNegative, Text, suggestion
+from interp.runs.settings import Setting, saved_files
 from interp.statistics import interval, rank_among
 from interp.tasks.arithmetic import OPERATIONS
 from interp.tasks.question import Exchange, Question, QuestionConfig
@@ -104,12 +103,11 @@ def prepare(config: Config, settings: list[Setting], device: torch.device) -> Pr
         name: Exchange(tuple(label) if isinstance(label, list) else label, f"counter_{name}")
         for name, label in config.counterfactual_labels.items()}
     question = Question(config, settings, device, pairs=pairs)
-    for setting in settings:
-        count = len(question.data(setting).train)
-        if config.n_fit + config.n_select > count:
-            what = "training sentences" if config.of_sentences else "rows of train_data_path"
-            raise BadInput(f"n_fit: {config.n_fit} and n_select {config.n_select} are more than the {count} {what}.")
+    question.check_portions("n_fit", "n_select")
     return Prepared(question, Splits(question, config.n_fit, config.n_select, config.only_right))
+
+
+artifacts = partial(saved_files, "interchange")
 
 
 # ------------------------------------------------------------------------------ the method
@@ -120,13 +118,14 @@ def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome
     found = fitted(config, setting, trial.place, {})
     figures, pairs = measure(trial, found)
     known = config.carried and setting.residual_location in config.carried[setting.variable]
-    figures |= {"carried": known, "rank": found.rank, **random_control(config, setting, trial, found),
+    figures |= {"carried": known, "rank": found.rank,
+                **random_control(config, setting, trial, found, pairs["hit"]),
                 "selectivity": selectivity(config, setting, trial, found, figures["log_odds_mean"]),
                 "beyond_full": beyond_full(trial, pairs["hit"])}
     for file in artifacts(config, setting):
         found.save(file, {"model_path": prepared.question.path(setting), **setting._asdict()})
-    rows = [dict(zip(pairs, row)) for row in zip(*(column.tolist() for column in pairs.values()))]
-    return Outcome(figures, {"pairs": rows} if config.save_pairs else {})
+    return Outcome(figures, {"pairs": [dict(zip(pairs, row)) for row in zip(*(
+        column.tolist() for column in pairs.values()))]} if config.save_pairs else {})
 
 
 def fitted(config: Config, setting: Setting, place: Place, chosen: dict[str, Any]) -> Interchange:
@@ -213,25 +212,25 @@ def same_answers(opened: OpenModel, pairs: Pairs, states: Tensor, clean: Tensor)
 
 
 @torch.no_grad()
-def random_control(config: Config, setting: Setting, trial: Trial, found: Interchange) -> dict[str, Any]:
+def random_control(config: Config, setting: Setting, trial: Trial, found: Interchange,
+                   hits: Tensor) -> dict[str, Any]:
     """Control (a): as many random directions or neurons, on some of the test pairs; the method's rank among them."""
-    drawing = torch.Generator().manual_seed(setting.model_seed)
-    drawn = [found.random_like(drawing) for _ in range(config.num_random_draws)]
-    some = trial.test[torch.arange(len(trial.test), device=trial.clean.device)[:config.num_random_pairs]]
-    if setting.method in PLAIN or not drawn or None in drawn or not len(some):
+    if setting.method in PLAIN or not config.num_random_draws or not len(hits):
         return NO_CONTROL
-
-    def score(interchange: Interchange) -> float:
-        return mean(trial.place.opened.is_right(some.states(interchange(some.base, some.source)), some.exchanged))
-
-    rank = drawn[0].rank  # directions of a rank are the same draws, whatever the method; neurons are a circuit's own
+    some = trial.test[torch.arange(len(hits), device=hits.device)[:config.num_random_pairs]]
+    rank = found.rank  # directions of a rank are the same draws, whatever the method; neurons are a circuit's own
     if rank is None or rank not in trial.random:
-        trial.random[rank] = [score(one) for one in drawn]
+        drawing = torch.Generator().manual_seed(setting.model_seed)
+        drawn = [found.random_like(drawing) for _ in range(config.num_random_draws)]
+        if None in drawn:
+            return NO_CONTROL
+        states = (some.states(one(some.base, some.source)) for one in drawn)
+        trial.random[rank] = [mean(trial.place.opened.is_right(own, some.exchanged)) for own in states]
     draws = trial.random[rank]
     # where the exchange should change nothing, doing nothing is best, and to be above random says nothing
     changes = trial.depends or not config.of_sentences
     return {"random_iia_mean": sum(draws) / len(draws), "random_iia_max": max(draws),
-            "rank_among_random": rank_among(score(found), draws) if changes else None}
+            "rank_among_random": rank_among(mean(hits[:len(some)]), draws) if changes else None}
 
 
 def selectivity(config: Config, setting: Setting, trial: Trial, found: Interchange,
@@ -255,12 +254,6 @@ def beyond_full(trial: Trial, hits: Tensor) -> bool | None:
 
 def mean(values: Tensor) -> float | None:
     return values.double().mean().item() if len(values) else None
-
-
-def artifacts(config: Config, setting: Setting) -> list[Path]:
-    """The file of a setting's interchange, where they are saved."""
-    return ([project_path(config.model_dir) / f"interchange_{setting_name(setting)}.safetensors"]
-            if config.save_models else [])
 
 
 def side_tables(config: Config) -> list[str]:

@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.method_figures import COMPONENTS, parse_folders, present, read_csv, read_results_table
+from analysis.method_figures import COMPONENTS, check_columns, parse_folders, present, read_csv, read_results_table
 from interp.methods.table import ABLATION_COLUMNS
 from interp.plotting import draw_bars, draw_line, plt, save_figure
 from interp.runs.config import BadInput, config_that_writes, read_yaml, shown
@@ -59,7 +59,7 @@ def read_run(results: Path, task: str, sets: dict[str, str]) -> tuple[pd.DataFra
         raise BadInput(f"{shown(results)} is a run of another task: {own_task}, not {task}.")
     table = read_results_table(file)
     neighbors = [column for name in NEIGHBORS for column in neighbor_columns(name) if column in table]
-    check_columns(file, table, ["operation"], ["target_layer", "l0_norm", "l0_max", *neighbors])
+    check_columns(file, table, "circuit_probing.py", ["operation"], ["target_layer", "l0_norm", "l0_max", *neighbors])
     for column in SWEPT:
         if column in table and table[column].nunique() > 1:
             raise BadInput(f"{shown(results)} sweeps {column}, so that a sublayer's circuits are of several kinds; "
@@ -67,7 +67,7 @@ def read_run(results: Path, task: str, sets: dict[str, str]) -> tuple[pd.DataFra
     if not ablations_file.exists():
         raise BadInput(f"{shown(results)} has no ablations.csv: the run had lm_eval: false, or is another method's.")
     ablations = read_csv(ablations_file)
-    check_columns(ablations_file, ablations, ["operation", "evaluation", "maps", "condition"],
+    check_columns(ablations_file, ablations, "circuit_probing.py", ["operation", "evaluation", "maps", "condition"],
                   ["target_layer", "accuracy"])
     found = set(ablations["evaluation"])
     if not found & set(sets):
@@ -80,17 +80,6 @@ def read_run(results: Path, task: str, sets: dict[str, str]) -> tuple[pd.DataFra
     if finished.empty or not all({"full", "circuit"} <= conditions for conditions in measured):
         raise BadInput(f"{shown(ablations_file)} lacks rows for settings of {shown(file)}.")
     return table, finished.assign(setting=finished.groupby(settings).ngroup())
-
-
-def check_columns(file: Path, table: pd.DataFrame, words: list[str], numbers: list[str]) -> None:
-    """Refuse a table that lacks a column, or has words where numbers belong; raises BadInput."""
-    for column in (*words, *numbers):
-        if column not in table:
-            raise BadInput(f"{shown(file)} is no table of circuit_probing.py: it has no column '{column}'.")
-        if column == "operation" and not set(table[column]) <= set(COMPONENTS):
-            raise BadInput(f"{shown(file)} is damaged: its column 'operation' holds more than {', '.join(COMPONENTS)}.")
-        if column in numbers and not pd.api.types.is_numeric_dtype(table[column]):
-            raise BadInput(f"{shown(file)} is damaged: its column '{column}' holds more than numbers.")
 
 
 def measure_effects(ablations: pd.DataFrame) -> pd.DataFrame:

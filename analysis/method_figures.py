@@ -60,6 +60,17 @@ def places_of(table: pd.DataFrame) -> pd.Series:
     return next((table[name] for name in PLACES if name in table), pd.Series("", table.index))
 
 
+def check_columns(file: Path, table: pd.DataFrame, script: str, words: list[str], numbers: list[str]) -> None:
+    """Refuse a table that lacks a column of a script's, or has words where numbers belong; raises BadInput."""
+    for column in (*words, *numbers):
+        if column not in table:
+            raise BadInput(f"{shown(file)} is no table of {script}: it has no column '{column}'.")
+        if column == "operation" and not set(table[column]) <= set(COMPONENTS):
+            raise BadInput(f"{shown(file)} is damaged: its column 'operation' holds more than {', '.join(COMPONENTS)}.")
+        if column in numbers and not pd.api.types.is_numeric_dtype(table[column]):
+            raise BadInput(f"{shown(file)} is damaged: its column '{column}' holds more than numbers.")
+
+
 def read_results_table(file: Path) -> pd.DataFrame:
     table = read_csv(file)
     if table.empty or not any(name in table for name in PLACES):

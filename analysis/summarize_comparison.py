@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.patches import Rectangle
 
-from analysis.method_figures import RESULTS, read_csv, run
+from analysis.method_figures import RESULTS, check_columns, read_csv, run
 from interp.methods.interchange import method, method_names
 from interp.plotting import plt, save_figure, sns
 from interp.runs.config import BadInput, read_yaml, shown
@@ -36,8 +36,9 @@ ORDER = ["none", "random", "pca", "full", "difference_in_means", "linear_probe",
          "circuit_update", "circuit_selected", "circuit_complement", "circuit_neurons", "neuron_mask", "das_k", "das"]
 CONTROLS = ("none", "random", "pca", "full", "circuit_complement")  # compared with, not ranked
 CELL = ["experiment", "target_layer", "residual_location", "variable"]
-NEEDED = ["model_seed", *CELL[1:], "method", "iia", "iia_low", "iia_high", "log_odds_mean", "isolate", "disentangle",
-          "change", "rank", "selectivity", "pairs", "carried", "beyond_full"]
+WORDS = ["residual_location", "variable", "method", "carried", "beyond_full"]
+NUMBERS = ["model_seed", "target_layer", "iia", "iia_low", "iia_high", "log_odds_mean", "isolate", "disentangle",
+           "change", "rank", "selectivity", "pairs"]
 SITES = {"resid_mid": "after attention", "resid_post": "after the MLP"}
 
 
@@ -54,12 +55,7 @@ def read_runs(results: Path) -> pd.DataFrame:
         if ".old-" in file.parent.name:  # what --overwrite set aside
             continue
         table = read_csv(file)
-        for column in NEEDED:
-            if column not in table:
-                raise BadInput(f"{shown(file)} is no table of compare_methods.py: it has no column '{column}'.")
-        for column in ("iia", "isolate", "log_odds_mean", "pairs"):
-            if not pd.api.types.is_numeric_dtype(table[column]):
-                raise BadInput(f"{shown(file)} is damaged: its column '{column}' holds more than numbers.")
+        check_columns(file, table, "compare_methods.py", WORDS, NUMBERS)
         unknown = table.loc[~table["method"].isin(method_names()), "method"]
         if len(unknown):
             raise BadInput(f"{shown(file)}: row {unknown.index[0] + 2} is of the method '{unknown.iloc[0]}', which is "
@@ -127,21 +123,19 @@ def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
 
 def as_markdown(board: pd.DataFrame) -> str:
     """The leaderboard as a page has it: a mean with its 95 % interval in one cell."""
-    def cell(row, name: str) -> str:
+    def cell(row, name: str, digits: int = 2) -> str:
         if pd.isna(row[name]):
             return ""
-        return f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
+        interval = f" [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]" if f"{name}_low" in row else ""
+        return f"{row[name]:.{digits}f}{interval}"
 
     lines = ["|  | method | sees | iia, carried | isolate, carried | disentangle | iia, not carried | highest | "
              "change | rank | AUROC |", "|---" * 11 + "|"]
     for _, row in board.iterrows():
-        place = "" if pd.isna(row["place"]) else f"{row['place']:.0f}"
-        rank = "" if pd.isna(row["rank_carried"]) else f"{row['rank_carried']:.0f}"
-        change = "" if pd.isna(row["change_carried"]) else f"{row['change_carried']:.2f}"
-        highest = "" if pd.isna(row["iia_not_carried_max"]) else f"{row['iia_not_carried_max']:.2f}"
-        lines.append(" | ".join([f"| {place}", row["method"], row["sees"], cell(row, "iia_carried"), cell(
-            row, "isolate_carried"), cell(row, "disentangle_carried"), cell(row, "iia_not_carried"), highest, change,
-            rank, cell(row, "auroc")]) + " |")
+        cells = [cell(row, "place", 0), row["method"], row["sees"], *(cell(row, name) for name in (
+            "iia_carried", "isolate_carried", "disentangle_carried", "iia_not_carried", "iia_not_carried_max",
+            "change_carried")), cell(row, "rank_carried", 0), cell(row, "auroc")]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -39,8 +39,7 @@ def clustered_interval(shares: Sequence[Sequence[float]], counts: Sequence[Seque
     for i in range(resamples):
         drawn = drawing.integers(len(shares), size=len(shares))
         means[i] = np.mean(np.concatenate([drawing.binomial(counts[k], shares[k]) / counts[k] for k in drawn]))
-    tail = (1 - LEVEL) / 2
-    return tuple(map(float, np.quantile(means, [tail, 1 - tail])))
+    return middle(means)
 
 
 def auroc(positive: Sequence[float], negative: Sequence[float]) -> float:
@@ -62,8 +61,13 @@ def clustered_auroc_interval(positive: Sequence[Sequence[float]], negative: Sequ
         if all(len(pool) for pool in pools):
             above = pools[0][:, None] - pools[1][None]
             found.append(np.mean((above > 0) + (above == 0) / 2))
+    return middle(found) if found else (np.nan, np.nan)
+
+
+def middle(values: Sequence[float]) -> tuple[float, float]:
+    """Between which values the middle 95 % of them lie."""
     tail = (1 - LEVEL) / 2
-    return tuple(map(float, np.quantile(found, [tail, 1 - tail]))) if found else (np.nan, np.nan)
+    return tuple(map(float, np.quantile(values, [tail, 1 - tail])))
 
 
 def rank_among(value: float, draws: Sequence[float]) -> float:

@@ -50,18 +50,16 @@ class Splits:
                 for examples in (data.train, data.tests["test"]):
                     self.own_answer(examples.source)
 
-    def variable(self, setting: Setting) -> str:
-        return self.question.variable(setting)
-
     def depends(self, setting: Setting) -> bool:
         """Whether the answer depends on the setting's variable alone."""
-        return self.question.config.of_sentences and self.variable(setting) == self.question.answer_variable(setting)
+        question = self.question
+        return question.config.of_sentences and question.variable(setting) == question.answer_variable(setting)
 
     # ---------------------------------------------------------------------------- pairs
 
     def pairs(self, setting: Setting, name: str) -> tuple[Pairs, int]:
         """A split's pairs at the setting's site, and how many were left out."""
-        opened, variable = self.open(setting), self.variable(setting)
+        opened, variable = self.open(setting), self.question.variable(setting)
         base, source, rows, exchanged = self.paired(setting, name)
         right = self.answered(setting, name, base, source, rows).nonzero().flatten()  # the pairs that are kept
         points = [Points(self.question.read(setting, own)[at], own, at, own.variables[variable][at])
@@ -71,7 +69,7 @@ class Splits:
 
     def paired(self, setting: Setting, name: str) -> tuple[Examples, Examples, Tensor, Answer]:
         """A split's bases, what their sources are rows of, which rows, and what is right after the exchange."""
-        data, variable = self.question.data(setting), self.variable(setting)
+        data, variable = self.question.data(setting), self.question.variable(setting)
         whole = data.tests["test"] if name == "test" else data.train
         rows = self.rows(whole, name)
         sentences = self.question.config.of_sentences
@@ -87,10 +85,7 @@ class Splits:
     def rows(self, examples: Examples, name: str) -> Tensor:
         if name == "test":
             return torch.arange(len(examples), device=self.question.device)
-        drawing = torch.Generator().manual_seed(self.question.config.data_seed)
-        order = torch.randperm(len(examples), generator=drawing).to(self.question.device)
-        first = 0 if name == "fit" else self.sizes["fit"]
-        return order[first:first + self.sizes[name]]
+        return dict(zip(self.sizes, self.question.portions(examples, *self.sizes.values())))[name]
 
     def some(self, key: Any, examples: Examples, rows: Tensor) -> Examples:
         """Rows as examples of their own: the same object whenever it is asked for, so that caches know it."""
@@ -111,7 +106,7 @@ class Splits:
         """Which pairs count: those whose base and source the model answers rightly, where that is asked, (n,)."""
         if not self.only_right:
             return torch.ones_like(rows, dtype=torch.bool)
-        key = (name, self.variable(setting))
+        key = (name, self.question.variable(setting))
         if key not in self.right:
             def right(examples: Examples, answer: Answer) -> Tensor:
                 return self.open(setting).is_right(self.question.answers(setting, examples), answer)
@@ -174,7 +169,7 @@ class Splits:
 
         splits = {name: self.pairs(setting, name)[0] for name in SPLITS}
         if len(splits["fit"].base.values.unique()) < 2 or not len(splits["select"]):
-            raise BadInput(f"variable_list: of '{self.variable(setting)}' {len(splits['fit'])} fit and "
+            raise BadInput(f"variable_list: of '{self.question.variable(setting)}' {len(splits['fit'])} fit and "
                            f"{len(splits['select'])} select pairs are left, with fewer than two values to tell apart; "
                            "see only_right, n_fit and n_select.")
         n_classes = 1 + max(int(values.max()) for own in splits.values()
@@ -207,7 +202,8 @@ class Splits:
         dealt = dealt_anew([row for points in parts for row in words_of(points)],
                            torch.cat([points.values for points in parts]), drawing)
         if dealt is None:
-            print(f"{self.variable(setting)}: no one or two words decide its value, so that there is no control task.")
+            print(f"{self.question.variable(setting)}: no one or two words decide its value, so that there is no "
+                  "control task.")
         else:
             dealt = dealt.split(list(map(len, parts)))
             fit, select, own = (replace(pairs, base=replace(pairs.base, values=base), source=replace(

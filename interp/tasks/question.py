@@ -5,8 +5,9 @@ Whatever the task, a method gets Examples and an open model; nothing further dow
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
+import pandas as pd
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -136,6 +137,14 @@ class Exchange:
     variable: str | None = None
 
 
+class ReadSentences(NamedTuple):
+    """Sentences as a model reads them. answer_variable: the column that the answer depends on. splits: by name."""
+
+    reader: sentences.Reader
+    answer_variable: str
+    splits: dict[str, tuple[pd.DataFrame, Examples]]
+
+
 class Question:
     """A config's data and models: read and checked when made, opened one model at a time.
 
@@ -153,7 +162,7 @@ class Question:
         self.pairs, self.extra = pairs, extra
         self.configurations: dict[str, PretrainedConfig] = {}
         self.known: dict[Any, Data] = {}
-        self.sentences: dict[str, tuple] = {}
+        self.sentences: dict[str, ReadSentences] = {}  # by model
         self.opened: dict[Any, OpenModel] = {}
         self.activations: dict[Any, Tensor] = {}
         self.states: dict[Examples, Tensor] = {}
@@ -190,16 +199,17 @@ class Question:
 
     def answer_variable(self, setting: Setting) -> str:
         """The column that the answer to sentences depends on."""
-        return self.sentences[self.path(setting)][1]
+        return self.sentences[self.path(setting)].answer_variable
 
     def has_own_sources(self, setting: Setting) -> bool:
         """Whether the file of sentences says which source each has."""
-        return "source" in self.sentences[self.path(setting)][2][TRAIN][0]
+        table, _ = self.sentences[self.path(setting)].splits[TRAIN]
+        return "source" in table
 
     def groups(self, setting: Setting, split: str, rows: Tensor) -> dict[str, Tensor]:
         """Where among some of a split's sentences, counted once each, those of each group stand."""
-        table = self.sentences[self.path(setting)][2][split][0].drop_duplicates("sentence").reset_index(drop=True)
-        names = table["group"].iloc[rows.tolist()].reset_index(drop=True)
+        table, _ = self.sentences[self.path(setting)].splits[split]
+        names = table.drop_duplicates("sentence")["group"].iloc[rows.tolist()].reset_index(drop=True)
         return {name: torch.tensor(at, device=rows.device) for name, at in names.groupby(names).indices.items()}
 
     def exchange(self, variable: str) -> Exchange | None:
@@ -217,11 +227,8 @@ class Question:
         extra = {key: read_sequences(key, getattr(config, key), [], self.device, **place) for key in self.extra}
         return Data(train, {TEST: test}, {TEST: test}, extra)
 
-    def read_sentences(self, path: str, position: int) -> tuple:
-        """Train and test sentences drawn from data_path, and test_size more from gen_path, as a model reads them.
-
-        Returns the reader, the column that the answer depends on, and by name the table and its examples.
-        """
+    def read_sentences(self, path: str, position: int) -> "ReadSentences":
+        """Train and test sentences drawn from data_path, and test_size more from gen_path, as a model reads them."""
         config, variables = self.config, self.config.variables
         if position != -1:
             raise BadInput(f"{position_key(self.settings[0])}: sentences are probed at their last token; leave "
@@ -250,7 +257,7 @@ class Question:
         read = {name: (own, reader.read(own, wanted, self.device)) for name, own in tables.items()}
         for name, (_, examples) in read.items():
             check_fits("gen_path" if name == GEN else "data_path", examples, self.configurations[path])
-        return reader, answer_variable, read
+        return ReadSentences(reader, answer_variable, read)
 
     def pair_sentences(self, path: str, position: int, variable: str) -> Data:
         """A model's sentences, paired for exchanging a variable where that is asked for."""
@@ -319,6 +326,21 @@ class Question:
         """How often the setting's untouched model answers rightly, to read other figures beside."""
         return {column: share for name, examples in self.data(setting).judged.items() for column, share in accuracies(
             self.open(setting), self.answers(setting, examples), f"vanilla_acc_{name}", examples).items()}
+
+    def check_portions(self, *keys: str) -> None:
+        """Refuse portions of train, sizes by the config's keys, that are more than it has; raises BadInput."""
+        sizes = [getattr(self.config, key) for key in keys]
+        for setting in self.settings:
+            count = len(self.data(setting).train)
+            if sum(sizes) > count:
+                what = "training sentences" if self.config.of_sentences else "rows of train_data_path"
+                raise BadInput(f"{keys[0]}: {sizes[0]} and {keys[1]} {sizes[1]} are more than the {count} {what}.")
+
+    def portions(self, examples: Examples, *sizes: int) -> list[Tensor]:
+        """Row numbers of some portions of examples that share none, drawn with data_seed."""
+        drawing = torch.Generator().manual_seed(self.config.data_seed)
+        order = torch.randperm(len(examples), generator=drawing).to(self.device)
+        return list(order[:sum(sizes)].split(sizes))
 
     def sites(self, setting: Setting, examples: Examples) -> list[Site]:
         """The setting's site and those that follow with the same model, as many as memory should hold."""

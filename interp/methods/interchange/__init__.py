@@ -6,7 +6,7 @@ all of them are given, and give, is here.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -245,9 +245,3 @@ def load_interchange(path: str | Path, place: Place | None = None) -> tuple[Inte
         raise BadInput(f"{shown(path)} is not a saved interchange.")
     build = getattr(method(name), "load", lambda tensors, rank, place: Subspace(name, rank, tensors))
     return replace(build(tensors, about.pop("rank"), place), name=name), about
-
-
-def batches_of(pairs: tuple[Points, Points], size: int = 512) -> Iterator[tuple[Points, Points]]:
-    """Points of bases and of sources, some at a time."""
-    for chosen in torch.arange(len(pairs[0]), device=pairs[0].rows.device).split(size):
-        yield tuple(points[chosen] for points in pairs)

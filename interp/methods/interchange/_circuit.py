@@ -1,5 +1,6 @@
 """What the methods share that exchange what a circuit of the sublayer below the site computes."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -8,12 +9,12 @@ from pydantic import Field
 from torch import Tensor
 
 from interp.methods.circuits import find_circuit
-from interp.methods.interchange import Interchange, Place, Points, batches_of
+from interp.methods.interchange import Interchange, Place, Points
 from interp.methods.masks import Circuit, ImpossibleAblation
 from interp.models.examples import Examples
 from interp.models.opened import hooked
 from interp.models.replay import CannotReplay, ReplayedModule
-from interp.runs.config import Real, RunFailed
+from interp.runs.config import Count, Positive, Real, RunFailed
 
 Weight = Annotated[Real, Field(ge=0)]  # of sparsity, in the objective
 
@@ -26,13 +27,24 @@ def circuit_at(place: Place, seed: int, **options) -> Circuit:
     return place.found[key]
 
 
-def search(place: Place, seed: int, lr: float = 0.001, batch_size: int = 500, num_epochs: int = 90,
-           mask_init: float = 0.0, max_temp: float = 200, l0_lambda: float = 1e-6) -> Circuit:
-    """Circuit probing as circuit_probing.py does it, on the bases that methods are fitted on."""
+def search(place: Place, seed: int, lr: float, num_epochs: int, l0_lambda: float) -> Circuit:
+    """Circuit probing as circuit_probing.py does it with the paper's keys, on the bases that methods are fitted on."""
     base = place.fit.base
-    return find_circuit(place.sublayer, Some(place, base), base.values, lr=lr, batch_size=min(batch_size, len(base)),
-                        num_epochs=num_epochs, mask_init=mask_init, max_temp=max_temp, l0_lambda=l0_lambda,
+    return find_circuit(place.sublayer, Some(place, base), base.values, lr=lr, batch_size=min(500, len(base)),
+                        num_epochs=num_epochs, mask_init=0.0, max_temp=200, l0_lambda=l0_lambda,
                         generator=torch.Generator().manual_seed(seed))
+
+
+def fit_circuit(kind: type["OfCircuit"], place: Place, *, seed: int, lr: Positive = 0.001, num_epochs: Count = 90,
+                l0_lambda: Weight = 1e-6) -> "OfCircuit":
+    """The `fit` of a method: the circuit with the paper's weight of sparsity, exchanged as a kind does."""
+    circuit = circuit_at(place, seed, lr=lr, num_epochs=num_epochs, l0_lambda=l0_lambda)
+    return load_circuit(kind, circuit.scores, None, place)
+
+
+def load_circuit(kind: type["OfCircuit"], tensors: dict[str, Tensor], rank: None, place: Place) -> "OfCircuit":
+    """The `load` of a method."""
+    return kind(kind.__name__, rank, tensors, place)
 
 
 @dataclass(frozen=True)
@@ -126,6 +138,12 @@ class NeuronExchange(OfCircuit):
         there = (at >= 0) & (at < other.shape[1])
         rows = torch.arange(len(own), device=own.device).unsqueeze(1)
         return torch.where(there.unsqueeze(-1), other[rows, at.clamp(0, other.shape[1] - 1)], own)
+
+
+def batches_of(pairs: tuple[Points, Points], size: int = 512) -> Iterator[tuple[Points, Points]]:
+    """Points of bases and of sources, some at a time."""
+    for chosen in torch.arange(len(pairs[0]), device=pairs[0].rows.device).split(size):
+        yield tuple(points[chosen] for points in pairs)
 
 
 def module_at(place: Place, examples: Examples) -> ReplayedModule:

@@ -1,18 +1,8 @@
 """Circuit probing's circuit, exchanged by its update: what the objective of circuit probing shapes."""
 
-from torch import Tensor
+from functools import partial
 
-from interp.methods.interchange import Interchange, Place
-from interp.methods.interchange._circuit import UpdateExchange, Weight, circuit_at
-from interp.runs.config import Count, Positive
+from interp.methods.interchange._circuit import UpdateExchange, fit_circuit, load_circuit
 
 SEES = "variable"
-
-
-def fit(place: Place, *, seed: int, lr: Positive = 0.001, num_epochs: Count = 90,
-        l0_lambda: Weight = 1e-6) -> Interchange:
-    return load(circuit_at(place, seed, lr=lr, num_epochs=num_epochs, l0_lambda=l0_lambda).scores, None, place)
-
-
-def load(tensors: dict[str, Tensor], rank: None, place: Place) -> UpdateExchange:
-    return UpdateExchange("circuit_update", rank, tensors, place)
+fit, load = partial(fit_circuit, UpdateExchange), partial(load_circuit, UpdateExchange)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from interp.methods.counterfactual import counterfactual_embeddings
 from interp.methods.interchange import Interchange, Place, Points
-from interp.methods.probes import build_probe, train_probe
+from interp.methods.interchange._probe import probe_at
+from interp.methods.probes import build_probe
 from interp.runs.config import Count, Positive
 
 SEES = "variable"
@@ -37,10 +38,7 @@ class Embedding(Interchange):
 
 def fit(place: Place, *, seed: int, lr: Positive = 0.1, num_epochs: Count = 100,
         batch_size: Count = 500) -> Interchange:
-    base = place.fit.base
-    probe = build_probe(base.activations.shape[1], place.n_classes, HIDDEN, seed).to(base.activations.device)
-    train_probe(probe, base.activations, base.values, lr=lr, batch_size=min(batch_size, len(base)),
-                num_epochs=num_epochs, generator=torch.Generator().manual_seed(seed))
+    probe = probe_at(place, HIDDEN, seed=seed, lr=lr, num_epochs=num_epochs, batch_size=batch_size)
     return load({name: tensor.detach() for name, tensor in probe.state_dict().items()}, None, place)
 
 

@@ -3,14 +3,17 @@
 It exchanges as circuit_update does; what tells the two apart is what they learn from.
 """
 
+from functools import partial
+
 from torch import Tensor
 
 from interp.methods.interchange import Interchange, Pairs, Place, learn_from_answers
-from interp.methods.interchange._circuit import UpdateExchange, Weight
+from interp.methods.interchange._circuit import UpdateExchange, Weight, load_circuit
 from interp.methods.masks import NeuronMasks, l0
 from interp.runs.config import Count, Positive, Real
 
 SEES = "answers"
+load = partial(load_circuit, UpdateExchange)
 
 
 def fit(place: Place, *, seed: int, lr: Positive = 0.01, epochs: Count = 60, batch_size: Count = 128,
@@ -25,7 +28,3 @@ def fit(place: Place, *, seed: int, lr: Positive = 0.01, epochs: Count = 60, bat
     learn_from_answers(place, list(masks.parameters()), exchange, lr=lr, epochs=epochs, batch_size=batch_size,
                        seed=seed)
     return load(masks.circuit().scores, None, place)
-
-
-def load(tensors: dict[str, Tensor], rank: None, place: Place) -> UpdateExchange:
-    return UpdateExchange("neuron_mask", rank, tensors, place)
