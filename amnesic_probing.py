@@ -45,11 +45,22 @@ class Config(QuestionConfig):
         "after attention, after the MLP"))
     lr_list: NonEmpty[Positive] = Field([0.1], description="learning rate of the probe that reads before and after")
     num_epochs: Count = Field(100, description="its full-batch steps")
-    precision: Literal["float32", "float64"] = Field("float32", description=(
-        "of the fit: float32 as published, float64 where activations are small"))
+    precision_list: NonEmpty[Literal["float64", "float32"]] = Field(["float64"], description=(
+        "of the fit; float32, as published, erases what is not there where activations are small. `precision: float32` "
+        "says the same of one"))
     num_random_erasures: NonNegative = Field(1, description="how many times to erase as many random dimensions")
 
     sequence_keys = (*QuestionConfig.sequence_keys, "multitask", *OTHER_KEYS.values())
+
+    @model_validator(mode="before")
+    @classmethod
+    def one_precision(cls, values):
+        values = dict(values)
+        if "precision" in values:
+            if "precision_list" in values:
+                raise ValueError("the keys 'precision' and 'precision_list' are two names of one; give one of them")
+            values["precision_list"] = [values.pop("precision")]
+        return values
 
     @model_validator(mode="after")
     def consistent(self):
@@ -84,7 +95,7 @@ class Erasure:
 
     def fit(self, examples: Examples) -> LeaceEraser:
         return fit_eraser(self.activations(examples), examples.variables[self.config.asked], self.n_classes,
-                          self.config.precision)
+                          self.setting.precision)
 
     def readable(self, examples: Examples, eraser: LeaceEraser | None = None) -> float:
         """How well a linear probe reads the variable, before or after erasure."""

@@ -73,7 +73,7 @@ def training_values(folder: Path) -> dict:
     return {
         "intermediate_functions": [["a2", 0, 1], ["b_identity", 0, 1]],
         "auxiliary_functions": [["a_plus_b", 0, 1]],
-        "counterfactual_label_functions": [["var_0", "counter_var_1", "+"]],
+        "counterfactual_label_functions": [["var_0", "counter_var_1", "+"], ["counter_var_0", "var_1", "+"]],
         "mod": 11, "train_frac": 0.7, "n_positions": 3, "n_embd": 16, "n_head": 2, "n_inner": 32,
         "lr_list": [0.01], "wd": 0.1, "num_epochs": 150, "checkpoint_every": 50, "save_checkpoints": [100],
         "data_dir": str(folder / "data"), "model_dir": str(folder / "models"),
@@ -101,8 +101,8 @@ def method_values(folder: Path) -> dict[str, dict]:
         "probing": data | model | {
             "variable": "var_0", "residual_location_list": ["resid_mid", "resid_post"], "lr_list": [0.1],
             "batch_size_list": [20], "num_epochs": 20, "intermediate_size": -1, "n_classes": 11,
-            "counterfactual_embeddings": True, "counterfactual_variable": "counter_var_1",
-            "counterfactual_label": "CF_Label_0", "cf_num_epochs": 20, "save_examples": True,
+            "counterfactual_embeddings": True, "counterfactual_variable": "counter_var_0",
+            "counterfactual_label": "CF_Label_1", "cf_num_epochs": 20, "save_examples": True,
             "results_dir": str(folder / "probing_run")},
         "amnesic_probing": data | model | {
             "variable": "var_0", "residual_location_list": ["resid_mid", "resid_post"],

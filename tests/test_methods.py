@@ -96,6 +96,27 @@ def test_after_leace_no_linear_classifier_beats_the_majority(generator):
     assert (erased - points).norm() < points.norm()  # erased, not destroyed
 
 
+def test_leace_does_not_depend_on_the_scale_of_activations(generator):
+    """Those of the paper's models have a standard deviation of 0.004 to 0.011, many directions a far smaller one."""
+    points, labels = clusters(generator)
+    points = torch.cat([points, torch.randn(len(points), 20, generator=generator)
+                        * torch.logspace(0, -2, 20)], 1)  # (points, 20 more directions)
+    small = 0.006 * points / points.std()
+    eraser = fit_eraser(small, labels, 4)
+    found = LogisticRegression(C=1e6, max_iter=2000).fit(eraser(small).numpy() / 0.006, labels.numpy())
+    assert found.score(eraser(small).numpy() / 0.006, labels.numpy()) <= labels.bincount().max() / len(labels) + 0.01
+
+    def projector(scale: float, precision: str) -> torch.Tensor:
+        fitted = fit_eraser(small * scale, labels, 4, precision)
+        return fitted.proj_left @ fitted.proj_right
+
+    for scale in (0.01, 100.0):
+        torch.testing.assert_close(projector(scale, "float64"), projector(1.0, "float64"), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(fit_eraser(small * scale, labels, 4)(small * scale), eraser(small) * scale,
+                                   rtol=1e-3, atol=1e-5 * scale)
+    assert (projector(100.0, "float32") - projector(1.0, "float32")).norm() > 0.05  # the published behaviour
+
+
 def test_the_random_eraser_takes_as_many_dimensions_and_leaves_the_variable(generator):
     points, labels = clusters(generator)
     rank = erased_rank(fit_eraser(points, labels, 4))

@@ -24,8 +24,8 @@ CIRCUIT = {
     "gif_interval": 10, "results_dir": "Results/x"}
 SENTENCES = CIRCUIT | {"train_size": 2000, "test_size": 1000, "target_layer_list": list(range(12)),
                        "l0_lambda": 1e-7, "model_path": "gpt2"}
-CF = {"counterfactual_embeddings": True, "counterfactual_variable": "counter_var_1",
-      "counterfactual_label": "CF_Label_0", "cf_num_epochs": 10, "cf_lr": 0.1}
+CF = {"counterfactual_embeddings": True, "counterfactual_variable": "counter_var_0",
+      "counterfactual_label": "CF_Label_1", "cf_num_epochs": 10, "cf_lr": 0.1}
 PAPER = {  # by family: the script and a config
     "linear probing": (METHODS["probing"], PROBE | {"intermediate_size": -1}),
     "nonlinear probing": (METHODS["probing"], PROBE | CF | {"intermediate_size": 256}),
@@ -56,7 +56,7 @@ MEANS = {
                        "counterfactual_embeddings": False, "n_classes": 113, "target_position_list": [2]},
     "nonlinear probing": {"layer_reinit": False, "random_init": False, "cf_num_epochs": 10, "intermediate_size": 256},
     "amnesic probing": {"layer_reinit": False, "random_init": False, "data_seed": 0, "n_classes": 113,
-                        "precision": "float32"},
+                        "precision_list": ["float64"]},
     "circuit probing": {"layer_reinit": False, "train_size": 2500, "of_sentences": False, "asked": "var_0"},
     "agreement": {"asked": "labels", "layer_reinit": False, "of_sentences": True},
     "reflexive": {"asked": "labels", "layer_reinit": False, "of_sentences": True},

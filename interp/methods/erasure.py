@@ -11,17 +11,24 @@ from interp.methods.probes import build_probe
 from interp.runs.config import RunFailed
 
 
-def fit_eraser(activations: Tensor, labels: Tensor, n_classes: int, precision: str = "float32",
+def fit_eraser(activations: Tensor, labels: Tensor, n_classes: int, precision: str = "float64",
                **options) -> LeaceEraser:
     """The smallest affine change after which no linear classifier reads the variable.
 
+    concept-erasure's shrinkage of the covariance adds the epsilon of its numbers to fourth powers of activations. Where
+    these are small, as in small models, the covariance is all but replaced by a multiple of the identity: in float32
+    nearly always, in float64 at a standard deviation below about 0.01. The fit in float64 therefore measures
+    activations in units of their own standard deviation, which changes nothing else.
+
     Args:
         activations: (examples, d_model) with labels (examples,) below n_classes.
-        precision: of the fit; the eraser itself is in the activations' own.
+        precision: of the fit, "float64" or, as published, "float32"; the eraser itself is in the activations' own.
         options: of concept-erasure's fitter, such as `shrinkage` of the covariance.
     """
     wide = activations.to(getattr(torch, precision))
-    eraser = LeaceEraser.fit(wide, F.one_hot(labels, n_classes).to(wide.dtype), **options)
+    unit = wide.std() if precision == "float64" and wide.std() > 0 else 1.0
+    eraser = LeaceEraser.fit(wide / unit, F.one_hot(labels, n_classes).to(wide.dtype), **options)
+    eraser = replace(eraser, bias=eraser.bias * unit)
     parts = ("proj_left", "proj_right", "bias")
     return replace(eraser, **{name: getattr(eraser, name).to(activations) for name in parts})
 
