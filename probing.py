@@ -42,6 +42,8 @@ class Config(QuestionConfig):
     counterfactual_embeddings: bool = Field(False, description="try counterfactual embeddings")
     counterfactual_variable: Text | None = Field(None, description="sequences: the column with the values to read")
     counterfactual_label: Text | None = Field(None, description="sequences: the column with the answers to expect")
+    other_counterfactual: bool = Field(False, description=(
+        "allow a counterfactual_variable other than counter_VARIABLE, the variable that the probe reads"))
     cf_num_epochs: Count = Field(100, description="steps of AdamW that move an embedding")
     cf_lr: Positive = Field(0.1, description="their learning rate")
     save_examples: bool = Field(False, description="write a row for each embedding: counterfactual_examples.csv")
@@ -56,6 +58,12 @@ class Config(QuestionConfig):
                 and not (self.counterfactual_variable and self.counterfactual_label)):
             raise ValueError("counterfactual_embeddings needs the keys counterfactual_variable and "
                              "counterfactual_label")
+        own = f"counter_{self.variable}"
+        if (self.counterfactual_embeddings and not self.of_sentences and not self.other_counterfactual
+                and self.counterfactual_variable != own):
+            raise ValueError(f"counterfactual_variable is {self.counterfactual_variable}, but the probe reads "
+                             f"{self.variable}, whose counterfactual is {own}; correct it and counterfactual_label, or "
+                             "say other_counterfactual: true")
         return self
 
 

@@ -11,7 +11,8 @@ import pandas as pd
 
 from interp.methods.table import BEFORE_AND_AFTER, COMPONENT_OF, METHODS, PLACES
 from interp.plotting import draw_bars, plt, save_figure, sns
-from interp.runs.config import PROJECT_ROOT, BadInput, config_that_writes, shown
+from interp.runs.config import PROJECT_ROOT, BadInput, config_that_writes, parse_yaml, shown
+from interp.runs.directory import CONFIG
 
 RESULTS = PROJECT_ROOT / "Results"
 COMPONENTS = {"attn": "attention", "mlp": "MLP"}
@@ -19,25 +20,38 @@ NEIGHBORS = {"circuit_probing:knn_test_acc": "circuit", "circuit_probing:full_mo
              "circuit_probing:majority_test_acc": "majority baseline"}
 PROBES = {"circuit_probing:knn_test_acc": "circuit (nearest neighbors)", "linear_probing:test_acc": "linear probe",
           "nonlinear_probing:test_acc": "MLP probe", "circuit_probing:majority_test_acc": "majority baseline"}
+FLOAT32 = "amnesic_float32"  # LEACE as it was published, told apart from its fit in float64
 THERE = {f"{name}:{column}": label for name, method in METHODS.items() for column, label in method.there.items()}
 USED = {f"{name}:{column}": label for name, method in METHODS.items() for column, label in method.used.items()}
+USED = {column: label for own, label in USED.items() for column, label in (
+    [(own, label), (own.replace("amnesic", FLOAT32), f"{label}, float32 as published")] if "amnesic" in own
+    else [(own, label)])}
+HEADLINES = {column.partition(":")[2] for column in (*NEIGHBORS, *PROBES, *THERE, *USED)} | {*sum(BEFORE_AND_AFTER, ())}
+WORDS = {"random_ablation_impossible", "precision", "checkpoint", *PLACES}  # columns that hold words
+IDENTITY = ["variable", "component", "layer", "model_seed"]  # what may tell the rows of a method apart
 
 
-def read_results(results: Path, variables: dict[str, str], never: tuple[tuple[str, str], ...] = ()) -> pd.DataFrame:
-    """All runs below a folder, a row for each setting: variable, component, a column METHOD:FIGURE for each figure.
+def read_results(results: Path, variables: dict[str, str], never: tuple[tuple[str, str], ...] = (),
+                 where: dict[str, str] | None = None, over: tuple[str, ...] = ()) -> pd.DataFrame:
+    """All runs below a folder, a row for each variable, component, layer, model seed and what the figures go `over`; a
+    column METHOD:FIGURE for each figure, AMNESIC_FLOAT32:FIGURE for those of erasers fitted in float32.
 
     Says which runs are missing: those of circuit probing, and of any method that has some; but not
-    those that are `never` done, (method, variable).
+    those that are `never` done, (method, variable). where: values of settings, of which only the rows are taken.
 
     Raises:
-        BadInput: there is no run at all, or a table cannot be read.
+        BadInput: there is no run at all, a table cannot be read, or a run sweeps more, which nothing averages.
     """
     tables = []
     for method, known in METHODS.items():
         for variable in variables:
             file = results / method / variable / "results.csv"
             if file.exists():
-                tables.append(tidy(read_results_table(file), method).assign(variable=variable))
+                table = only(read_results_table(file), where or {})
+                as_published = table.get("precision", pd.Series("", table.index)) == "float32"
+                for name, rows in ((method, table[~as_published]), (FLOAT32, table[as_published])):
+                    if len(rows):
+                        tables.append(refuse_sweep(file, tidy(rows, name).assign(variable=variable), over))
             elif (method, variable) not in never and ((results / method).exists() or method == "circuit_probing"):
                 config = config_that_writes(file.parent)
                 hint = f", made by 'python {known.script} --config {config}'" if config else ""
@@ -45,6 +59,41 @@ def read_results(results: Path, variables: dict[str, str], never: tuple[tuple[st
     if not tables:
         raise BadInput(f"nothing to draw in {shown(results)}.")
     return pd.concat(tables, ignore_index=True)
+
+
+def only(table: pd.DataFrame, where: dict[str, str]) -> pd.DataFrame:
+    """The rows of a results table with some values of settings, for those settings that it has."""
+    for key, value in where.items():
+        table = table[table[key].astype(str) == value] if key in table else table
+    return table
+
+
+def refuse_sweep(file: Path, table: pd.DataFrame, over: tuple[str, ...]) -> pd.DataFrame:
+    """A tidy table as it is, where nothing but IDENTITY and `over` tells its rows apart; else raises BadInput."""
+    if not table.duplicated([name for name in (*IDENTITY, *over) if name in table]).any():
+        return table
+    stored = file.parent / CONFIG
+    lists = parse_yaml(stored.read_text(encoding="utf-8"), shown(stored)) if stored.exists() else {}
+    swept = [key.removesuffix("_list") for key, values in lists.items() if key.endswith("_list") and values]
+    swept = [key for key in swept if len(lists[f"{key}_list"]) > 1 and key not in (
+        *IDENTITY, *over, *PLACES, "target_layer", "precision")]
+    raise BadInput(f"{shown(file)} sweeps {', '.join(swept) or 'more than models and layers'}, over which no figure "
+                   f"averages; take one value with --where {swept[0] if swept else 'KEY'}=VALUE.")
+
+
+def each_layer(table: pd.DataFrame, out: Path):
+    """The rows of each layer, the folder of their figures and what their titles add: layers are not averaged."""
+    layers = sorted(table["layer"].unique())
+    for layer in layers:
+        alone = len(layers) == 1
+        folder, of = (out, "") if alone else (out / f"layer_{layer}", f", layer {layer}")
+        yield table[table["layer"] == layer], folder, of
+
+
+def of_models(table: pd.DataFrame, spread: str = "bars") -> str:
+    """How many models a figure's values are of, and what shows their spread."""
+    count = table["model_seed"].nunique() if "model_seed" in table else 1
+    return f"mean of {count} models, {spread}: standard deviation" if count > 1 else "one model"
 
 
 def read_csv(file: Path, **options) -> pd.DataFrame:
@@ -65,17 +114,40 @@ def check_columns(file: Path, table: pd.DataFrame, script: str, words: list[str]
     for column in (*words, *numbers):
         if column not in table:
             raise BadInput(f"{shown(file)} is no table of {script}: it has no column '{column}'.")
-        if column == "operation" and not set(table[column]) <= set(COMPONENTS):
-            raise BadInput(f"{shown(file)} is damaged: its column 'operation' holds more than {', '.join(COMPONENTS)}.")
-        if column in numbers and not pd.api.types.is_numeric_dtype(table[column]):
-            raise BadInput(f"{shown(file)} is damaged: its column '{column}' holds more than numbers.")
+        if column in PLACES:
+            refuse_cells(file, table, column, ~table[column].isin([*COMPONENT_OF]), f"one of {', '.join(COMPONENT_OF)}")
+        if column in numbers:
+            check_numbers(file, table, column)
+
+
+def check_numbers(file: Path, table: pd.DataFrame, column: str, filled: bool = False) -> None:
+    """Refuse a column of a table that holds words, or, where it is to be filled, empty cells; raises BadInput."""
+    numbers = pd.to_numeric(table[column], errors="coerce")
+    wrong = numbers.isna() if filled else numbers.isna() & table[column].notna()
+    refuse_cells(file, table, column, wrong, "a number")
+
+
+def refuse_cells(file: Path, table: pd.DataFrame, column: str, wrong: pd.Series, wanted: str) -> None:
+    """Refuse a table that holds something wrong in a column; raises BadInput, which names the line."""
+    for line, value in zip(table.index[wrong] + 2, table.loc[wrong, column]):  # the first line names the columns
+        raise BadInput(f"{shown(file)} is damaged: line {line} holds {'nothing' if pd.isna(value) else repr(value)} in "
+                       f"the column '{column}', where {wanted} belongs.")
 
 
 def read_results_table(file: Path) -> pd.DataFrame:
+    """A results table of a method that looks into layers.
+
+    Raises:
+        BadInput: it is none, or its cells hold what they should not; the sentence names the first.
+    """
     table = read_csv(file)
-    if table.empty or not any(name in table for name in PLACES):
+    places = [name for name in PLACES if name in table]
+    if table.empty or not places:
         raise BadInput(f"{shown(file)} is no results table: it has no rows or none of the columns "
                        f"{', '.join(PLACES)}.")
+    check_columns(file, table, "a method", places, [])
+    for column in set(table) - WORDS:
+        check_numbers(file, table, column, filled=column in HEADLINES | {"target_layer", "model_seed"})
     return table
 
 
@@ -83,9 +155,10 @@ def tidy(table: pd.DataFrame, method: str) -> pd.DataFrame:
     """A results table with the component it looked at, and the accuracy that an intervention costs on test."""
     for before, after in BEFORE_AND_AFTER:
         if before in table:
-            table["accuracy_lost"] = table[before] - table[after]
-    swept = {"checkpoint": table["checkpoint"]} if "checkpoint" in table else {}
-    return table.add_prefix(f"{method}:").assign(component=places_of(table).map(COMPONENT_OF), **swept)
+            table = table.assign(accuracy_lost=table[before] - table[after])
+    kept = {name: table[name] for name in ("checkpoint", "model_seed") if name in table}
+    layers = table["target_layer"] if "target_layer" in table else 0
+    return table.add_prefix(f"{method}:").assign(component=places_of(table).map(COMPONENT_OF), layer=layers, **kept)
 
 
 def present(table: pd.DataFrame, measures: dict[str, str]) -> dict[str, str]:
@@ -120,11 +193,11 @@ def draw_by_variable(table: pd.DataFrame, labels: dict[str, str], measures: dict
         axis.set(title=COMPONENTS[component], xlabel="intermediate variable")
     axes[0][0].set_ylabel(ylabel)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(measures), 3))
-    figure.suptitle(title)
+    figure.suptitle(f"{title} ({of_models(table)})")
     save_figure(figure, path)
 
 
-def draw_there_and_used(table: pd.DataFrame, labels: dict[str, str], path: Path) -> None:
+def draw_there_and_used(table: pd.DataFrame, labels: dict[str, str], path: Path, of: str = "") -> None:
     """A grid: is the variable there (above), is it used (below); a row for each method, a column for each variable.
 
     Cells without a result are grey.
@@ -146,6 +219,7 @@ def draw_there_and_used(table: pd.DataFrame, labels: dict[str, str], path: Path)
         axis.set_facecolor("0.9")  # a cell without a result
         axis.grid(visible=False)
         axis.axvline(len(labels), color="black", linewidth=2)
+    figure.suptitle(f"Is it there, is it used?{of} ({of_models(table).partition(',')[0]})")
     save_figure(figure, path)
 
 
@@ -162,7 +236,7 @@ def draw_probes(table: pd.DataFrame, labels: dict[str, str], out: Path, of: str 
         for component in components:
             draw_by_variable(table, labels, PROBES, [component], "accuracy (test)",
                              f"Is the variable there? Three probes{of}", out / f"probe_accuracy_{component}")
-        draw_there_and_used(table, labels, out / "there_and_used")
+        draw_there_and_used(table, labels, out / "there_and_used", of)
 
 
 def parse_folders(description: str, experiment: str, further: dict[str, dict[str, Any]] | None = None) -> Namespace:
@@ -173,11 +247,13 @@ def parse_folders(description: str, experiment: str, further: dict[str, dict[str
     parser = ArgumentParser(description=description)
     parser.add_argument("--results", type=Path, default=RESULTS / experiment)
     parser.add_argument("--out", type=Path, help="default: RESULTS/figures")
+    parser.add_argument("--where", nargs="+", default=[], metavar="KEY=VALUE", help="only rows with these settings")
     for name, option in (further or {}).items():
         parser.add_argument(name, **option)
     options = parser.parse_args()
     options.results = options.results.absolute()
     options.out = (options.out or options.results / "figures").absolute()
+    options.where = dict(pair.partition("=")[::2] for pair in options.where)
     return options
 
 

@@ -18,7 +18,20 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.method_figures import COMPONENTS, PROBES, mean_and_sd, parse_folders, present, read_csv, read_results, run
+from analysis.method_figures import (
+    COMPONENTS,
+    FLOAT32,
+    PROBES,
+    check_columns,
+    each_layer,
+    mean_and_sd,
+    of_models,
+    parse_folders,
+    present,
+    read_csv,
+    read_results,
+    run,
+)
 from interp.plotting import draw_line, plt, save_figure
 from interp.runs.config import BadInput, project_path, require_file, shown
 from interp.runs.files import write_text
@@ -32,14 +45,15 @@ FIGURES = {  # figure: what it shows, its y axis and its lines
         "circuit_probing:random_ablated_acc_test_mean":
             "as many random neurons (band: sd; none where the circuit is too large)"}),
     "amnesic": ("Is the variable used? Erasure by LEACE", "model accuracy,\n{} erased", {
-        "amnesic:test_vanilla_acc": "full model", "amnesic:test_acc": "erased (fitted on test, as published)",
-        "amnesic:heldout_acc": "erased (fitted on train)"}),
+        "amnesic:test_vanilla_acc": "full model",
+        f"{FLOAT32}:test_acc": "erased (fitted on test in float32, as published)",
+        "amnesic:test_acc": "erased (fitted on test)", "amnesic:heldout_acc": "erased (fitted on train)"}),
     "DAS": ("Does exchanging a subspace exchange the variable?", "interchange\naccuracy, {}", {
         "DAS:interchange_intervention_acc": "boundless DAS", "DAS:boundary": "its width (share of dimensions)"}),
 }
 
 
-def draw_over_training(curves: pd.DataFrame, table: pd.DataFrame, name: str, out: Path) -> None:
+def draw_over_training(curves: pd.DataFrame, table: pd.DataFrame, name: str, out: Path, of: str) -> None:
     """Columns: attention and MLP. Rows: the model's accuracy, then the measures for each variable."""
     title, ylabel, measures = FIGURES[name]
     measures = present(table, measures)
@@ -60,14 +74,14 @@ def draw_over_training(curves: pd.DataFrame, table: pd.DataFrame, name: str, out
         axis.set_ylabel(label)
     axes[0][0].legend(loc="center left")
     figure.legend(*axes[1][0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(measures), 3))
-    figure.suptitle(f"{title}   a² + b mod 113")
+    figure.suptitle(f"{title}   a² + b mod 113{of} ({of_models(table, 'bands')})")
     save_figure(figure, out / name)
 
 
 def headline(curves: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """All drawn figures, tidily: a row for each checkpoint, variable and component."""
+    """All drawn figures, means over models: a row for each checkpoint, layer, component and variable."""
     columns = list(dict.fromkeys(column for *_, measures in FIGURES.values() for column in present(table, measures)))
-    rows = table.groupby(["checkpoint", "component", "variable"], as_index=False)[columns].mean()
+    rows = table.groupby(["checkpoint", "layer", "component", "variable"], as_index=False)[columns].mean()
     accuracies = curves.rename(columns={"epoch": "checkpoint"})[["checkpoint", "train_acc", "test_acc"]]
     return rows.merge(accuracies, on="checkpoint", how="left")
 
@@ -76,15 +90,18 @@ def main() -> None:
     options = parse_folders(__doc__.splitlines()[0], "Grokking", {
         "--curves": {"type": Path, "default": CURVES, "help": "the training's curves.csv"}})
     results, out = options.results, options.out
-    curves = read_csv(require_file("--curves", str(options.curves.absolute())))
-    if missing := {"epoch", "train_acc", "test_acc"} - set(curves):
-        raise BadInput(f"--curves {options.curves}: it has no column '{min(missing)}'.")
-    table = read_results(results, VARIABLES)
+    file = require_file("--curves", str(options.curves.absolute()))
+    curves = read_csv(file)
+    check_columns(file, curves, "train_algorithmic_models.py", [], ["epoch", "train_acc", "test_acc"])
+    table = read_results(results, VARIABLES, where=options.where, over=("checkpoint",))
     if "checkpoint" not in table:
         raise BadInput(f"{shown(results)}: its tables have no column 'checkpoint', so there is no training to follow.")
+    if not pd.api.types.is_numeric_dtype(table["checkpoint"]):
+        raise BadInput(f"{shown(results)}: its tables have checkpoints that are no epochs, which no axis can show.")
     curves = curves[curves["epoch"] > 0]  # the axis is logarithmic
-    for name in FIGURES:
-        draw_over_training(curves, table, name, out)
+    for rows, folder, of in each_layer(table, out):
+        for name in FIGURES:
+            draw_over_training(curves, rows, name, folder, of)
     write_text(out / "over_training.csv", headline(curves, table).to_csv(index=False))
     print(f"{shown(out / 'over_training.csv')}")
 

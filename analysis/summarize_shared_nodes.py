@@ -13,7 +13,15 @@ ablation_attn, _mlp     which task needs the circuit: all of it, and its first l
 """
 
 
-from analysis.method_figures import draw_by_variable, draw_probes, parse_folders, present, read_results, run
+from analysis.method_figures import (
+    draw_by_variable,
+    draw_probes,
+    each_layer,
+    parse_folders,
+    present,
+    read_results,
+    run,
+)
 from interp.runs.config import BadInput, shown
 
 TASKS = {
@@ -37,14 +45,17 @@ def main() -> None:
     if not tasks:
         raise BadInput(f"nothing to draw in {shown(results)}.")
     for task in tasks:
-        table = read_results(results / task, TASKS[task], never=(("DAS", "aux"),))  # no label says what it should do
-        draw_probes(table, TASKS[task], out / task, of=f" ({task.replace('_', ' ')})")
-        for component, first_map in FIRST_MAP.items():
-            rows = table[table["component"] == component]
-            if present(rows, ablation_measures(first_map)):
-                draw_by_variable(rows, TASKS[task], ablation_measures(first_map), [component], "model accuracy (test)",
-                                 f"Which task needs the circuit? ({task.replace('_', ' ')})",
-                                 out / task / f"ablation_{component}")
+        found = read_results(results / task, TASKS[task], never=(("DAS", "aux"),),  # no label says what it should do
+                             where=options.where)
+        for table, folder, layer in each_layer(found, out / task):
+            of = f" ({task.replace('_', ' ')}{layer})"
+            draw_probes(table, TASKS[task], folder, of=of)
+            for component, first_map in FIRST_MAP.items():
+                rows = table[table["component"] == component]
+                if present(rows, ablation_measures(first_map)):
+                    draw_by_variable(rows, TASKS[task], ablation_measures(first_map), [component],
+                                     "model accuracy (test)", f"Which task needs the circuit?{of}",
+                                     folder / f"ablation_{component}")
 
 
 if __name__ == "__main__":

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from analysis.papers import why_not_the_papers
 from analysis.summarize_model_overlap import overlap
-from conftest import CIRCUITS, METHODS, rows_of, write_yaml
+from conftest import CIRCUITS, METHODS, TRAINING, circuit_values, rows_of, training_values, write_yaml
 from interp.experiment import main
 from interp.methods.masks import Circuit, load_circuit
 from interp.runs.config import PROJECT_ROOT
+from interp.runs.files import write_table
 
 
 def drawn(folder: Path) -> set[str]:
@@ -55,11 +57,71 @@ def test_figures_of_what_exists_from_any_directory(tiny, tmp_path):
     assert finished.returncode == 0, finished.stderr
     assert [line.split("circuit_probing/")[1].split("/")[0] for line in finished.stderr.splitlines()
             if line.startswith("missing")] == ["minus_b2", "a_minus_b"]
-    table = {(row["variable"], row["component"]): row for row in rows_of(tmp_path / "figures/beside_the_paper.csv")}
+    table = {(row["variable"], row["component"]): row for row in rows_of(tmp_path / "figures/circuits.csv")}
     [mlp] = [row for row in rows_of(tmp_path / "circuit_probing/a2/results.csv") if row["operation"] == "mlp"]
-    assert table["a2", "mlp"]["accuracy_ablated_ours"] == mlp["ablated_acc_test"]
-    assert table["a2", "attn"]["KNN_circuit_paper"] == "0.991"
+    assert table["a2", "mlp"]["accuracy ablated"] == mlp["ablated_acc_test"]
+    assert not any("paper" in column for column in table["a2", "mlp"])  # a stranger's model is not set beside the paper
+    assert "not set beside the paper's figures: a2" in finished.stdout
     assert drawn(tmp_path / "figures") == {"nearest_neighbors", "ablation"}
+
+
+def test_a_run_is_the_papers_only_with_its_settings_and_its_model(tiny, tmp_path):
+    shutil.copytree(tiny.folder, tmp_path / "tiny")
+    training = write_yaml(tmp_path / "training.yaml", training_values(tmp_path / "tiny"))
+    values = circuit_values(tmp_path / "tiny") | {"save_models": False, "results_dir": str(tmp_path / "run")}
+    paper = write_yaml(tmp_path / "paper.yaml", values)
+    assert main(TRAINING, ["--config", str(training), "--overwrite"]) == 0
+    assert main(CIRCUITS, ["--config", str(paper), "--set", f"results_dir={tmp_path / 'elsewhere'}"]) == 0
+    assert main(CIRCUITS, ["--config", str(paper), "--set", "l0_lambda=1e-3"]) == 0
+
+    def why(run: str) -> str | None:
+        return why_not_the_papers(tmp_path / run, paper, CIRCUITS.schema, training)
+
+    assert why("elsewhere") is None
+    assert "l0_lambda" in why("run") and "config.yaml" in why("nothing")
+    weights = Path(values["model_path"]) / "model.safetensors"
+    shutil.copy(weights.parent.with_name("model_LR_0.01_Seed_0_100") / weights.name, weights)
+    assert "no longer, the model that" in why("elsewhere")
+
+
+def test_layers_are_drawn_apart_and_other_sweeps_are_not_averaged(tmp_path, analyse):
+    """Two layers, two models, two learning rates."""
+    rows = [{"model_seed": seed, "target_layer": layer, "probe_index": 2, "operation": "mlp", "lr": lr,
+             "knn_test_acc": 0.1 * layer + 0.01 * seed + lr, "full_model_knn_test_acc": 0.2, "majority_test_acc": 0.1}
+            for seed in (0, 1) for layer in (0, 3) for lr in (0.1, 0.2)]
+    folder = tmp_path / "circuit_probing/a2"
+    folder.mkdir(parents=True)
+    write_table(folder / "results.csv", rows)
+    write_yaml(folder / "config.yaml", {"model_seed_list": [0, 1], "target_layer_list": [0, 3], "lr_list": [0.1, 0.2]})
+    refused = analyse("summarize_disambiguation", "--results", tmp_path)
+    assert refused.returncode == 2 and "sweeps lr" in refused.stderr and "--where lr=VALUE" in refused.stderr
+    assert analyse("summarize_disambiguation", "--results", tmp_path, "--where", "lr=0.2").returncode == 0
+    assert drawn(tmp_path / "figures/layer_0") == drawn(tmp_path / "figures/layer_3") == {"nearest_neighbors"}
+    table = {int(row["layer"]): float(row["KNN circuit"]) for row in rows_of(tmp_path / "figures/circuits.csv")}
+    assert table == pytest.approx({0: 0.205, 3: 0.505})
+
+
+@pytest.mark.parametrize("column, value, words", [
+    ("knn_test_acc", "", ["line 2", "nothing", "'knn_test_acc'", "a number"]),
+    ("knn_test_acc", "much", ["line 2", "'much'", "'knn_test_acc'"]),
+    ("operation", "attention", ["line 2", "'attention'", "'operation'", "attn, mlp"]),
+    ("target_layer", "", ["line 2", "'target_layer'"])])
+@pytest.mark.parametrize("script", ["summarize_disambiguation", "summarize_grokking"])
+def test_damaged_tables_are_refused_by_file_line_and_column(script, column, value, words, tmp_path, analyse):
+    folder = tmp_path / "circuit_probing/a2"
+    folder.mkdir(parents=True)
+    row = {"model_seed": 0, "checkpoint": 100, "target_layer": 0, "operation": "mlp", "knn_test_acc": 0.5}
+    write_table(folder / "results.csv", [row | {column: value}, row | {"checkpoint": 200}])
+    curves = tmp_path / "curves.csv"
+    write_table(curves, [{"epoch": 100, "train_acc": 1, "test_acc": 1}])
+    options = ["--curves", curves] if script == "summarize_grokking" else []
+    refused = analyse(script, "--results", tmp_path, *options)
+    assert refused.returncode == 2 and all(word in refused.stderr for word in ["a2/results.csv", *words])
+    if script == "summarize_grokking":
+        write_table(folder / "results.csv", [row])
+        write_table(curves, [{"epoch": 100, "train_acc": "all", "test_acc": 1}])
+        refused = analyse(script, "--results", tmp_path, *options)
+        assert refused.returncode == 2 and "curves.csv is damaged: line 2 holds 'all'" in refused.stderr
 
 
 @pytest.mark.parametrize("script", ["summarize_disambiguation", "summarize_shared_nodes"])

@@ -67,7 +67,10 @@ METHOD_MISTAKES = {
         "label that never changes": ({"counterfactual_label": "labels"}, ["counterfactual_label", "no row"]),
         "position beyond the sequence": ({"target_position_list": [7]}, ["target_position_list", "7"]),
         "batch larger than train": ({"batch_size_list": [500]}, ["batch_size_list", "500"]),
-        "missing column": ({"counterfactual_variable": "counter_var"}, ["'counter_var'", "did you mean"]),
+        "missing column": ({"counterfactual_variable": "counter_var", "other_counterfactual": True},
+                           ["'counter_var'", "did you mean"]),
+        "counterfactual of another variable": (
+            {"counterfactual_variable": "counter_var_1"}, ["counterfactual_variable", "counter_var_0", "other"]),
     },
     "amnesic_probing": {
         "second task without data": ({"multitask": True}, ["t2_train_data_path"]),

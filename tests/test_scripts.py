@@ -215,6 +215,15 @@ def test_das_saves_what_it_reports_at_any_position(tiny, tmp_path):
         assert accuracy == pytest.approx(float(row["interchange_intervention_acc"]), abs=1.5 / len(pairs))
 
 
+def test_an_answer_after_the_exchange_of_another_variable_is_said(tiny, tmp_path, capsys):
+    """As in the paper's configs of variables that a task does not need."""
+    for label, said in (("CF_Label_0", True), ("CF_Label_1", False)):
+        config = write_yaml(tmp_path / "c.yaml", tiny.methods["probing"] | {
+            "counterfactual_label": label, "results_dir": str(tmp_path / "run")})
+        assert main(METHODS["probing"], ["--check", "--config", str(config)]) == 0
+        assert ("CF_Label_0 is the answer after an exchange of var_1, not of var_0" in capsys.readouterr().out) == said
+
+
 def test_transfer_trains_from_both_starts(tiny, tmp_path, capsys):
     shutil.copytree(tiny.circuits["model_path"], tmp_path / "old")
     config = write_yaml(tmp_path / "c.yaml", tiny.training | {
@@ -259,6 +268,11 @@ def test_a_side_table_that_was_lost_is_made_again_and_a_damaged_one_refused(tiny
     table.unlink()
     assert main(CIRCUITS, ["--config", str(config)]) == 0
     assert table.read_bytes() == whole
+    first_of_mlp = whole.index(b"mlp")
+    for end in (len(whole) - 3, first_of_mlp + 2):  # inside the last cell; inside what tells which setting a row is of
+        table.write_bytes(whole[:end])
+        assert main(CIRCUITS, ["--config", str(config)]) == 0
+        assert table.read_bytes() == whole
 
 
 def test_a_run_does_not_go_on_with_another_model_or_other_data(tiny, tmp_path, capsys):

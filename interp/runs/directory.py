@@ -45,6 +45,8 @@ class RunDirectory:
         self.done = {self.key(row) for row in self.tables.get(RESULTS, []) if row.get("seconds")}
         for name in side_tables:  # where one was lost, its settings are computed again
             self.done &= {self.key(row) for row in self.tables.get(name, [])}
+        for name in self.needed:  # and those of rows that were cut
+            self.done -= {self.key(row) for row in cut_rows(path / f"{name}.csv", self.tables.get(name, []))}
         for name, rows in self.tables.items():  # a setting cut off before its results row came is not done
             self.tables[name] = [row for row in rows if self.key(row) in self.done]
 
@@ -77,6 +79,13 @@ class RunDirectory:
             self.tables[name] = table
             write_table(self.path / f"{name}.csv", table, last="seconds" if name == RESULTS else None)
         self.done.add(key)
+
+
+def cut_rows(file: Path, rows: list[Row]) -> list[Row]:
+    """The rows that lack cells or have too many; of a file that was cut in a row, that one and the one before it, which
+    may be of the same setting."""
+    cut = [row for row in rows if None in row or None in row.values()]
+    return cut + (rows[-2:] if rows and not file.read_bytes().endswith(b"\n") else [])
 
 
 def plain_number(text: str) -> str:
@@ -159,6 +168,20 @@ def locked(path: Path):
 
 def refuse_other_config(stored: Path, config: ScriptConfig) -> None:
     """A run goes on only under the config it began with, but for keys that change no number."""
+    changed = changed_keys(stored, config)
+    if changed:
+        raise BadInput(
+            f"results_dir: {shown(stored.parent)} holds a run with another "
+            f"{', '.join(changed)}; give another results_dir, or --overwrite, which moves "
+            "the old run aside.")
+
+
+def changed_keys(stored: Path, config: ScriptConfig) -> list[str]:
+    """The keys in which a run's own config.yaml differs from a config, but for those that change no number.
+
+    Raises:
+        BadInput: the run's is damaged.
+    """
     try:
         old = yaml.safe_load(stored.read_text(encoding="utf-8"))
         if not isinstance(old, dict):
@@ -171,9 +194,4 @@ def refuse_other_config(stored: Path, config: ScriptConfig) -> None:
     except (ValidationError, TypeError):
         pass
     new = config.model_dump(mode="json")
-    changed = [key for key in new if key not in FREE_KEYS and old.get(key) != new[key]]
-    if changed:
-        raise BadInput(
-            f"results_dir: {shown(stored.parent)} holds a run with another "
-            f"{', '.join(changed)}; give another results_dir, or --overwrite, which moves "
-            "the old run aside.")
+    return [key for key in new if key not in FREE_KEYS and old.get(key) != new[key]]

@@ -398,8 +398,20 @@ def read_sequences(key: str, path: str, columns: list[str], device: torch.device
     require_columns(table, ["counterfactual_data"])
     values = {variable: labels_of(table, exchange.variable).to(device)} if exchange.variable else {}
     label = (rule_values(table, rule) if rule else labels_of(table, exchange.label)).to(device)
+    if key == SEQUENCE_KEYS[0] and variable in columns:
+        say_other_exchange(key, table, rule or exchange.label, variable)
     source = sequences_of(table, "counterfactual_data", values, label, key, position, position_key)
     return examples.paired_with(source, Answer(label))
+
+
+def say_other_exchange(key: str, table: pd.DataFrame, label: str | Rule, variable: str) -> None:
+    """Say where the answers after an exchange are those of exchanging another variable: as some of the paper's are."""
+    told = label.replace("CF_Label_", "CF_FN_") if isinstance(label, str) else None
+    words = label[:2] if told is None else str(table[told].iloc[0]).split()[:2] if told in table else []
+    exchanged = [word.removeprefix("counter_") for word in words if word.startswith("counter_")]
+    if exchanged and variable not in exchanged:
+        print(f"{key}: {label if told else ' '.join(label)} is the answer after an exchange of {exchanged[0]}, not of "
+              f"{variable}.")
 
 
 def sequences_of(table, column: str, variables: dict[str, Tensor], labels: Tensor, key: str, position: int,

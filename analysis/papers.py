@@ -1,0 +1,32 @@
+"""Whether a run is the paper's own question, so that its figures may stand beside the published ones."""
+
+from pathlib import Path
+
+import train_algorithmic_models
+from interp.models.loading import model_files
+from interp.runs.config import BadInput, ScriptConfig, load_config, project_path, shown
+from interp.runs.directory import CONFIG, changed_keys
+from interp.runs.record import RECORD, as_written, digests, read_record
+
+SAVED = {"save_models", "model_dir"}  # keys that say what else is kept of a run
+
+
+def why_not_the_papers(run: Path, papers: Path, schema: type[ScriptConfig], training: Path) -> str | None:
+    """Why a run directory is not of the paper's settings and model; nothing where it is.
+
+    papers, training: the configs of the paper's run, of `schema`, and of its model's training. The model is to be the
+    one that a training by that config wrote, unchanged since the run; the data follow from the training's config.
+    """
+    config, trained_by = load_config(papers, schema), load_config(training, train_algorithmic_models.Config)
+    trained = project_path(trained_by.results_dir)
+    try:
+        for folder, wanted, ignored in ((run, config, SAVED), (trained, trained_by, set())):
+            if changed := set(changed_keys(folder / CONFIG, wanted)) - ignored:
+                return f"{shown(folder)} has another {', '.join(sorted(changed))} than {shown(papers)}"
+        now = digests({config.model_path: model_files("model_path", config.model_path)})
+    except BadInput as error:
+        return str(error).rstrip(".")
+    if not as_written(trained, [project_path(config.model_path)]) or (
+            read_record(run / RECORD).get("inputs", {}).get(config.model_path) != now[config.model_path]):
+        return f"{config.model_path} is not, or no longer, the model that {shown(trained)} trained"
+    return None
