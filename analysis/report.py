@@ -80,7 +80,7 @@ SECTIONS = (
         "Where does a language model compute the number of a subject (agreement), of a reflexive's antecedent, of an "
         "object (syntactic number), and does its answer depend on it?"),
         ("SV_Agreement", "Reflexives", "Syntactic_Number", "Language"), "make language", summarize_language,
-        (summarize_agreement, summarize_layers), note="The published values are of GPT-2 small and medium."),
+        (summarize_agreement, summarize_layers)),
     Section("comparison", "The comparison of methods", (
         "All methods are asked one question: exchange what the method takes for the variable between two inputs. Does "
         "the model's answer change as the variable's exchange changes it, and does nothing else?"),
@@ -169,7 +169,8 @@ def fill_section(section: Section, results: Path, runs: list[Run], figures: list
     beside = beside_published(results, runs, published, problems) if published is not None and runs else []
     return {
         "section": section, "tables": tables, "figures": shown_figures, "published": beside,
-        "unpublished": published is not None and not beside and bool(runs),
+        "unpublished": [] if published is None or beside or not runs else sorted(
+            set(published.loc[published["experiment"].isin(section.folders), "task"])),
         "runs": [{"run": run, "command": command_of(run, configs), "account": account(run), "config": config_text(run),
                   "table": None if run.table is None else as_table(run.table, f"results.csv of {run.name}")}
                  for run in runs],

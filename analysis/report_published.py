@@ -1,5 +1,6 @@
 """The published values beside ours, as the report shows them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -28,14 +29,15 @@ def beside_published(results: Path, runs: list[Run], published: pd.DataFrame, pr
               for name, cells in groups.items()]
     tables = [Table(f"How many of our accuracies and shares are within {TOLERANCE} of the published ones. Ours are "
                     "single rows of results, or means over the settings of a run that are published as one", [
-                        "method", "figures", within, beyond, "losses and counts", "largest difference of a share"],
+                        "method", "numbers", within, beyond, "losses and counts", "largest difference of a share"],
                     counts)]
-    columns = ["variable", "component", *[name for name in ("checkpoint",) if name in merged], "metric", "ours",
-               "published", "difference", "judged"]
+    swept = ["checkpoint"] if "checkpoint" in merged and merged["checkpoint"].ne("").any() else []
+    columns = ["variable", "component", *swept, "metric", "ours", "published", "difference", "judged"]
     for name, cells in groups.items():
         cells = cells.iloc[(cells["judged"] != beyond).argsort(kind="stable")]
-        signed = cells["difference"].map(lambda value: f"{value:+.3g}")
-        tables.append(as_table(cells.assign(difference=signed)[columns], f"{name}: ours beside the published"))
+        signed = cells["difference"].map(lambda value: f"{value:+.3f}" if abs(value) >= 5e-4 else f"{value:+.2g}")
+        caption = f"{name}: {(cells['judged'] == beyond).sum()} of {len(cells)} {beyond}"
+        tables.append(replace(as_table(cells.assign(difference=signed)[columns], caption), folded=0))
     return tables
 
 

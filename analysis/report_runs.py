@@ -89,7 +89,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        return str(self.record.get("status", "without an account"))
+        return str(self.record.get("status", "no run.json"))
 
     @property
     def unfinished(self) -> str:

@@ -124,7 +124,7 @@ def read_method(results: Path, run: Run, part: str, labels: dict[str, str]) -> p
 
 def told(mean: float, count: int) -> str:
     """A mean in a cell, with its n where it is one of several."""
-    return f"{mean:.2f}" + (f" (n = {count})" if count > 1 else "")
+    return f"{round(mean, 2) + 0.0:.2f}" + (f" (n = {count})" if count > 1 else "")  # + 0.0: no -0.00
 
 
 def over(counts: pd.DataFrame) -> str:
@@ -159,7 +159,7 @@ def methods_in_words(table: pd.DataFrame, figure: Figure, section: Section) -> s
         last = max(table["checkpoint"].dropna(), key=lambda name: pd.to_numeric(name, errors="coerce"))
         table, at = table[table["checkpoint"] == last], f"At checkpoint {number(last)}: "
     said = [f"{variable}, {COMPONENTS[component]}: " + ", ".join(
-                f"{label} {mean:.2f}"
+                f"{label} {told(mean, 1)}"
                 for label, mean in own.groupby(lambda column: measures[column], sort=False).first().dropna().items())
             for (variable, component), own in table.groupby(["variable", "component"], sort=False)[
                 list(measures)].mean().iterrows()]
@@ -250,20 +250,21 @@ def summarize_board(section: Section, results: Path, runs: list[Run], problems: 
     known = table[table["carried"].notna() & ~summarize_comparison.is_swept(table)]
     board = None
     if known["carried"].any():
-        board = problems.attempt("leaderboard", leaderboard, known, results, [run.name for run in runs])
+        board = problems.attempt("leaderboard", leaderboard, known, results)
     shown = [] if board is None else [Table(
         "Leaderboard: means over cells (a model, site and variable each), with 95 % intervals over models, then pairs; "
-        "controls have no place", [*summarize_comparison.BOARD, "models", "cells"],
-        [[*cells, number(row.models), number(row.cells)]
-         for cells, row in zip(summarize_comparison.as_cells(board), board.itertuples())], folded=50)]
+        "controls have no place", ["method", "place", *summarize_comparison.BOARD[2:], "models", "cells"],
+        [[method, place, *cells, number(row.models), number(row.cells)]
+         for (place, method, *cells), row in zip(summarize_comparison.as_cells(board), board.itertuples())], folded=50)]
     return shown, lambda figure: comparison_in_words(table, board, figure)
 
 
-def leaderboard(known: pd.DataFrame, results: Path, runs: list[str]) -> pd.DataFrame:
+def leaderboard(known: pd.DataFrame, results: Path) -> pd.DataFrame:
     """As summarize_comparison.py wrote it after the runs' last rows; else made here, which takes longer."""
-    written = results / "Comparison" / "figures" / "leaderboard.csv"
-    tables = [results / name / "results.csv" for name in runs]
-    if written.exists() and all(file.stat().st_mtime <= written.stat().st_mtime for file in tables if file.exists()):
+    folder = results / "Comparison"
+    written = folder / "figures" / "leaderboard.csv"
+    tables = [folder / name / "results.csv" for name in known["experiment"].unique()]
+    if written.exists() and all(file.stat().st_mtime <= written.stat().st_mtime for file in tables):
         return read_csv(written)
     return summarize_comparison.leaderboard(known)
 
@@ -299,6 +300,7 @@ def summarize_nothing(section: Section, results: Path, runs: list[Run], problems
 # ------------------------------------------------------------------------------------- figures
 
 TOLD = {  # what the docstrings say in passing only
+    "probe_accuracy_mlp": "circuit, linear and MLP probe, after the MLP",
     "checkpoints": "interchange accuracy over the checkpoints of a training",
     "detection": "how well interchange accuracy tells sites that carry a variable from those that do not (AUROC)",
     "layers": "every method by layer: is the variable read (above), used (below)? IID solid, generalization dashed"}
@@ -316,17 +318,18 @@ def meanings(scripts: tuple[ModuleType, ...]) -> dict[str, str]:
 
 
 def in_words(figure: Figure, known: dict[str, str], run: Run | None) -> str:
-    """What a figure is of, as far as its name and its run tell."""
+    """What a figure is of, as far as its name and its run tell; a sentence."""
     if figure.stem == "curves" and run is not None:
         rows = run.table if run.table is not None else pd.DataFrame()
         ends = ", ".join(f"{split} accuracy {rows[column].mean():.3f}" for split, column in (
             ("train", "train_acc"), ("test", "test_acc"))
             if column in rows and pd.api.types.is_numeric_dtype(rows[column]))
         models = f"mean of {len(rows)} models" if len(rows) > 1 else "one model"
-        return f"Loss and accuracy over the epochs of the training{f'; at the end {ends} ({models})' if ends else ''}"
+        return f"Loss and accuracy over the epochs of the training{f'; at the end {ends} ({models})' if ends else ''}."
     place = Path(figure.name).parent.name
     variable, _, site = figure.stem.rpartition("_resid_")
     after = summarize_comparison.SITES.get(f"resid_{site}")
     heat_map = f"layers and methods, interchange accuracy above and log odds below: {variable}, {after}"
     title = TOLD.get(figure.stem) or known.get(figure.stem) or (heat_map if after else figure.stem).replace("_", " ")
-    return title[0].upper() + title[1:] + (f" ({place.replace('_', ' ')})" if place != "figures" else "")
+    text = title[0].upper() + title[1:] + (f" ({place.replace('_', ' ')})" if place != "figures" else "")
+    return text if text.endswith("?") else f"{text}."
