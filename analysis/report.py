@@ -31,7 +31,7 @@ from analysis import (
 from analysis.compare_with_published import TOLERANCE, read_published
 from analysis.method_figures import RESULTS, run
 from analysis.report_published import beside_published
-from analysis.report_runs import Figure, Problems, Run, account, as_table, find_figures, find_runs
+from analysis.report_runs import Figure, Problems, Run, account, as_table, find_figures, find_runs, is_outdated
 from analysis.report_summaries import (
     CIRCUITS,
     Section,
@@ -165,7 +165,8 @@ def fill_section(section: Section, results: Path, runs: list[Run], figures: list
     for figure in figures:
         caption = in_words(figure, known, by_name.get(str(Path(figure.name).parent)))
         numbers = problems.attempt(figure.name, words, figure) or ""
-        shown_figures.append({"figure": figure, "caption": caption, "numbers": numbers})
+        shown_figures.append({"figure": figure, "caption": caption, "numbers": numbers,
+                              "outdated": is_outdated(figure, runs)})
     beside = beside_published(results, runs, published, problems) if published is not None and runs else []
     return {
         "section": section, "tables": tables, "figures": shown_figures, "published": beside,

@@ -69,6 +69,7 @@ class Figure:
     width: int
     height: int
     stem: str
+    drawn: float  # when, in seconds
 
 
 @dataclass
@@ -82,6 +83,7 @@ class Run:
     others: list[str] = field(default_factory=list)
     settings: int | None = None
     done: int = 0
+    changed: float = 0  # when its results.csv was written last, in seconds
 
     @property
     def id(self) -> str:
@@ -127,6 +129,7 @@ def read_run(folder: Path, name: str, problems: Problems) -> Run:
              if key.endswith("_list") and isinstance(values, list)}
     if (folder / "results.csv").exists():
         run.table = problems.attempt(f"{name}/results.csv", read_results, folder / "results.csv", list(swept))
+        run.changed = (folder / "results.csv").stat().st_mtime
     if run.config:
         run.settings = math.prod(len(values) for values in swept.values())
     if run.table is not None:
@@ -194,7 +197,18 @@ def read_figure(file: Path, name: Path) -> Figure:
     text = io.BytesIO()
     image.quantize(256, dither=Image.Dither.NONE).save(text, "PNG")
     uri = f"data:image/png;base64,{base64.b64encode(text.getvalue()).decode()}"
-    return Figure(name.as_posix(), uri, image.width, image.height, name.stem)
+    return Figure(name.as_posix(), uri, image.width, image.height, name.stem, file.stat().st_mtime)
+
+
+def is_outdated(figure: Figure, runs: list[Run]) -> bool:
+    """Whether a run that a figure is of has got rows since it was drawn.
+
+    FOLDER/figures holds figures of the runs in FOLDER, FOLDER/figures/NAME those of the runs with NAME in their path.
+    """
+    folder, figures, rest = figure.name.rpartition("/")[0].partition("/figures")
+    of = [run for run in runs if figures and f"{run.name}/".startswith(f"{folder}/")
+          and set(rest.split("/")) <= {"", *run.name.split("/")}]
+    return any(run.changed > figure.drawn + 1 for run in of)
 
 
 # ------------------------------------------------------------------------------- tables as text

@@ -236,6 +236,16 @@ def test_real_runs_of_the_methods_and_the_comparison(tiny, tmp_path, report, ana
     assert {path: path.stat().st_mtime_ns for path in results.rglob("*")} == before
 
 
+def test_a_figure_older_than_its_tables_says_so(tmp_path, report):
+    results, old = write_results(tmp_path / "r"), "Its tables have changed since it was drawn"
+    figure, table = results / "Disambiguation/figures/nearest_neighbors.png", "circuit_probing/a2/results.csv"
+    assert old not in report(results)[0].text
+    os.utime(figure, (1, 1))
+    assert old in report(results)[0].text
+    os.utime(results / "Disambiguation" / table, (1, 1))  # what another experiment has since got is no matter
+    assert old not in report(results)[0].text
+
+
 def test_numbers_and_long_tables():
     assert [number(value) for value in (1.0, 0.12345, 0.000012, None, float("nan"), float("inf"), 12, "a", True)] == [
         "1", "0.123", "1.2e-05", "", "", "inf", "12", "a", "True"]
