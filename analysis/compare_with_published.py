@@ -54,6 +54,30 @@ def our_figures(results: Path, published: pd.DataFrame, where: dict[str, str]) -
     return pd.DataFrame(found, columns=COLUMNS)
 
 
+def read_published(file: Path) -> pd.DataFrame:
+    """The published values; raises BadInput where the file is none of these."""
+    if not file.is_file():
+        raise BadInput(f"--published {file}: there is no such file.")
+    published = read_csv(file, keep_default_na=False)
+    if missing := [name for name in COLUMNS if name not in published]:
+        raise BadInput(f"--published {file}: it has no column '{missing[0]}'.")
+    published["value"] = pd.to_numeric(published["value"], errors="coerce")
+    if published["value"].isna().any():
+        raise BadInput(f"--published {file}: its column 'value' must hold numbers only.")
+    return published
+
+
+def put_beside(published: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:
+    """The cells that both have, with the columns published, ours and difference."""
+    merged = published.rename(columns={"value": "published"}).merge(ours.rename(columns={"value": "ours"}),
+                                                                    on=COLUMNS[:-1])
+    return merged.assign(difference=merged["ours"] - merged["published"])
+
+
+def is_share(metric: str) -> bool:
+    return metric.endswith(SHARES)
+
+
 def markdown(merged: pd.DataFrame, tolerance: float) -> str:
     """A section for each method and task, a row for each variable, component and metric."""
     lines = []
@@ -61,8 +85,8 @@ def markdown(merged: pd.DataFrame, tolerance: float) -> str:
         lines += ["", f"## {' '.join(filter(None, [task, method]))}", "",
                   "| variable | component | metric | ours | published | difference |", "|---|---|---|---|---|---|"]
         for _, cell in cells.iterrows():
-            difference = cell["ours"] - cell["published"]
-            mark = " **" if abs(difference) > tolerance and cell["metric"].endswith(SHARES) else ""
+            difference = cell["difference"]
+            mark = " **" if abs(difference) > tolerance and is_share(cell["metric"]) else ""
             beside = "" if pd.isna(difference) else f"{cell['published']:.6g} | {difference:+.4g}{mark}"
             lines.append(f"| {cell['variable']} | {cell['component']} | {cell['metric']} | {cell['ours']:.6g} | "
                          f"{beside or ' | '} |")
@@ -70,6 +94,7 @@ def markdown(merged: pd.DataFrame, tolerance: float) -> str:
 
 
 SHARES = ("acc", "acc_test", "acc_same", "acc_different", "label", "success", "diff")  # figures between 0 and 1
+TOLERANCE = 0.05  # shares that differ by more are marked
 
 
 def main() -> None:
@@ -79,17 +104,10 @@ def main() -> None:
     parser.add_argument("--task", default="", help="only this task of the experiment")
     parser.add_argument("--where", nargs="+", default=[], metavar="KEY=VALUE", help="only rows with these settings")
     parser.add_argument("--results", type=Path, default=PROJECT_ROOT / "Results")
-    parser.add_argument("--tolerance", type=float, default=0.05, help="accuracies that differ by more are marked")
+    parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="accuracies that differ by more are marked")
     parser.add_argument("--out", type=Path, required=True, help="the Markdown file to write")
     options = parser.parse_args()
-    if not options.published.is_file():
-        raise BadInput(f"--published {options.published}: there is no such file.")
-    published = read_csv(options.published, keep_default_na=False)
-    if missing := [name for name in COLUMNS if name not in published]:
-        raise BadInput(f"--published {options.published}: it has no column '{missing[0]}'.")
-    published["value"] = pd.to_numeric(published["value"], errors="coerce")
-    if published["value"].isna().any():
-        raise BadInput(f"--published {options.published}: its column 'value' must hold numbers only.")
+    published = read_published(options.published)
     results, everything = options.results.absolute(), published
     published = published[published["experiment"] == options.experiment]
     if options.task:
@@ -100,8 +118,7 @@ def main() -> None:
     if ours.empty:
         raise BadInput(f"no results of {options.experiment} {options.task} in {shown(results)}; published experiments "
                        f"are {', '.join(sorted(set(everything['experiment'])))}.")
-    keys = COLUMNS[:-1]
-    merged = published.rename(columns={"value": "published"}).merge(ours.rename(columns={"value": "ours"}), on=keys)
+    merged = put_beside(published, ours)
     body = markdown(merged, options.tolerance)
     name = " ".join(filter(None, [options.experiment, options.task, *options.where]))
     about = (f"Published: arXiv 2311.04354. A difference of more than {options.tolerance} between accuracies or shares "

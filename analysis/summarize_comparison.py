@@ -50,22 +50,29 @@ def read_runs(results: Path) -> pd.DataFrame:
     Raises:
         BadInput: there is none, or a table cannot be read.
     """
-    tables = []
-    for file in sorted(results.glob("*/results.csv")):
-        if ".old-" in file.parent.name:  # what --overwrite set aside
-            continue
-        table = read_csv(file)
-        check_columns(file, table, "compare_methods.py", WORDS, NUMBERS)
-        unknown = table.loc[~table["method"].isin(method_names()), "method"]
-        if len(unknown):
-            raise BadInput(f"{shown(file)}: row {unknown.index[0] + 2} is of the method '{unknown.iloc[0]}', which is "
-                           "not in interp/methods/interchange.")
-        carried = table["carried"].map({True: True, False: False, "True": True, "False": False})
-        tables.append(table.assign(experiment=file.parent.name, model=model_of(file, table), carried=carried))
+    tables = [read_run(file) for file in sorted(results.glob("*/results.csv"))
+              if ".old-" not in file.parent.name]  # what --overwrite set aside
     if not tables:
         raise BadInput(f"nothing to draw in {shown(results)}: it has no */results.csv; 'python compare_methods.py "
                        "--config configs/Comparison/Disambiguation.yaml' makes one.")
     return pd.concat(tables, ignore_index=True)
+
+
+def read_run(file: Path) -> pd.DataFrame:
+    """The results.csv of one run, as read_runs gives it; raises BadInput where it is no table of a comparison."""
+    table = read_csv(file)
+    check_columns(file, table, "compare_methods.py", WORDS, NUMBERS)
+    unknown = table.loc[~table["method"].isin(method_names()), "method"]
+    if len(unknown):
+        raise BadInput(f"{shown(file)}: row {unknown.index[0] + 2} is of the method '{unknown.iloc[0]}', which is "
+                       "not in interp/methods/interchange.")
+    carried = table["carried"].map({True: True, False: False, "True": True, "False": False})
+    return table.assign(experiment=file.parent.name, model=model_of(file, table), carried=carried)
+
+
+def is_swept(table: pd.DataFrame) -> pd.Series:
+    """Which rows are of a sweep over checkpoints: these are followed over training, and are not on the leaderboard."""
+    return table["checkpoint"].notna() if "checkpoint" in table else pd.Series(False, index=table.index)
 
 
 def model_of(file: Path, table: pd.DataFrame) -> pd.Series:
@@ -121,21 +128,26 @@ def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
     return found.drop(columns="control").reset_index(drop=True)
 
 
-def as_markdown(board: pd.DataFrame) -> str:
-    """The leaderboard as a page has it: a mean with its 95 % interval in one cell."""
+BOARD = ["", "method", "sees", "iia, carried", "isolate, carried", "disentangle", "iia, not carried", "highest",
+         "change", "rank", "AUROC"]
+
+
+def as_cells(board: pd.DataFrame) -> list[list[str]]:
+    """The leaderboard as a page has it, below the columns BOARD: a mean with its 95 % interval in one cell."""
     def cell(row, name: str, digits: int = 2) -> str:
         if pd.isna(row[name]):
             return ""
         interval = f" [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]" if f"{name}_low" in row else ""
         return f"{row[name]:.{digits}f}{interval}"
 
-    lines = ["|  | method | sees | iia, carried | isolate, carried | disentangle | iia, not carried | highest | "
-             "change | rank | AUROC |", "|---" * 11 + "|"]
-    for _, row in board.iterrows():
-        cells = [cell(row, "place", 0), row["method"], row["sees"], *(cell(row, name) for name in (
-            "iia_carried", "isolate_carried", "disentangle_carried", "iia_not_carried", "iia_not_carried_max",
-            "change_carried")), cell(row, "rank_carried", 0), cell(row, "auroc")]
-        lines.append(f"| {' | '.join(cells)} |")
+    return [[cell(row, "place", 0), row["method"], row["sees"], *(cell(row, name) for name in (
+        "iia_carried", "isolate_carried", "disentangle_carried", "iia_not_carried", "iia_not_carried_max",
+        "change_carried")), cell(row, "rank_carried", 0), cell(row, "auroc")] for _, row in board.iterrows()]
+
+
+def as_markdown(board: pd.DataFrame) -> str:
+    lines = [f"| {' | '.join(cells)} |" for cells in (BOARD, *as_cells(board))]
+    lines.insert(1, "|---" * len(BOARD) + "|")
     return "\n".join(lines) + "\n"
 
 
@@ -286,7 +298,7 @@ def main() -> None:
     if "rank_among_random" in table:  # p values among random draws, corrected over the sites of a run
         write_text(out / "sites.csv", table.assign(p_holm=table.groupby(["experiment", "method"])[
             "rank_among_random"].transform(lambda p: holm(p.to_numpy(float)))).to_csv(index=False))
-    swept = table["checkpoint"].notna() if "checkpoint" in table else pd.Series(False, index=table.index)
+    swept = is_swept(table)
     for experiment, own in table[swept].groupby("experiment"):
         draw_checkpoints(own, experiment, out / experiment / "checkpoints")
     known = table[table["carried"].notna() & ~swept]

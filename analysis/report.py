@@ -1,0 +1,238 @@
+"""One page of all results that there are: figures, tables, runs, and what is missing.
+
+    python analysis/report.py [--results DIR] [--out report.html] [--published results.csv]
+
+Reads whatever lies in DIR (Results) and writes one HTML file (DIR/report.html) that needs nothing else: no network, no
+other file. A file that cannot be read is named in the page; what is missing, with the command that makes it. With
+--published, a CSV as compare_with_published.py takes it, ours stand beside the published values. Nothing in DIR but the
+page is written, and nothing is deleted.
+"""
+
+import argparse
+import re
+import shlex
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from analysis import (
+    summarize_agreement,
+    summarize_comparison,
+    summarize_disambiguation,
+    summarize_grokking,
+    summarize_layers,
+    summarize_model_overlap,
+    summarize_shared_nodes,
+)
+from analysis.compare_with_published import TOLERANCE, read_published
+from analysis.method_figures import RESULTS, run
+from analysis.report_published import beside_published
+from analysis.report_runs import Figure, Problems, Run, account, as_table, find_figures, find_runs, is_outdated
+from analysis.report_summaries import (
+    CIRCUITS,
+    Section,
+    in_words,
+    meanings,
+    summarize_board,
+    summarize_language,
+    summarize_methods,
+    summarize_nothing,
+)
+from interp.methods.table import METHODS
+from interp.runs.config import CONFIGS, PROJECT_ROOT, TRAINING, BadInput, project_path, shipped_configs, shown
+from interp.runs.files import write_text
+
+TEMPLATE = "report.html.jinja"
+GLOSSARY = PROJECT_ROOT / "docs" / "glossary.md"
+HUB = ("save_models", "medium", "small")  # in the names of configs of GPT-2, which is on the hub: optional
+
+
+SECTIONS = (
+    Section("quickstart", "Quickstart", (
+        "In a model that is trained for two minutes on a² - b² mod 113: which neurons compute a² and -b², and does the "
+        "model need them?"), ("Quickstart",), "make quickstart", summarize_methods, (summarize_disambiguation,),
+        {"": summarize_disambiguation.VARIABLES}),
+    Section("experiment-1", "Experiment 1: which algorithm did the model learn?", (
+        "A model answers a² - b² mod 113. It can add a² and -b², or multiply a+b and a-b. Five methods look for each "
+        "of the four variables: is it there, and does the model use it?"),
+        ("Disambiguation", "Train_Algorithmic_Models/Disambiguation", "Train_Algorithmic_Models/Disambiguation-seeds"),
+        "make experiment1", summarize_methods, (summarize_disambiguation,), {"": summarize_disambiguation.VARIABLES}, (
+            "Most figures that differ are of what the MLP does with the variables, which changes within a few hundred "
+            "epochs of one training; docs/README.md, 'Why a figure of Experiment 1 may differ', has the evidence.")),
+    Section("experiment-2", "Experiment 2: are variables shared between tasks?", (
+        "One model answers a mod 29 + b mod 31 and a mod 29 + b mod 23. Is a mod 29, which both tasks need, computed "
+        "by the same neurons for both?"), ("Shared_Nodes", "Train_Algorithmic_Models/Shared_Nodes"), "make experiment2",
+        summarize_methods, (summarize_shared_nodes, summarize_model_overlap), summarize_shared_nodes.TASKS, (
+            "Figures that differ are of kinds that move as much between checkpoints of one training: "
+            "docs/reproducing.md.")),
+    Section("experiment-3", "Experiment 3: does a circuit form before the model groks?", (
+        "A model of a² + b mod 113 first knows its training examples by heart, and answers new ones much later. Does "
+        "the circuit for a² form before that? b², which the task does not need, is the control."),
+        ("Grokking", "Train_Algorithmic_Models/Grokking"), "make experiment3", summarize_methods, (summarize_grokking,),
+        {"": summarize_grokking.VARIABLES}, (
+            "When exactly a model groks depends on rounding, so that figures at one epoch differ while the order "
+            "of events does not: docs/reproducing.md.")),
+    Section("experiment-4", "Experiment 4: language models", (
+        "Where does a language model compute the number of a subject (agreement), of a reflexive's antecedent, of an "
+        "object (syntactic number), and does its answer depend on it?"),
+        ("SV_Agreement", "Reflexives", "Syntactic_Number", "Language"), "make language", summarize_language,
+        (summarize_agreement, summarize_layers)),
+    Section("comparison", "The comparison of methods", (
+        "All methods are asked one question: exchange what the method takes for the variable between two inputs. Does "
+        "the model's answer change as the variable's exchange changes it, and does nothing else?"),
+        ("Comparison",), "make comparison", summarize_board, (summarize_comparison,)),
+)
+OWN = Section("own-runs", "Own runs", "Everything else in the folder: runs that no config of the project writes.", (),
+              "", summarize_nothing)
+
+
+# ------------------------------------------------------------------------------ what is missing
+
+def configs_by_results() -> dict[str, tuple[str, str]]:
+    """The script and the file of each shipped config, by its folder of results, relative to Results/.
+
+    The paper's configs of single checkpoints are left out: the sweeps compute the same.
+    """
+    found = {}
+    for file, values in shipped_configs():
+        folder = project_path(str(values.get("results_dir", "")))
+        single = file.is_relative_to(CONFIGS / "Grokking") and len(file.relative_to(CONFIGS).parts) > 3
+        if folder.is_relative_to(RESULTS) and not single:
+            found.setdefault(folder.relative_to(RESULTS).as_posix(), (script_of(file, values), shown(file)))
+    return found
+
+
+def script_of(file: Path, values: dict[str, Any]) -> str:
+    """The script that a shipped config is for."""
+    method = next((METHODS[name].script for name in file.parts if name in METHODS), None)
+    if method:
+        return method
+    if TRAINING in file.parts or {"data_dir", "num_epochs"} <= set(values):
+        return "train_algorithmic_models.py"
+    return next((script for name, script in {"Comparison": "compare_methods.py",
+                                             "Language": "generate_language_data.py"}.items() if name in file.parts),
+                "circuit_probing.py")
+
+
+def missing_runs(section: Section, runs: list[Run], configs: dict[str, tuple[str, str]]) -> list[tuple[str, str]]:
+    """What runs of a section are not there, those of one script and folder together, with their command."""
+    there, groups = {run.name for run in runs}, {}
+    for name, (script, file) in configs.items():
+        if section.holds(name) and name not in there and not set(re.split(r"[/.-]", file)) & set(HUB):
+            groups.setdefault((script, Path(file).parent), []).append((name, file))
+    return [(", ".join(name for name, _ in group), f"python {script} --config {' '.join(file for _, file in group)}")
+            for (script, _), group in groups.items()]
+
+
+def missing_figures(section: Section, results: Path, runs: list[Run], figures: list[Figure]) -> list[tuple[str, str]]:
+    """Experiments, and runs of language models, that have tables and no figures, with the command that draws these."""
+    def draw(script: str, folder: str, options: str = "") -> tuple[str, str]:
+        at = shown(results / folder)
+        return f"figures of {folder}", f"python analysis/{script}.py{options} --results {shlex.quote(at)}"
+
+    drawn = {str(Path(figure.name).parent) for figure in figures}
+    done = [run.name for run in runs if run.table is not None and len(run.table)]
+    if section.id == "own-runs":
+        return []
+    if section.id != "experiment-4":
+        folder, script = section.folders[0], section.scripts[0].__name__.rpartition(".")[2]
+        tables = any(name.startswith(f"{folder}/") and name != f"{folder}/training" for name in done)
+        done_with = any(name.startswith(f"{folder}/figures") for name in drawn)
+        return [draw(script, folder)] if tables and not done_with else []
+    found, models = [], set()
+    for experiment, _, rest in (name.partition("/") for name in done):
+        method, _, model = rest.partition("/")
+        if experiment in CIRCUITS and not model and f"{experiment}/{method}/figures" not in drawn:
+            found.append(draw(CIRCUITS[experiment][0].__name__.rpartition(".")[2], f"{experiment}/{method}"))
+        if experiment == "SV_Agreement" and method in METHODS and f"{experiment}/figures/{model}" not in drawn:
+            models.add(model)
+    return found + [draw("summarize_layers", "SV_Agreement", f" --model {shlex.quote(model)}")
+                    for model in sorted(models)]
+
+
+# ------------------------------------------------------------------------------------ the page
+
+def fill_section(section: Section, results: Path, runs: list[Run], figures: list[Figure],
+                 configs: dict[str, tuple[str, str]], published: pd.DataFrame | None, problems: Problems) -> dict:
+    """What the template shows of a section."""
+    tables, words = section.summarize(section, results, runs, problems)
+    known, by_name = meanings(section.scripts), {run.name: run for run in runs}
+    shown_figures = []
+    for figure in figures:
+        caption = in_words(figure, known, by_name.get(str(Path(figure.name).parent)))
+        numbers = problems.attempt(figure.name, words, figure) or ""
+        shown_figures.append({"figure": figure, "caption": caption, "numbers": numbers,
+                              "outdated": is_outdated(figure, runs)})
+    beside = beside_published(results, runs, published, problems) if published is not None and runs else []
+    return {
+        "section": section, "tables": tables, "figures": shown_figures, "published": beside,
+        "unpublished": [] if published is None or beside or not runs else sorted(
+            set(published.loc[published["experiment"].isin(section.folders), "task"])),
+        "runs": [{"run": run, "command": command_of(run, configs), "account": account(run), "config": config_text(run),
+                  "table": None if run.table is None else as_table(run.table, f"results.csv of {run.name}")}
+                 for run in runs],
+        "missing": missing_runs(section, runs, configs) + missing_figures(section, results, runs, figures)}
+
+
+def command_of(run: Run, configs: dict[str, tuple[str, str]]) -> str:
+    """The command that makes a run, or goes on with it; nothing where no shipped config writes it."""
+    script, file = configs.get(run.name, ("", ""))
+    return f"python {script} --config {file}" if file else ""
+
+
+def config_text(run: Run) -> str:
+    return yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True, width=100) if run.config else ""
+
+
+def glossary() -> list[tuple[str, str]]:
+    """Words and meanings of the project's glossary."""
+    text = GLOSSARY.read_text(encoding="utf-8") if GLOSSARY.exists() else ""
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| [^|]+ \|$", text, re.MULTILINE)
+    return [(word, meaning.replace("`", "")) for word, meaning in rows if word != "word"]
+
+
+def build(results: Path, published: pd.DataFrame | None) -> tuple[str, dict[str, Any]]:
+    """The page's HTML, and what it was made of."""
+    problems = Problems()
+    runs, figures, configs = find_runs(results, problems), find_figures(results, problems), configs_by_results()
+    parts = []
+    for section in (*SECTIONS, OWN):
+        def own(name: str, section: Section = section) -> bool:
+            taken = any(other.holds(name) for other in SECTIONS)
+            return not taken if section is OWN else section.holds(name)
+        parts.append(fill_section(section, results, [run for run in runs if own(run.name)],
+                                  [figure for figure in figures if own(figure.name)], configs, published, problems))
+    values = {"parts": parts, "problems": problems, "runs": runs, "figures": figures, "words": glossary(),
+              "unfinished": [run for run in runs if run.unfinished], "results": shown(results), "tolerance": TOLERANCE,
+              "elsewhere": results != RESULTS, "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"}
+    template = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+                           trim_blocks=True, lstrip_blocks=True).get_template(TEMPLATE)
+    return template.render(values), values
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder to read")
+    parser.add_argument("--out", type=Path, help="the HTML file to write; default: RESULTS/report.html")
+    parser.add_argument("--published", type=Path, help="a CSV of published values, to stand beside ours")
+    options = parser.parse_args()
+    results = options.results.absolute()
+    if not results.is_dir():
+        raise BadInput(f"--results {options.results}: there is no such folder.")
+    out = (options.out or results / "report.html").absolute()
+    if out.is_dir():
+        raise BadInput(f"--out {options.out}: this is a folder; give the name of a file.")
+    published = None if options.published is None else read_published(options.published)
+    page, values = build(results, published)
+    write_text(out, page)
+    print(f"{shown(out)}: {len(values['runs'])} runs, {len(values['unfinished'])} of them unfinished, "
+          f"{len(values['figures'])} figures, {len(values['problems'])} files that could not be read, "
+          f"{len(page.encode()) / 1e6:.1f} MB.")
+
+
+if __name__ == "__main__":
+    run("report", main)

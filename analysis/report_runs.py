@@ -1,0 +1,242 @@
+"""What the report reads: runs with their accounts, and figures; and tables as the page shows them.
+
+Whatever lies in the folder, a page must come of it: a file that cannot be read becomes a `Problem` with its name.
+"""
+
+import base64
+import io
+import math
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+from PIL import Image, UnidentifiedImageError
+
+from analysis.method_figures import read_csv
+from interp.runs.config import BadInput, read_yaml
+from interp.runs.directory import CONFIG
+from interp.runs.record import RECORD, read_record
+
+ROWS_AT_MOST = 100  # of one table; the file has the rest
+PIXELS_AT_MOST = 2200  # a figure's width
+PASSED_OVER = ("figures", "times", "qualitative")  # folders that hold no runs
+
+T = TypeVar("T")
+
+
+class Problems(list[str]):
+    """What could not be read, one sentence each; said on stderr too."""
+
+    def add(self, sentence: str) -> None:
+        if sentence not in self:
+            print(sentence, file=sys.stderr)
+            self.append(sentence)
+
+    def attempt(self, what: str, make: Callable[..., T], *arguments: Any) -> T | None:
+        """make(*arguments), or None and a problem: a damaged file costs the page what is made of it, and no more."""
+        try:
+            return make(*arguments)
+        except (BadInput, OSError) as error:
+            self.add(f"{what}: {error}")
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+            # a foreign table can break a summary in any of these ways, and which one tells the reader nothing
+            self.add(f"{what}: its contents are not what such a file holds ({type(error).__name__}: {error}).")
+        return None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in cells. left_out: rows beyond those shown. common: what all rows have in common. folded: if longer."""
+
+    caption: str
+    columns: list[str]
+    rows: list[list[str]]
+    left_out: int = 0
+    common: str = ""
+    folded: int = 12
+
+
+@dataclass(frozen=True)
+class Figure:
+    name: str  # its file, relative to the results
+    data: str  # a data URI
+    width: int
+    height: int
+    stem: str
+    drawn: float  # when, in seconds
+
+
+@dataclass
+class Run:
+    """A run directory. name: relative to the results. settings: how many its config asks for, None if it is unknown."""
+
+    name: str
+    table: pd.DataFrame | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+    settings: int | None = None
+    done: int = 0
+    changed: float = 0  # when its results.csv was written last, in seconds
+
+    @property
+    def id(self) -> str:
+        return "run-" + "".join(letter if letter.isalnum() else "-" for letter in self.name)
+
+    @property
+    def status(self) -> str:
+        return str(self.record.get("status", "no run.json"))
+
+    @property
+    def unfinished(self) -> str:
+        """Why it is not finished, or nothing."""
+        reasons = {"running": f"running since {when(self.record.get('start'))}, or killed", "failed": "failed",
+                   "interrupted": "interrupted"}
+        told = [reasons[self.status]] if self.status in reasons else []
+        if self.settings is not None and self.done < self.settings:
+            told.append(f"{self.done} of {self.settings} settings have rows")
+        elif self.table is None:
+            told.append("no results.csv that can be read")
+        return "; ".join(told)
+
+
+def find_runs(results: Path, problems: Problems) -> list[Run]:
+    """All runs below a folder, but those that --overwrite set aside."""
+    runs = []
+    for folder, folders, files in os.walk(results):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and ".old-" not in name
+                            and name not in PASSED_OVER)
+        if {CONFIG, RECORD, "results.csv"} & set(files) and Path(folder) != results:
+            runs.append(read_run(Path(folder), Path(folder).relative_to(results).as_posix(), problems))
+    return runs
+
+
+def read_run(folder: Path, name: str, problems: Problems) -> Run:
+    run = Run(name, others=sorted(file.name for file in folder.glob("*.csv") if file.stem != "results"))
+    if (folder / CONFIG).exists():
+        run.config = problems.attempt(f"{name}/{CONFIG}", read_yaml, folder / CONFIG) or {}
+    if (folder / RECORD).exists():
+        run.record = read_record(folder / RECORD)
+        if not run.record:
+            problems.add(f"{name}/{RECORD}: it is damaged, so nothing is known of when and with what the run was made.")
+    swept = {key.removesuffix("_list"): values for key, values in run.config.items()
+             if key.endswith("_list") and isinstance(values, list)}
+    if (folder / "results.csv").exists():
+        run.table = problems.attempt(f"{name}/results.csv", read_results, folder / "results.csv", list(swept))
+        run.changed = (folder / "results.csv").stat().st_mtime
+    if run.config:
+        run.settings = math.prod(len(values) for values in swept.values())
+    if run.table is not None:
+        run.done = len(run.table[list(swept)].drop_duplicates()) if swept else min(1, len(run.table))
+    return run
+
+
+def read_results(file: Path, settings: list[str]) -> pd.DataFrame:
+    table = read_csv(file)
+    if missing := [name for name in settings if name not in table]:
+        raise BadInput(f"it is damaged or another run's: its config sweeps '{missing[0]}', and it has no such column.")
+    return table
+
+
+def account(run: Run) -> list[tuple[str, str]]:
+    """With what, from when to when and on what a run was made, a name and a text each."""
+    record, packages = run.record, run.record.get("packages")
+    earlier = record.get("earlier")
+    entries = {
+        "status": run.status + (f" ({run.unfinished})" if run.unfinished else ""),
+        "started": when(record.get("start")), "ended": when(record.get("end")), "took": duration(record),
+        "started before": f"{len(earlier)} times, whose rows stay" if isinstance(earlier, list) and earlier else None,
+        "code version": record.get("code_version"),
+        "packages": ", ".join(f"{name} {version}" for name, version in packages.items())
+                    if isinstance(packages, dict) else None,
+        "machine": " ".join(str(record[key]) for key in ("device", "device_name") if record.get(key)),
+        "threads": record.get("threads"), "other tables of the run": ", ".join(run.others)}
+    return [(name, str(value)) for name, value in entries.items() if value not in (None, "")]
+
+
+def when(time: Any) -> str:
+    """A time of run.json to the minute; as it stands where it is none."""
+    try:
+        return f"{datetime.fromisoformat(time):%Y-%m-%d %H:%M %Z}"
+    except (TypeError, ValueError):
+        return str(time or "")
+
+
+def duration(record: dict[str, Any]) -> str | None:
+    """Of the last start."""
+    try:
+        seconds = (datetime.fromisoformat(record["end"]) - datetime.fromisoformat(record["start"])).total_seconds()
+    except (KeyError, TypeError, ValueError):  # no end yet, or edited by hand
+        return None
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+
+
+def find_figures(results: Path, problems: Problems) -> list[Figure]:
+    """All PNG files below a folder, but those that --overwrite set aside."""
+    names = sorted(file.relative_to(results) for file in results.rglob("*.png"))
+    kept = [name for name in names if not any(part.startswith(".") or ".old-" in part for part in name.parts)]
+    found = [problems.attempt(name.as_posix(), read_figure, results / name, name) for name in kept]
+    return [figure for figure in found if figure]
+
+
+def read_figure(file: Path, name: Path) -> Figure:
+    """A PNG as a data URI, in 256 colours: a third of the size, and hardly to be told from the file."""
+    try:
+        with Image.open(file) as image:
+            image = image.convert("RGB")
+    except (UnidentifiedImageError, SyntaxError, Image.DecompressionBombError):  # what PIL says of damaged PNGs
+        raise BadInput("this is no image, or a damaged one.") from None
+    if image.width > PIXELS_AT_MOST:
+        image.thumbnail((PIXELS_AT_MOST, image.height))
+    text = io.BytesIO()
+    image.quantize(256, dither=Image.Dither.NONE).save(text, "PNG")
+    uri = f"data:image/png;base64,{base64.b64encode(text.getvalue()).decode()}"
+    return Figure(name.as_posix(), uri, image.width, image.height, name.stem, file.stat().st_mtime)
+
+
+def is_outdated(figure: Figure, runs: list[Run]) -> bool:
+    """Whether a run that a figure is of has got rows since it was drawn.
+
+    FOLDER/figures holds figures of the runs in FOLDER, FOLDER/figures/NAME those of the runs with NAME in their path.
+    """
+    folder, figures, rest = figure.name.rpartition("/")[0].partition("/figures")
+    of = [run for run in runs if figures and f"{run.name}/".startswith(f"{folder}/")
+          and set(rest.split("/")) <= {"", *run.name.split("/")}]
+    return any(run.changed > figure.drawn + 1 for run in of)
+
+
+# ------------------------------------------------------------------------------- tables as text
+
+def number(value: Any) -> str:
+    """A cell as the page shows it: three decimals, or three digits where these would say nothing."""
+    if value is None or value is pd.NA or (isinstance(value, (float, np.floating)) and math.isnan(value)):
+        return ""
+    if not isinstance(value, (float, np.floating)):
+        return str(value)
+    if float(value).is_integer() and abs(value) < 1e6:
+        return f"{value:.0f}"
+    return f"{value:.3f}" if 1e-3 <= abs(value) < 1e5 else f"{value:.3g}"
+
+
+def as_table(frame: pd.DataFrame, caption: str) -> Table:
+    """The first rows of a table; a single row stands on end, and columns that never vary stand above."""
+    columns = [str(name) for name in frame.columns]
+    shown = [[number(value) for value in row] for row in frame.head(ROWS_AT_MOST).itertuples(index=False, name=None)]
+    if len(frame) == 1:
+        return Table(caption, ["column", "value"], [list(pair) for pair in zip(columns, shown[0])])
+    constant = [frame.iloc[:, i].nunique(dropna=False) <= 1 for i in range(len(columns))]
+    if not len(frame) or all(constant):
+        constant = [False] * len(columns)
+    same = [f"{name} {shown[0][i]}" for i, name in enumerate(columns) if constant[i] and shown[0][i]]
+    empty = [name for i, name in enumerate(columns) if constant[i] and not shown[0][i]]
+    common = "; ".join([*[f"the same in all rows: {', '.join(same)}"] * bool(same),
+                        *[f"empty in all rows: {', '.join(empty)}"] * bool(empty)])
+    kept = [i for i in range(len(columns)) if not constant[i]]
+    return Table(caption, [columns[i] for i in kept], [[row[i] for i in kept] for row in shown],
+                 len(frame) - len(shown), common)

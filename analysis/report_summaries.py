@@ -1,0 +1,335 @@
+"""What the report says of each experiment: headline tables, and figures in words."""
+
+import re
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+
+from analysis import (
+    language_figures,
+    summarize_agreement,
+    summarize_comparison,
+    summarize_disambiguation,
+    summarize_grokking,
+    summarize_layers,
+    summarize_reflexives,
+    summarize_shared_nodes,
+    summarize_syntactic_number,
+)
+from analysis.method_figures import (
+    COMPONENTS,
+    NEIGHBORS,
+    PROBES,
+    THERE,
+    USED,
+    check_columns,
+    present,
+    read_csv,
+    tidy,
+)
+from analysis.report_runs import ROWS_AT_MOST, Figure, Problems, Run, Table, as_table, number
+from interp.methods.table import BEFORE_AND_AFTER, METHODS
+
+NUMBERS_AT_MOST = 12  # in the words of one figure
+SUBLAYERS_AT_MOST = 12
+Summary = tuple[list[Table], Callable[[Figure], str]]  # the headline tables, and a figure's numbers in words
+
+
+@dataclass(frozen=True)
+class Section:
+    """One experiment. folders: of its results. parts: its tasks' variables by folder, and how figures call them.
+
+    command: makes all of it. scripts: those that draw it; their docstrings say what each figure shows.
+    """
+
+    id: str
+    title: str
+    question: str
+    folders: tuple[str, ...]
+    command: str
+    summarize: Callable[["Section", Path, list[Run], Problems], Summary]
+    scripts: tuple[ModuleType, ...] = ()
+    parts: dict[str, dict[str, str]] = field(default_factory=dict)
+    note: str = ""
+
+    def holds(self, name: str) -> bool:
+        return any(name == folder or name.startswith(f"{folder}/") for folder in self.folders)
+
+
+# ---------------------------------------------------------------- Experiments 1 to 3, and the quickstart
+
+def summarize_methods(section: Section, results: Path, runs: list[Run], problems: Problems) -> Summary:
+    """Each method's headline figures for each variable, after attention and after the MLP."""
+    parts = [problems.attempt(f"{run.name}/results.csv", read_method, results, run, part, labels)
+             for part, labels in section.parts.items() for run in in_order(runs, labels)
+             if run.table is not None and is_of_method(run.name, section.folders[0], part)]
+    parts = [part for part in parts if part is not None and len(part)]
+    if not parts:
+        return [], lambda figure: ""
+    table = pd.concat(parts, ignore_index=True)
+    keys = [key for key in ("task", "checkpoint", "variable", "component") if key in table]
+    measures = present(table, THERE | USED)
+    table[keys] = table[keys].fillna("")
+    means, counts = table.groupby(keys, sort=False)[list(measures)].mean(), table.groupby(keys, sort=False)[
+        list(measures)].count()
+    if "checkpoint" in keys:
+        means = means.sort_index(level="checkpoint", sort_remaining=False, kind="stable",
+                                 key=lambda level: pd.to_numeric(level, errors="coerce"))
+    labels = list(dict.fromkeys(measures.values()))
+    rows = []
+    for key, own in means.iterrows():
+        key = key if isinstance(key, tuple) else (key,)
+        rows.append([COMPONENTS.get(str(word), number(word)) for word in key] + [
+            next((told(own[column], counts.loc[key, column]) for column, name in measures.items()
+                  if name == label and pd.notna(own[column])), "") for label in labels])
+    seeds = sorted({number(seed) for column in table if column.endswith(":model_seed")
+                    for seed in table[column].dropna().unique()})
+    names = {"component": "after"}
+    caption = ("Each method's headline figures on test, " + over(counts) + (
+        f"; model seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}" if seeds else ""))
+    left_out = max(0, len(rows) - ROWS_AT_MOST)
+    return ([Table(caption, [names.get(key, key) for key in keys] + labels, rows[:ROWS_AT_MOST], left_out, folded=24)],
+            lambda figure: methods_in_words(table, figure, section))
+
+
+def in_order(runs: list[Run], labels: dict[str, str]) -> list[Run]:
+    """Runs by variable, in the order of figures; those of the reader's own variables come last."""
+    names = list(labels)
+    return sorted(runs, key=lambda run: names.index(name) if (name := run.name.rpartition("/")[2]) in labels else len(
+        names))
+
+
+def is_of_method(name: str, folder: str, part: str) -> bool:
+    words = name.removeprefix("/".join(filter(None, [folder, part])) + "/").split("/")
+    return len(words) == 2 and words[0] in METHODS
+
+
+def read_method(results: Path, run: Run, part: str, labels: dict[str, str]) -> pd.DataFrame:
+    method, variable = run.name.split("/")[-2:]
+    numbers = {column.partition(":")[2] for column in THERE | USED | NEIGHBORS | PROBES}
+    numbers |= {column for pair in BEFORE_AND_AFTER for column in pair}
+    file = results / run.name / "results.csv"
+    if run.table.empty:
+        return pd.DataFrame()
+    check_columns(file, run.table, METHODS[method].script, [METHODS[method].place],
+                  [column for column in run.table if column in numbers])
+    named = tidy(run.table.copy(), method).assign(variable=labels.get(variable, variable))
+    return named.assign(task=part.replace("_", " ")) if part else named
+
+
+def told(mean: float, count: int) -> str:
+    """A mean in a cell, with its n where it is one of several."""
+    return f"{round(mean, 2) + 0.0:.2f}" + (f" (n = {count})" if count > 1 else "")  # + 0.0: no -0.00
+
+
+def over(counts: pd.DataFrame) -> str:
+    return ("each of a single row of results" if counts.to_numpy().max() <= 1 else
+            "each of a single row of results, or the mean of n settings where it says so")
+
+
+def measures_of(figure: Figure) -> dict[str, str]:
+    """The columns that a figure of the methods shows, with their labels."""
+    component = figure.stem.rpartition("_")[2]
+    if "Grokking" in figure.name and figure.stem in summarize_grokking.FIGURES:
+        return summarize_grokking.FIGURES[figure.stem][2]
+    if figure.stem.startswith("ablation_") and component in COMPONENTS:
+        return summarize_shared_nodes.ablation_measures(summarize_shared_nodes.FIRST_MAP[component])
+    return {"nearest_neighbors": NEIGHBORS, "ablation": summarize_disambiguation.ABLATION,
+            "there_and_used": THERE | USED,
+            "probe_accuracy_attn": PROBES, "probe_accuracy_mlp": PROBES}.get(figure.stem, {})
+
+
+def methods_in_words(table: pd.DataFrame, figure: Figure, section: Section) -> str:
+    """The numbers of a figure, from the tables; of a sweep those of the last checkpoint."""
+    component, measures = figure.stem.rpartition("_")[2], present(table, measures_of(figure))
+    if component in COMPONENTS:
+        table = table[table["component"] == component]
+    task = next((part.replace("_", " ") for part in section.parts if part and f"/{part}/" in figure.name), None)
+    if task:
+        table = table[table["task"] == task]
+    if not measures or table.empty:
+        return ""
+    at = ""
+    if "checkpoint" in table:
+        last = max(table["checkpoint"].dropna(), key=lambda name: pd.to_numeric(name, errors="coerce"))
+        table, at = table[table["checkpoint"] == last], f"At checkpoint {number(last)}: "
+    said = [f"{variable}, {COMPONENTS[component]}: " + ", ".join(
+                f"{label} {told(mean, 1)}"
+                for label, mean in own.groupby(lambda column: measures[column], sort=False).first().dropna().items())
+            for (variable, component), own in table.groupby(["variable", "component"], sort=False)[
+                list(measures)].mean().iterrows()]
+    few = max(1, NUMBERS_AT_MOST // max(1, len(set(measures.values()))))
+    return at + "; ".join(said[:few]) + ("; the table above has the rest" if len(said) > few else "") + "."
+
+
+# ---------------------------------------------------------------------------- language models
+
+CIRCUITS = {  # by folder of results: the script that draws a run's circuits and the run's task
+    "SV_Agreement": (summarize_agreement, "agreement"), "Reflexives": (summarize_reflexives, "reflexive"),
+    "Syntactic_Number": (summarize_syntactic_number, "syntactic_number")}
+
+
+def summarize_language(section: Section, results: Path, runs: list[Run], problems: Problems) -> Summary:
+    """Of each model, every method by layer, and the sublayers whose circuits matter most."""
+    tables, words = [], {}
+    layered = sorted({run.name.split("/")[2] for run in runs if run.table is not None
+                      and run.name.startswith("SV_Agreement/") and len(run.name.split("/")) == 3
+                      and run.name.split("/")[1] in METHODS})
+    for model in layered:
+        rows = problems.attempt(f"SV_Agreement, {model}", collect_layers, results / "SV_Agreement", model)
+        if rows is not None:
+            flat = summarize_layers.as_table(rows)
+            flat.columns = [f"{label} ({summarize_layers.SETS[name]})" for label, name in flat.columns]
+            seeds = seeds_of(run for run in runs if run.name.endswith(f"/{model}"))
+            tables.append(as_table(flat.reset_index(), f"Agreement in {model}: every method at every layer, the mean "
+                                                       f"over the settings of a site ({seeds})"))
+            words[f"SV_Agreement/figures/{model}/layers"] = peaks(rows)
+    for run in runs:
+        experiment, _, model = run.name.partition("/")
+        if run.table is not None and experiment in CIRCUITS and model and "/" not in model and model not in METHODS:
+            ranking = problems.attempt(run.name, rank_circuits, results / run.name, experiment)
+            if ranking is not None:
+                script, _ = CIRCUITS[experiment]
+                tables.append(as_table(ranking.head(SUBLAYERS_AT_MOST).reset_index(), (
+                    f"{experiment.replace('_', ' ')} in {model}: the circuits whose ablation costs most beyond that of "
+                    f"random neurons, the first {min(len(ranking), SUBLAYERS_AT_MOST)} of {len(ranking)} sublayers; "
+                    f"means over the settings of a sublayer ({seeds_of([run])})")))
+                words[f"{run.name}/figures"] = circuit_in_words(ranking, list(script.SETS))
+    return tables, lambda figure: next((text for name, text in words.items() if figure.name.startswith(name)), "")
+
+
+def collect_layers(results: Path, model: str) -> pd.DataFrame:
+    with redirect_stdout(sys.stderr):  # where the report says what is missing
+        return summarize_layers.collect(results, model)
+
+
+def seeds_of(runs) -> str:
+    seeds = sorted({number(seed) for run in runs if run.table is not None and "model_seed" in run.table
+                    for seed in run.table["model_seed"].dropna().unique()})
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}" if seeds else "one model"
+
+
+def peaks(rows: pd.DataFrame) -> str:
+    best = rows[rows["set"] == "iid"].sort_values("value", ascending=False).drop_duplicates("measure")
+    return "Highest on IID sentences: " + "; ".join(
+        f"{row.measure} {row.value:.2f} at layer {row.layer}, after {COMPONENTS[row.component]}"
+        for row in best.itertuples()) + "."
+
+
+def rank_circuits(folder: Path, experiment: str) -> pd.DataFrame:
+    script, task = CIRCUITS[experiment]
+    table, ablations = language_figures.read_run(folder, task, script.SETS)
+    sets = [name for name in script.SETS if name in set(ablations["evaluation"])]
+    return language_figures.rank_sublayers(table, language_figures.measure_effects(ablations), sets)
+
+
+def circuit_in_words(ranking: pd.DataFrame, sets: list[str]) -> str:
+    (layer, operation), first = ranking.index[0], ranking.iloc[0]
+    name = next(name for name in sets if f"ablated_acc_{name}" in ranking)
+    random = first.get(f"random_ablated_acc_{name}_mean")
+    return (f"The strongest circuit, {COMPONENTS[operation]} of layer {layer}: model accuracy "
+            f"{first[f'vanilla_acc_{name}']:.3f}, {first[f'ablated_acc_{name}']:.3f} without the circuit"
+            + (f", {random:.3f} without random neurons." if pd.notna(random) else "."))
+
+
+# ------------------------------------------------------------------------- comparison, own runs
+
+def summarize_board(section: Section, results: Path, runs: list[Run], problems: Problems) -> Summary:
+    """The leaderboard."""
+    tables = [problems.attempt(run.name, summarize_comparison.read_run, results / run.name / "results.csv")
+              for run in runs if run.table is not None and len(run.table) and run.name.count("/") == 1]
+    tables = [table for table in tables if table is not None]
+    if not tables:
+        return [], lambda figure: ""
+    table = pd.concat(tables, ignore_index=True)
+    known = table[table["carried"].notna() & ~summarize_comparison.is_swept(table)]
+    board = None
+    if known["carried"].any():
+        board = problems.attempt("leaderboard", leaderboard, known, results)
+    shown = [] if board is None else [Table(
+        "Leaderboard: means over cells (a model, site and variable each), with 95 % intervals over models, then pairs; "
+        "controls have no place", ["method", "place", *summarize_comparison.BOARD[2:], "models", "cells"],
+        [[method, place, *cells, number(row.models), number(row.cells)]
+         for (place, method, *cells), row in zip(summarize_comparison.as_cells(board), board.itertuples())], folded=50)]
+    return shown, lambda figure: comparison_in_words(table, board, figure)
+
+
+def leaderboard(known: pd.DataFrame, results: Path) -> pd.DataFrame:
+    """As summarize_comparison.py wrote it after the runs' last rows; else made here, which takes longer."""
+    folder = results / "Comparison"
+    written = folder / "figures" / "leaderboard.csv"
+    tables = [folder / name / "results.csv" for name in known["experiment"].unique()]
+    if written.exists() and all(file.stat().st_mtime <= written.stat().st_mtime for file in tables):
+        return read_csv(written)
+    return summarize_comparison.leaderboard(known)
+
+
+def comparison_in_words(table: pd.DataFrame, board: pd.DataFrame | None, figure: Figure) -> str:
+    if figure.stem == "detection" and board is not None:
+        return listed("AUROC", board.set_index("method")["auroc"])
+    own = table[table["experiment"] == Path(figure.name).parent.name]
+    if figure.stem in ("methods", "isolate"):
+        carried = own[own["carried"].eq(True)]
+        measure = "isolate" if figure.stem == "isolate" else "iia"
+        name = "isolate" if measure == "isolate" else "interchange accuracy"
+        return (listed(f"Mean {name} where the variable is carried", carried.groupby("method")[measure].mean())
+                or listed(f"Mean {name}, variable not carried", own.groupby("method")[measure].mean()))
+    if figure.stem == "checkpoints" and "checkpoint" in own and len(own):
+        last = max(own["checkpoint"].dropna(), key=lambda name: pd.to_numeric(name, errors="coerce"))
+        return listed(f"Highest interchange accuracy at checkpoint {number(last)}",
+                      own[own["checkpoint"] == last].groupby("method")["iia"].max())
+    here = own[(own["variable"] + "_" + own["residual_location"]).str.replace(" ", "_") == figure.stem]
+    return listed("Highest interchange accuracy over layers", here.groupby("method")["iia"].max())
+
+
+def listed(what: str, values: pd.Series) -> str:
+    values = values.dropna().sort_values(ascending=False, kind="stable")
+    text = ", ".join(f"{name} {value:.2f}" for name, value in values.head(NUMBERS_AT_MOST).items())
+    return f"{what}: {text}." if text else ""
+
+
+def summarize_nothing(section: Section, results: Path, runs: list[Run], problems: Problems) -> Summary:
+    return [], lambda figure: ""
+
+
+# ------------------------------------------------------------------------------------- figures
+
+TOLD = {  # what the docstrings say in passing only
+    "probe_accuracy_mlp": "circuit, linear and MLP probe, after the MLP",
+    "checkpoints": "interchange accuracy over the checkpoints of a training",
+    "detection": "how well interchange accuracy tells sites that carry a variable from those that do not (AUROC)",
+    "layers": "every method by layer: is the variable read (above), used (below)? IID solid, generalization dashed"}
+
+
+def meanings(scripts: tuple[ModuleType, ...]) -> dict[str, str]:
+    """What each figure shows, by its name, as the docstrings of the scripts that draw them say."""
+    found = {}
+    for script in scripts:
+        for names, text in re.findall(r"^(\S[\w/.]*(?:, [._]\w+)?) {2,}(\S.*(?:\n {8,}\S.*)*)", script.__doc__, re.M):
+            first, *endings = names.rpartition("/")[2].split(", ")
+            for name in (first, *(first.rpartition("_")[0] + ending for ending in endings)):
+                found[name.partition(".")[0]] = re.sub(r"\s+", " ", text)
+    return found
+
+
+def in_words(figure: Figure, known: dict[str, str], run: Run | None) -> str:
+    """What a figure is of, as far as its name and its run tell; a sentence."""
+    if figure.stem == "curves" and run is not None:
+        rows = run.table if run.table is not None else pd.DataFrame()
+        ends = ", ".join(f"{split} accuracy {rows[column].mean():.3f}" for split, column in (
+            ("train", "train_acc"), ("test", "test_acc"))
+            if column in rows and pd.api.types.is_numeric_dtype(rows[column]))
+        models = f"mean of {len(rows)} models" if len(rows) > 1 else "one model"
+        return f"Loss and accuracy over the epochs of the training{f'; at the end {ends} ({models})' if ends else ''}."
+    place = Path(figure.name).parent.name
+    variable, _, site = figure.stem.rpartition("_resid_")
+    after = summarize_comparison.SITES.get(f"resid_{site}")
+    heat_map = f"layers and methods, interchange accuracy above and log odds below: {variable}, {after}"
+    title = TOLD.get(figure.stem) or known.get(figure.stem) or (heat_map if after else figure.stem).replace("_", " ")
+    text = title[0].upper() + title[1:] + (f" ({place.replace('_', ' ')})" if place != "figures" else "")
+    return text if text.endswith("?") else f"{text}."
