@@ -2,10 +2,10 @@
 
     python analysis/compare_with_published.py --published results.csv --experiment Disambiguation --out FILE.md
 
-The published file has the columns experiment, task, method, variable, component, metric, value. Ours are read from
-RESULTS/EXPERIMENT[/TASK]/METHOD/VARIABLE/results.csv, as the shipped configs write them; with several seeds, their
-mean. Differences of more than --tolerance are marked. Where nothing is published of a method in an experiment or
-task, its usual figures stand alone. --where checkpoint=20000 takes only those rows of a sweep.
+The published file has the columns experiment, task, method, variable, component, metric, value and, where figures are
+of one checkpoint, checkpoint. Ours are read from RESULTS/EXPERIMENT[/TASK]/METHOD/VARIABLE/results.csv, as the shipped
+configs write them; with several model seeds, their mean. Differences of more than --tolerance are marked.
+--where lr=0.001 takes only those rows of a sweep.
 """
 
 import argparse
@@ -14,26 +14,21 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.method_figures import places_of, read_csv, run
+from analysis.method_figures import only, places_of, read_csv, run
 from interp.runs.config import PROJECT_ROOT, BadInput, shown
 from interp.runs.files import write_text
 
-COLUMNS = ["experiment", "task", "method", "variable", "component", "metric", "value"]
-
-
-def unpublished_cells(results: Path, experiment: str, task: str, published: pd.DataFrame) -> pd.DataFrame:
-    """Cells for the results of an experiment of which nothing is published, with the metrics that its methods have."""
-    cells = []
-    for method, metrics in published.groupby("method", sort=False)["metric"].unique().items():
-        for file in sorted((results / experiment / task / method).glob("*/results.csv")):
-            table = read_csv(file)
-            cells += [[experiment, task, method, file.parent.name, component, metric, float("nan")]
-                      for component in places_of(table).unique() for metric in metrics if metric in table]
-    return pd.DataFrame(cells, columns=COLUMNS)
+COLUMNS = ["experiment", "task", "method", "variable", "component", "checkpoint", "metric", "value"]
 
 
 def our_figures(results: Path, published: pd.DataFrame, where: dict[str, str]) -> pd.DataFrame:
-    """The published cells that we have figures for: the columns of `published`, with our value."""
+    """The published cells that we have figures for: the columns of `published`, with our value, the mean over models.
+
+    Of LEACE that of erasers fitted in float32, as published, and in a column `float64` that of the others.
+
+    Raises:
+        BadInput: a run sweeps more than models, places, checkpoints and LEACE's precision, which nothing averages.
+    """
     found = []
     for keys, cells in published.groupby(["experiment", "task", "method", "variable"], sort=False):
         experiment, task, method, variable = keys
@@ -44,21 +39,27 @@ def our_figures(results: Path, published: pd.DataFrame, where: dict[str, str]) -
         if not file.exists():
             print(f"missing: {shown(file)}", file=sys.stderr)
             continue
-        table = read_csv(file)
-        for key, value in where.items():
-            table = table[table[key].astype(str) == value] if key in table else table
+        table = only(read_csv(file), where)
+        as_published = table.get("precision", pd.Series("float32", table.index)) == "float32"
         for cell in cells.to_dict("records"):
-            rows = table[places_of(table).isin(["", cell["component"]])]
-            if cell["metric"] in rows and rows[cell["metric"]].notna().any():
-                found.append(cell | {"value": rows[cell["metric"]].mean()})
-    return pd.DataFrame(found, columns=COLUMNS)
+            rows = only(table[places_of(table).isin(["", cell["component"]])],
+                        {"checkpoint": cell["checkpoint"]} if cell["checkpoint"] else {})
+            if cell["metric"] not in rows or not rows[cell["metric"]].notna().any():
+                continue
+            if rows.duplicated([name for name in ("model_seed", "precision") if name in rows]).any():
+                raise BadInput(f"{shown(file)} has several rows for {variable} {cell['component']} {cell['checkpoint']}"
+                               "; say which to take with --where KEY=VALUE.")
+            found.append(cell | {"value": rows.loc[as_published, cell["metric"]].mean(),
+                                 "float64": rows.loc[~as_published, cell["metric"]].mean()})
+    return pd.DataFrame(found, columns=[*COLUMNS, "float64"])
 
 
 def read_published(file: Path) -> pd.DataFrame:
     """The published values; raises BadInput where the file is none of these."""
     if not file.is_file():
         raise BadInput(f"--published {file}: there is no such file.")
-    published = read_csv(file, keep_default_na=False)
+    published = read_csv(file, keep_default_na=False, dtype=str)
+    published = published.assign(checkpoint=published.get("checkpoint", ""))
     if missing := [name for name in COLUMNS if name not in published]:
         raise BadInput(f"--published {file}: it has no column '{missing[0]}'.")
     published["value"] = pd.to_numeric(published["value"], errors="coerce")
@@ -79,17 +80,20 @@ def is_share(metric: str) -> bool:
 
 
 def markdown(merged: pd.DataFrame, tolerance: float) -> str:
-    """A section for each method and task, a row for each variable, component and metric."""
+    """A section for each method and task, a row for each variable, component, checkpoint and metric."""
     lines = []
     for (task, method), cells in merged.groupby(["task", "method"], sort=False):
+        keys = [name for name in ("variable", "component", "checkpoint", "metric") if cells[name].any()]
+        values = ["ours", "published", "difference"] + ["float64"] * bool(cells["float64"].notna().any())
+        names = {"ours": "ours, float32", "float64": "ours, float64"} if "float64" in values else {}
         lines += ["", f"## {' '.join(filter(None, [task, method]))}", "",
-                  "| variable | component | metric | ours | published | difference |", "|---|---|---|---|---|---|"]
+                  f"| {' | '.join([*keys, *(names.get(value, value) for value in values)])} |",
+                  "|" + "---|" * len([*keys, *values])]
         for _, cell in cells.iterrows():
-            difference = cell["difference"]
-            mark = " **" if abs(difference) > tolerance and is_share(cell["metric"]) else ""
-            beside = "" if pd.isna(difference) else f"{cell['published']:.6g} | {difference:+.4g}{mark}"
-            lines.append(f"| {cell['variable']} | {cell['component']} | {cell['metric']} | {cell['ours']:.6g} | "
-                         f"{beside or ' | '} |")
+            mark = " **" if abs(cell["difference"]) > tolerance and is_share(cell["metric"]) else ""
+            numbers = [f"{cell['difference']:+.4g}{mark}" if value == "difference" else f"{cell[value]:.6g}"
+                       for value in values]
+            lines.append(f"| {' | '.join([*(cell[key] for key in keys), *numbers])} |")
     return "\n".join(lines) + "\n"
 
 
@@ -112,8 +116,6 @@ def main() -> None:
     published = published[published["experiment"] == options.experiment]
     if options.task:
         published = published[published["task"] == options.task]
-    others = everything[~everything["method"].isin(published["method"])]
-    published = pd.concat([published, unpublished_cells(results, options.experiment, options.task, others)])
     ours = our_figures(results, published, dict(pair.partition("=")[::2] for pair in options.where))
     if ours.empty:
         raise BadInput(f"no results of {options.experiment} {options.task} in {shown(results)}; published experiments "
@@ -122,7 +124,7 @@ def main() -> None:
     body = markdown(merged, options.tolerance)
     name = " ".join(filter(None, [options.experiment, options.task, *options.where]))
     about = (f"Published: arXiv 2311.04354. A difference of more than {options.tolerance} between accuracies or shares "
-             "is marked with **." if merged["published"].notna().any() else "The paper publishes no figures of these.")
+             "is marked with **.")
     title = (f"# {name}: our figures beside the published ones\n\n"
              f"Made by `analysis/compare_with_published.py`. {about}\n")
     write_text(options.out.absolute(), title + body)

@@ -132,20 +132,28 @@ def test_an_analysis_with_nothing_to_draw_says_so(script, tmp_path, analyse):
     assert not list(tmp_path.iterdir())
 
 
-def test_results_of_which_nothing_is_published_stand_alone(tiny, tmp_path, analyse):
-    config = write_yaml(tmp_path / "c.yaml", tiny.circuits | {
-        "results_dir": str(tmp_path / "New/Task_9/circuit_probing/a2"), "save_models": False})
-    assert main(CIRCUITS, ["--config", str(config)]) == 0
-    (tmp_path / "published.csv").write_text("experiment,task,method,variable,component,metric,value\n"
-                                            "Toy,,circuit_probing,a2,mlp,vanilla_acc_test,1\n")
-    finished = analyse("compare_with_published", "--results", tmp_path, "--published", tmp_path / "published.csv",
-                       "--out", tmp_path / "table.md", "--experiment", "New", "--task", "Task_9",
-                       "--where", "operation=mlp")
-    assert finished.returncode == 0, finished.stderr
-    rows = rows_of(tmp_path / "New/Task_9/circuit_probing/a2/results.csv")
-    [row] = [row for row in rows if row["operation"] == "mlp"]
-    [line] = [line for line in (tmp_path / "table.md").read_text().splitlines() if "vanilla_acc_test" in line]
-    assert line == f"| a2 | mlp | vanilla_acc_test | {float(row['vanilla_acc_test']):.6g} |  |  |"
+def test_leace_is_set_beside_the_published_in_both_precisions_and_checkpoint_by_checkpoint(tmp_path, analyse):
+    rows = [{"model_seed": 0, "checkpoint": epoch, "residual_location": "resid_mid", "precision": precision,
+             "test_acc": epoch / 1000 + (precision == "float64") / 2} for epoch in (100, 200)
+            for precision in ("float64", "float32")]
+    folder = tmp_path / "Toy/amnesic/a2"
+    folder.mkdir(parents=True)
+    write_table(folder / "results.csv", rows)
+    write_table(tmp_path / "published.csv", [
+        {"experiment": "Toy", "task": "", "method": "amnesic", "variable": "a2", "component": "resid_mid",
+         "metric": "test_acc", "value": 0.2, "checkpoint": epoch, "layer": ""} for epoch in (100, 200, 300)])
+    command = ("compare_with_published", "--results", tmp_path, "--published", tmp_path / "published.csv",
+               "--out", tmp_path / "table.md", "--experiment", "Toy")
+    assert analyse(*command).returncode == 0
+    lines = [line for line in (tmp_path / "table.md").read_text().splitlines() if line.startswith("|")]
+    assert lines[0] == ("| variable | component | checkpoint | metric | ours, float32 | published | difference | "
+                        "ours, float64 |")
+    assert lines[2:] == ["| a2 | resid_mid | 100 | test_acc | 0.1 | 0.2 | -0.1 ** | 0.6 |",
+                         "| a2 | resid_mid | 200 | test_acc | 0.2 | 0.2 | +0 | 0.7 |"]
+    write_table(folder / "results.csv", [row | {"lr": lr} for row in rows for lr in (1, 2)])
+    refused = analyse(*command)
+    assert refused.returncode == 2 and "--where" in refused.stderr
+    assert analyse(*command, "--where", "lr=1").returncode == 0
 
 
 def test_grokking_is_followed_over_checkpoints(tiny, tmp_path, analyse):
