@@ -50,7 +50,7 @@ def read_figure(file: Path, name: Path) -> Figure:
     if image.width > PIXELS_AT_MOST:
         image.thumbnail((PIXELS_AT_MOST, image.height))
     text = io.BytesIO()
-    image.quantize(256, dither=Image.Dither.NONE).save(text, "PNG")
+    image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(text, "PNG")
     uri = f"data:image/png;base64,{base64.b64encode(text.getvalue()).decode()}"
     return Figure(name.as_posix(), uri, image.width, image.height, name.stem, file.stat().st_mtime)
 
