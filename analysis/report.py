@@ -30,13 +30,12 @@ from analysis import (
 )
 from analysis.compare_with_published import TOLERANCE, read_published
 from analysis.method_figures import RESULTS, run
+from analysis.report_figures import Figure, find_figures, in_words, is_outdated, meanings
 from analysis.report_published import beside_published
-from analysis.report_runs import Figure, Problems, Run, account, as_table, find_figures, find_runs, is_outdated
+from analysis.report_runs import Problems, Run, account, as_table, find_runs
 from analysis.report_summaries import (
     CIRCUITS,
     Section,
-    in_words,
-    meanings,
     summarize_board,
     summarize_language,
     summarize_methods,

@@ -1,10 +1,8 @@
-"""What the report reads: runs with their accounts, and figures; and tables as the page shows them.
+"""What the report reads: runs with their accounts; and tables as the page shows them.
 
 Whatever lies in the folder, a page must come of it: a file that cannot be read becomes a `Problem` with its name.
 """
 
-import base64
-import io
 import math
 import os
 import sys
@@ -16,7 +14,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
 
 from analysis.method_figures import read_csv
 from interp.runs.config import BadInput, read_yaml
@@ -24,7 +21,6 @@ from interp.runs.directory import CONFIG
 from interp.runs.record import RECORD, read_record
 
 ROWS_AT_MOST = 100  # of one table; the file has the rest
-PIXELS_AT_MOST = 2200  # a figure's width
 PASSED_OVER = ("figures", "times", "qualitative")  # folders that hold no runs
 
 T = TypeVar("T")
@@ -45,7 +41,7 @@ class Problems(list[str]):
         except (BadInput, OSError) as error:
             self.add(f"{what}: {error}")
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-            # a foreign table can break a summary in any of these ways, and which one tells the reader nothing
+            # each is what some foreign table has a summary raise; anything else is a mistake of ours
             self.add(f"{what}: its contents are not what such a file holds ({type(error).__name__}: {error}).")
         return None
 
@@ -62,21 +58,15 @@ class Table:
     folded: int = 12
 
 
-@dataclass(frozen=True)
-class Figure:
-    name: str  # its file, relative to the results
-    data: str  # a data URI
-    width: int
-    height: int
-    stem: str
-    drawn: float  # when, in seconds
-
-
 @dataclass
 class Run:
-    """A run directory. name: relative to the results. settings: how many its config asks for, None if it is unknown."""
+    """A run directory.
+
+    name: relative to the results. id: its anchor in the page. settings: how many its config asks for, None if unknown.
+    """
 
     name: str
+    id: str = ""
     table: pd.DataFrame | None = None
     config: dict[str, Any] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
@@ -84,10 +74,6 @@ class Run:
     settings: int | None = None
     done: int = 0
     changed: float = 0  # when its results.csv was written last, in seconds
-
-    @property
-    def id(self) -> str:
-        return "run-" + "".join(letter if letter.isalnum() else "-" for letter in self.name)
 
     @property
     def status(self) -> str:
@@ -114,6 +100,7 @@ def find_runs(results: Path, problems: Problems) -> list[Run]:
                             and name not in PASSED_OVER)
         if {CONFIG, RECORD, "results.csv"} & set(files) and Path(folder) != results:
             runs.append(read_run(Path(folder), Path(folder).relative_to(results).as_posix(), problems))
+            runs[-1].id = f"run-{len(runs)}"
     return runs
 
 
@@ -175,40 +162,6 @@ def duration(record: dict[str, Any]) -> str | None:
     except (KeyError, TypeError, ValueError):  # no end yet, or edited by hand
         return None
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
-
-
-def find_figures(results: Path, problems: Problems) -> list[Figure]:
-    """All PNG files below a folder, but those that --overwrite set aside."""
-    names = sorted(file.relative_to(results) for file in results.rglob("*.png"))
-    kept = [name for name in names if not any(part.startswith(".") or ".old-" in part for part in name.parts)]
-    found = [problems.attempt(name.as_posix(), read_figure, results / name, name) for name in kept]
-    return [figure for figure in found if figure]
-
-
-def read_figure(file: Path, name: Path) -> Figure:
-    """A PNG as a data URI, in 256 colours: a third of the size, and hardly to be told from the file."""
-    try:
-        with Image.open(file) as image:
-            image = image.convert("RGB")
-    except (UnidentifiedImageError, SyntaxError, Image.DecompressionBombError):  # what PIL says of damaged PNGs
-        raise BadInput("this is no image, or a damaged one.") from None
-    if image.width > PIXELS_AT_MOST:
-        image.thumbnail((PIXELS_AT_MOST, image.height))
-    text = io.BytesIO()
-    image.quantize(256, dither=Image.Dither.NONE).save(text, "PNG")
-    uri = f"data:image/png;base64,{base64.b64encode(text.getvalue()).decode()}"
-    return Figure(name.as_posix(), uri, image.width, image.height, name.stem, file.stat().st_mtime)
-
-
-def is_outdated(figure: Figure, runs: list[Run]) -> bool:
-    """Whether a run that a figure is of has got rows since it was drawn.
-
-    FOLDER/figures holds figures of the runs in FOLDER, FOLDER/figures/NAME those of the runs with NAME in their path.
-    """
-    folder, figures, rest = figure.name.rpartition("/")[0].partition("/figures")
-    of = [run for run in runs if figures and f"{run.name}/".startswith(f"{folder}/")
-          and set(rest.split("/")) <= {"", *run.name.split("/")}]
-    return any(run.changed > figure.drawn + 1 for run in of)
 
 
 # ------------------------------------------------------------------------------- tables as text

@@ -1,6 +1,5 @@
 """What the report says of each experiment: headline tables, and figures in words."""
 
-import re
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -32,7 +31,8 @@ from analysis.method_figures import (
     read_csv,
     tidy,
 )
-from analysis.report_runs import ROWS_AT_MOST, Figure, Problems, Run, Table, as_table, number
+from analysis.report_figures import Figure
+from analysis.report_runs import ROWS_AT_MOST, Problems, Run, Table, as_table, number
 from interp.methods.table import BEFORE_AND_AFTER, METHODS
 
 NUMBERS_AT_MOST = 12  # in the words of one figure
@@ -295,41 +295,3 @@ def listed(what: str, values: pd.Series) -> str:
 
 def summarize_nothing(section: Section, results: Path, runs: list[Run], problems: Problems) -> Summary:
     return [], lambda figure: ""
-
-
-# ------------------------------------------------------------------------------------- figures
-
-TOLD = {  # what the docstrings say in passing only
-    "probe_accuracy_mlp": "circuit, linear and MLP probe, after the MLP",
-    "checkpoints": "interchange accuracy over the checkpoints of a training",
-    "detection": "how well interchange accuracy tells sites that carry a variable from those that do not (AUROC)",
-    "layers": "every method by layer: is the variable read (above), used (below)? IID solid, generalization dashed"}
-
-
-def meanings(scripts: tuple[ModuleType, ...]) -> dict[str, str]:
-    """What each figure shows, by its name, as the docstrings of the scripts that draw them say."""
-    found = {}
-    for script in scripts:
-        for names, text in re.findall(r"^(\S[\w/.]*(?:, [._]\w+)?) {2,}(\S.*(?:\n {8,}\S.*)*)", script.__doc__, re.M):
-            first, *endings = names.rpartition("/")[2].split(", ")
-            for name in (first, *(first.rpartition("_")[0] + ending for ending in endings)):
-                found[name.partition(".")[0]] = re.sub(r"\s+", " ", text)
-    return found
-
-
-def in_words(figure: Figure, known: dict[str, str], run: Run | None) -> str:
-    """What a figure is of, as far as its name and its run tell; a sentence."""
-    if figure.stem == "curves" and run is not None:
-        rows = run.table if run.table is not None else pd.DataFrame()
-        ends = ", ".join(f"{split} accuracy {rows[column].mean():.3f}" for split, column in (
-            ("train", "train_acc"), ("test", "test_acc"))
-            if column in rows and pd.api.types.is_numeric_dtype(rows[column]))
-        models = f"mean of {len(rows)} models" if len(rows) > 1 else "one model"
-        return f"Loss and accuracy over the epochs of the training{f'; at the end {ends} ({models})' if ends else ''}."
-    place = Path(figure.name).parent.name
-    variable, _, site = figure.stem.rpartition("_resid_")
-    after = summarize_comparison.SITES.get(f"resid_{site}")
-    heat_map = f"layers and methods, interchange accuracy above and log odds below: {variable}, {after}"
-    title = TOLD.get(figure.stem) or known.get(figure.stem) or (heat_map if after else figure.stem).replace("_", " ")
-    text = title[0].upper() + title[1:] + (f" ({place.replace('_', ' ')})" if place != "figures" else "")
-    return text if text.endswith("?") else f"{text}."

@@ -1,0 +1,95 @@
+"""The report's figures: PNG files as they are found, and what they show in words."""
+
+import base64
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+from PIL import Image, UnidentifiedImageError
+
+from analysis.report_runs import Problems, Run
+from analysis.summarize_comparison import SITES
+from interp.runs.config import BadInput
+
+PIXELS_AT_MOST = 2200  # a figure's width
+TOLD = {  # what the docstrings say in passing only
+    "probe_accuracy_mlp": "circuit, linear and MLP probe, after the MLP",
+    "checkpoints": "interchange accuracy over the checkpoints of a training",
+    "detection": "how well interchange accuracy tells sites that carry a variable from those that do not (AUROC)",
+    "layers": "every method by layer: is the variable read (above), used (below)? IID solid, generalization dashed"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    name: str  # its file, relative to the results
+    data: str  # a data URI
+    width: int
+    height: int
+    stem: str
+    drawn: float  # when, in seconds
+
+
+def find_figures(results: Path, problems: Problems) -> list[Figure]:
+    """All PNG files below a folder, but those that --overwrite set aside."""
+    names = sorted(file.relative_to(results) for file in results.rglob("*.png"))
+    kept = [name for name in names if not any(part.startswith(".") or ".old-" in part for part in name.parts)]
+    found = [problems.attempt(name.as_posix(), read_figure, results / name, name) for name in kept]
+    return [figure for figure in found if figure]
+
+
+def read_figure(file: Path, name: Path) -> Figure:
+    """A PNG as a data URI, in 256 colours: a third of the size, and hardly to be told from the file."""
+    try:
+        with Image.open(file) as image:
+            image = image.convert("RGB")
+    except (UnidentifiedImageError, SyntaxError, Image.DecompressionBombError):  # what PIL says of damaged PNGs
+        raise BadInput("this is no image, or a damaged one.") from None
+    if image.width > PIXELS_AT_MOST:
+        image.thumbnail((PIXELS_AT_MOST, image.height))
+    text = io.BytesIO()
+    image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(text, "PNG")
+    uri = f"data:image/png;base64,{base64.b64encode(text.getvalue()).decode()}"
+    return Figure(name.as_posix(), uri, image.width, image.height, name.stem, file.stat().st_mtime)
+
+
+def is_outdated(figure: Figure, runs: list[Run]) -> bool:
+    """Whether a run that a figure is of has got rows since it was drawn.
+
+    FOLDER/figures holds figures of the runs in FOLDER, FOLDER/figures/NAME those of the runs with NAME in their path.
+    """
+    folder, figures, rest = figure.name.rpartition("/")[0].partition("/figures")
+    of = [run for run in runs if figures and f"{run.name}/".startswith(f"{folder}/")
+          and set(rest.split("/")) <= {"", *run.name.split("/")}]
+    return any(run.changed > figure.drawn + 1 for run in of)
+
+
+def meanings(scripts: tuple[ModuleType, ...]) -> dict[str, str]:
+    """What each figure shows, by its name, as the docstrings of the scripts that draw them say."""
+    found = {}
+    for script in scripts:
+        for names, text in re.findall(r"^(\S[\w/.]*(?:, [._]\w+)?) {2,}(\S.*(?:\n {8,}\S.*)*)", script.__doc__, re.M):
+            first, *endings = names.rpartition("/")[2].split(", ")
+            for name in (first, *(first.rpartition("_")[0] + ending for ending in endings)):
+                found[name.partition(".")[0]] = re.sub(r"\s+", " ", text)
+    return found
+
+
+def in_words(figure: Figure, known: dict[str, str], run: Run | None) -> str:
+    """What a figure is of, as far as its name and its run tell; a sentence."""
+    if figure.stem == "curves" and run is not None:
+        rows = run.table if run.table is not None else pd.DataFrame()
+        ends = ", ".join(f"{split} accuracy {rows[column].mean():.3f}" for split, column in (
+            ("train", "train_acc"), ("test", "test_acc"))
+            if column in rows and pd.api.types.is_numeric_dtype(rows[column]))
+        models = f"mean of {len(rows)} models" if len(rows) > 1 else "one model"
+        return f"Loss and accuracy over the epochs of the training{f'; at the end {ends} ({models})' if ends else ''}."
+    place = Path(figure.name).parent.name
+    variable, _, site = figure.stem.rpartition("_resid_")
+    after = SITES.get(f"resid_{site}")
+    heat_map = f"layers and methods, interchange accuracy above and log odds below: {variable}, {after}"
+    title = TOLD.get(figure.stem) or known.get(figure.stem) or (heat_map if after else figure.stem).replace("_", " ")
+    text = title[0].upper() + title[1:] + (f" ({place.replace('_', ' ')})" if place != "figures" else "")
+    return text if text.endswith("?") else f"{text}."
