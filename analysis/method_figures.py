@@ -47,11 +47,8 @@ def read_results(results: Path, variables: dict[str, str], never: tuple[tuple[st
         for variable in variables:
             file = results / method / variable / "results.csv"
             if file.exists():
-                table = only(read_results_table(file), where or {})
-                as_published = table.get("precision", pd.Series("", table.index)) == "float32"
-                for name, rows in ((method, table[~as_published]), (FLOAT32, table[as_published])):
-                    if len(rows):
-                        tables.append(refuse_sweep(file, tidy(rows, name).assign(variable=variable), over))
+                table = tidy(only(read_results_table(file), where or {}), method)
+                tables.append(refuse_sweep(file, table.assign(variable=variable), over))
             elif (method, variable) not in never and ((results / method).exists() or method == "circuit_probing"):
                 config = config_that_writes(file.parent)
                 hint = f", made by 'python {known.script} --config {config}'" if config else ""
@@ -70,7 +67,7 @@ def only(table: pd.DataFrame, where: dict[str, str]) -> pd.DataFrame:
 
 def refuse_sweep(file: Path, table: pd.DataFrame, over: tuple[str, ...]) -> pd.DataFrame:
     """A tidy table as it is, where nothing but IDENTITY and `over` tells its rows apart; else raises BadInput."""
-    if not table.duplicated([name for name in (*IDENTITY, *over) if name in table]).any():
+    if not table.duplicated([name for name in (*IDENTITY, *over, "precision") if name in table]).any():
         return table
     stored = file.parent / CONFIG
     lists = parse_yaml(stored.read_text(encoding="utf-8"), shown(stored)) if stored.exists() else {}
@@ -152,11 +149,18 @@ def read_results_table(file: Path) -> pd.DataFrame:
 
 
 def tidy(table: pd.DataFrame, method: str) -> pd.DataFrame:
-    """A results table with the component it looked at, and the accuracy that an intervention costs on test."""
+    """A results table with the component it looked at, and the accuracy that an intervention costs on test.
+
+    Figures are columns METHOD:FIGURE; those of LEACE fitted in float32, rows of their own, AMNESIC_FLOAT32:FIGURE.
+    """
+    as_published = table.get("precision", pd.Series("", table.index)) == "float32"
+    if as_published.any() and method != FLOAT32:
+        return pd.concat([tidy(rows, name) for rows, name in (
+            (table[~as_published], method), (table[as_published], FLOAT32)) if len(rows)])
     for before, after in BEFORE_AND_AFTER:
         if before in table:
             table = table.assign(accuracy_lost=table[before] - table[after])
-    kept = {name: table[name] for name in ("checkpoint", "model_seed") if name in table}
+    kept = {name: table[name] for name in ("checkpoint", "model_seed", "precision") if name in table}
     layers = table["target_layer"] if "target_layer" in table else 0
     return table.add_prefix(f"{method}:").assign(component=places_of(table).map(COMPONENT_OF), layer=layers, **kept)
 

@@ -12,8 +12,8 @@ from analysis.report_runs import Problems, Run, Table, as_table, number
 
 def beside_published(results: Path, runs: list[Run], published: pd.DataFrame, problems: Problems) -> list[Table]:
     """A table for each method and task, differences beyond the tolerance first; before them one that counts them."""
-    found = [problems.attempt(f"{run.name}/results.csv", beside, results, run, cells)
-             for run in runs if run.table is not None for cells in cells_of(run.name, published)]
+    found = [problems.attempt(f"{run.name}/results.csv", beside, results, run,
+                              cells_of(run.name, published)) for run in runs if run.table is not None]
     found = [cells for cells in found if cells is not None and len(cells)]
     if not found:
         return []
@@ -28,11 +28,12 @@ def beside_published(results: Path, runs: list[Run], published: pd.DataFrame, pr
                number(cells.loc[cells["judged"] != "no share", "difference"].abs().max())]
               for name, cells in groups.items()]
     tables = [Table(f"How many of our accuracies and shares are within {TOLERANCE} of the published ones. Ours are "
-                    "single rows of results, or means over the settings of a run that are published as one", [
+                    "single rows of results, or means over models", [
                         "method", "numbers", within, beyond, "losses and counts", "largest difference of a share"],
                     counts)]
-    swept = ["checkpoint"] if "checkpoint" in merged and merged["checkpoint"].ne("").any() else []
-    columns = ["variable", "component", *swept, "metric", "ours", "published", "difference", "judged"]
+    swept = ["checkpoint"] if merged["checkpoint"].ne("").any() else []
+    both = ["float64"] if merged["float64"].notna().any() else []  # of LEACE, whose `ours` are in float32, as published
+    columns = ["variable", "component", *swept, "metric", "ours", "published", "difference", "judged", *both]
     for name, cells in groups.items():
         cells = cells.iloc[(cells["judged"] != beyond).argsort(kind="stable")]
         signed = cells["difference"].map(lambda value: f"{value:+.3f}" if abs(value) >= 5e-4 else f"{value:+.2g}")
@@ -41,20 +42,17 @@ def beside_published(results: Path, runs: list[Run], published: pd.DataFrame, pr
     return tables
 
 
-def cells_of(name: str, published: pd.DataFrame) -> list[pd.DataFrame]:
-    """The published cells of a run, one table for each checkpoint."""
+def cells_of(name: str, published: pd.DataFrame) -> pd.DataFrame:
+    """The published cells of a run."""
     where = published["experiment"].where(published["method"] == "training", "")
     folders = ("Train_Algorithmic_Models/" + where).where(where != "", published["experiment"] + "/" + (
         published["task"] + "/").where(published["task"] != "", "") + published["method"] + "/" + published["variable"])
-    cells = published[folders == name]
-    return [own for _, own in cells.groupby("checkpoint")] if "checkpoint" in cells else [cells]
+    return published[folders == name]
 
 
 def beside(results: Path, run: Run, cells: pd.DataFrame) -> pd.DataFrame:
-    checkpoint = str(cells["checkpoint"].iloc[0]) if "checkpoint" in cells and len(cells) else ""
-    if not len(cells) or ("checkpoint" in run.table and run.table["checkpoint"].nunique() > 1 and not checkpoint):
-        return pd.DataFrame()  # a mean over a training is not what is published
-    where = {"checkpoint": checkpoint} if checkpoint else {}
+    if not len(cells):
+        return pd.DataFrame()
     check_columns(results / run.name / "results.csv", run.table, "the run's method", [], [
         name for name in cells["metric"].unique() if name in run.table])
-    return put_beside(cells, our_figures(results, cells, where))
+    return put_beside(cells, our_figures(results, cells, {}))
