@@ -35,8 +35,24 @@ CIRCUITS = circuit_probing.SCRIPT
 COMPARISON = compare_methods.SCRIPT
 METHODS = {"probing": probing.SCRIPT, "amnesic_probing": amnesic_probing.SCRIPT, "DAS": DAS.SCRIPT}
 
+DEVICE = torch.device("cpu")  # what tests compute on
+
 SENTENCE_FILES = {"agreement": ("SV_Agr", "SV_Agr_gen"), "reflexive": ("Reflexive_An", "Reflexive_An_gen"),
                   "syntactic_number": ("Syntactic_Number", None)}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--device", default="cpu", help="what the tests compute on: cpu, cuda, cuda:1")
+
+
+def pytest_configure(config):
+    """Scripts that tests start take `auto`: CUDA where there is one, unless tests are to be on the CPU."""
+    global DEVICE
+    DEVICE = torch.device(config.getoption("--device"))
+    if DEVICE.type == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif not torch.cuda.is_available():
+        raise pytest.UsageError(f"--device {DEVICE}: there is no CUDA on this machine.")
 
 
 def write_yaml(path: Path, values: dict) -> Path:

@@ -3,9 +3,8 @@
 import runpy
 
 import pytest
-import torch
 
-from conftest import CIRCUITS, COMPARISON, METHODS, SENTENCES, TRAINING
+from conftest import CIRCUITS, COMPARISON, DEVICE, METHODS, SENTENCES, TRAINING
 from interp.runs.config import CONFIGS, load_config, project_path, read_yaml
 from interp.runs.settings import expand_settings
 
@@ -32,7 +31,7 @@ def made() -> dict:
         script = script_of(read_yaml(file))
         if script in (TRAINING, SENTENCES) and "transfer" not in file.parts:
             config = load_config(file, script.schema)
-            prepared = script.prepare(config, expand_settings(config), torch.device("cpu"))
+            prepared = script.prepare(config, expand_settings(config), DEVICE)
             files |= ({path: text.splitlines()[0].split(",") for path, text in prepared.files.items()}
                       if script is TRAINING else {path: list(table) for path, table in prepared.items()})
     return files

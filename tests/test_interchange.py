@@ -10,7 +10,17 @@ import torch
 from test_docs import save_model_of_words
 
 import compare_methods
-from conftest import COMPARISON, QUICK, comparison_values, kill_when, language_values, rows_of, start, write_yaml
+from conftest import (
+    COMPARISON,
+    DEVICE,
+    QUICK,
+    comparison_values,
+    kill_when,
+    language_values,
+    rows_of,
+    start,
+    write_yaml,
+)
 from interp.experiment import main
 from interp.methods import interchange
 from interp.methods.circuits import find_circuit
@@ -22,7 +32,6 @@ from interp.models.replay import ReplayedModel
 from interp.runs.config import BadInput, load_config
 from interp.runs.settings import expand_settings
 
-CPU = torch.device("cpu")
 LINEAR = ("none", "full", "random", "pca", "difference_in_means", "linear_probe", "leace", "lda", "das_k")
 
 
@@ -30,7 +39,7 @@ def bench_of(folder: Path, values: dict, **changes) -> tuple:
     """A config's prepared data and its settings."""
     config = load_config(write_yaml(folder / "config.yaml", values | changes), COMPARISON.schema)
     settings = expand_settings(config)
-    return config, settings, compare_methods.prepare(config, settings, CPU)
+    return config, settings, compare_methods.prepare(config, settings, DEVICE)
 
 
 def sentence_values(language, folder: Path) -> dict:

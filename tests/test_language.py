@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import generate_language_data
-from conftest import CIRCUITS, SENTENCES, language_values, papers_table, write_yaml
+from conftest import CIRCUITS, DEVICE, SENTENCES, language_values, papers_table, write_yaml
 from interp.experiment import main
 from interp.models.examples import Examples
 from interp.models.loading import load_tokenizer
@@ -21,8 +21,6 @@ from interp.tasks.grammar import csv_text, make_table
 from interp.tasks.question import Data, Question, check_fits, evaluations
 from interp.tasks.sentences import Reader, draw, read_sentences
 from language_model import END, completed_sentences, last_logits, word_level_tokenizer
-
-CPU = torch.device("cpu")
 
 # A second, independent statement of the lexicon and the patterns, as regular expressions.
 HUMAN = "author|consultant|customer|farmer|manager|officer|pilot|senator|surgeon|teacher"
@@ -148,7 +146,7 @@ def data_of(language, task: str, **changes) -> Data:
     config = CIRCUITS.schema(**language_values(language, language.folder, task) | {
         "train_size": 60, "test_size": 40, "batch_size_list": [10]} | changes)
     settings = expand_settings(config)
-    return Question(config, settings, CPU).data(settings[0])
+    return Question(config, settings, DEVICE).data(settings[0])
 
 
 def read(language, file: str, reader: Reader | None = None, task: str = "sentences", size: int = 15) -> Examples:
@@ -156,7 +154,7 @@ def read(language, file: str, reader: Reader | None = None, task: str = "sentenc
     path = str(language.data / f"{file}.csv")
     table = draw("train_size", path, read_sentences("data_path", path, task, ["labels"]), size,
                  torch.Generator().manual_seed(0))
-    return (reader or reader_of(language)).read(table, ["labels"], CPU)
+    return (reader or reader_of(language)).read(table, ["labels"], DEVICE)
 
 
 def reader_of(language, **options) -> Reader:

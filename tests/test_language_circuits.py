@@ -10,7 +10,7 @@ import torch
 from transformers import MistralConfig
 
 import circuit_probing
-from conftest import CIRCUITS, SENTENCE_FILES, kill_when, language_values, rows_of, start, write_yaml
+from conftest import CIRCUITS, DEVICE, SENTENCE_FILES, kill_when, language_values, rows_of, start, write_yaml
 from interp.experiment import main
 from interp.methods.masks import load_circuit
 from interp.models.family import family_of
@@ -25,7 +25,7 @@ SETS = {"agreement": ["iid", "gen"], "syntactic_number": ["iid"],
 
 
 def opened_model(language) -> OpenModel:
-    model = load_model("", str(language.model), torch.device("cpu"))
+    model = load_model("", str(language.model), DEVICE)
     return OpenModel(model, family_of(model.config))
 
 
@@ -207,7 +207,7 @@ def test_language_mistakes_end_in_one_sentence(changes, words, language, tmp_pat
 
 def test_a_context_too_short_for_a_sentence_is_refused(language, tmp_path, capsys):
     shutil.copytree(language.model, tmp_path / "short")
-    model = load_model("", str(language.model), torch.device("cpu"))
+    model = load_model("", str(language.model), DEVICE)
     model.config.n_positions = 5
     model.transformer.wpe.weight.data = model.transformer.wpe.weight.data[:5].clone()
     model.save_pretrained(tmp_path / "short")
@@ -226,7 +226,7 @@ def test_a_pass_keeps_as_many_layers_as_memory_holds(language, tmp_path, monkeyp
         """What each setting's bench holds, of the layers still to come."""
         config = CIRCUITS.schema(**language_values(language, tmp_path) | changes)
         settings = expand_settings(config)
-        prepared = CIRCUITS.prepare(config, settings, torch.device("cpu"))
+        prepared = CIRCUITS.prepare(config, settings, DEVICE)
         return [circuit_probing.bench_for(config, setting, prepared).layers for setting in settings]
 
     assert layers_kept() == [[0, 1]] * 4

@@ -9,14 +9,13 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
+from conftest import DEVICE
 from interp.models.family import family_of
 from interp.models.loading import load_model, load_tokenizer, read_model_config, reinitialize, shuffle_weights
 from interp.models.opened import OpenModel
 from interp.models.sublayers import find_sublayer
 from interp.runs.config import BadInput
 from language_model import FAMILIES, random_model
-
-CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -25,7 +24,7 @@ def test_a_saved_model_comes_back(kind, size, tmp_path):
     model, tokens = random_model(kind), torch.arange(12).view(2, 6)
     model.save_pretrained(tmp_path, max_shard_size=size)
     assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (size == "20KB")
-    loaded = load_model("model_path", str(tmp_path), CPU)
+    loaded = load_model("model_path", str(tmp_path), DEVICE)
     torch.testing.assert_close(loaded(tokens).logits, model(tokens).logits, rtol=0, atol=0)
     assert not loaded.training and not any(parameter.requires_grad for parameter in loaded.parameters())
 
@@ -41,20 +40,20 @@ def test_a_model_that_lacks_a_shard_is_refused(kind, tmp_path):
 def test_half_precision_and_pickled_weights_are_loaded_and_missing_ones_refused(tmp_path):
     model = random_model("gpt_neox")
     random_model("gpt_neox").half().save_pretrained(tmp_path / "half")
-    assert {parameter.dtype for parameter in load_model("m", str(tmp_path / "half"), CPU).parameters()} == {
+    assert {parameter.dtype for parameter in load_model("m", str(tmp_path / "half"), DEVICE).parameters()} == {
         torch.float32}
     weights = model.state_dict()
     model.config.save_pretrained(tmp_path / "pickled")
     torch.save(weights, tmp_path / "pickled/pytorch_model.bin")
-    loaded = load_model("m", str(tmp_path / "pickled"), CPU)
+    loaded = load_model("m", str(tmp_path / "pickled"), DEVICE)
     torch.testing.assert_close(loaded.lm_head.weight, model.lm_head.weight, rtol=0, atol=0)
     del weights["gpt_neox.layers.1.mlp.dense_4h_to_h.weight"]
     torch.save(weights, tmp_path / "pickled/pytorch_model.bin")
     with pytest.raises(BadInput, match=r"lack .*layers\.1\.mlp\.dense_4h_to_h\.weight"):
-        load_model("m", str(tmp_path / "pickled"), CPU)
+        load_model("m", str(tmp_path / "pickled"), DEVICE)
     (tmp_path / "pickled/pytorch_model.bin").write_bytes(b"half a file")
     with pytest.raises(BadInput, match="^m: .*pickled cannot be loaded"):
-        load_model("m", str(tmp_path / "pickled"), CPU)
+        load_model("m", str(tmp_path / "pickled"), DEVICE)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -114,7 +113,7 @@ def test_a_gguf_file_without_the_package_that_reads_it(tmp_path, monkeypatch):
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(BadInput, match="^model_path: .*model.gguf takes the package gguf; 'pip install gguf'"):
-        load_model("model_path", str(tmp_path / "model.gguf"), CPU)
+        load_model("model_path", str(tmp_path / "model.gguf"), DEVICE)
 
 
 def test_a_hub_model_in_the_cache_is_a_folder(tmp_path, monkeypatch):
@@ -130,8 +129,8 @@ def test_a_hub_model_in_the_cache_is_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("interp.models.loading.snapshot_download", snapshot_download)
     model.save_pretrained(tmp_path / "cache")
     tokens = torch.arange(12).view(2, 6)
-    assert torch.equal(load_model("m", "some/qwen-a", CPU)(tokens).logits, model(tokens).logits)
+    assert torch.equal(load_model("m", "some/qwen-a", DEVICE)(tokens).logits, model(tokens).logits)
     assert len(asked) == 1  # once, however often it is asked for
     shutil.move(tmp_path / "cache/model.safetensors", tmp_path / "elsewhere")
-    assert torch.equal(load_model("m", "some/qwen-b", CPU)(tokens).logits, model(tokens).logits)
+    assert torch.equal(load_model("m", "some/qwen-b", DEVICE)(tokens).logits, model(tokens).logits)
     assert len(asked) == 3

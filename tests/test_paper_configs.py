@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from conftest import CIRCUITS, METHODS, TRAINING, language_values, papers_table, rows_of, write_yaml
+from conftest import CIRCUITS, DEVICE, METHODS, TRAINING, language_values, papers_table, rows_of, write_yaml
 from interp.experiment import main
 from interp.models.loading import load_model
 from interp.runs.config import BadInput, load_config
@@ -147,8 +147,8 @@ def test_what_a_control_leaves_of_a_model(change, kept, sublayers, at_home):
     """Weights that are not drawn or shuffled anew are the saved ones to the bit; biases and norms start alike."""
     config = CIRCUITS.schema(**at_home("circuit probing") | change)
     settings = expand_settings(config)
-    saved = dict(load_model("", config.model_path, torch.device("cpu")).transformer.named_parameters())
-    question = CIRCUITS.prepare(config, settings, torch.device("cpu")).question
+    saved = dict(load_model("", config.model_path, DEVICE).transformer.named_parameters())
+    question = CIRCUITS.prepare(config, settings, DEVICE).question
     for setting in settings:
         for name, weight in question.open(setting).model.transformer.named_parameters():
             own = name.split(".")[2] if name.startswith("h.") else name

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from conftest import CIRCUITS, METHODS, SENTENCES, TRAINING, kill_when, rows_of, start, write_yaml
+from conftest import CIRCUITS, DEVICE, METHODS, SENTENCES, TRAINING, kill_when, rows_of, start, write_yaml
 from interp.experiment import main
 from interp.methods.das import load_alignment
 from interp.methods.masks import load_circuit
@@ -25,8 +25,6 @@ from interp.runs.settings import expand_settings
 from interp.tasks.arithmetic import labels_of, read_data, token_ids
 from interp.tasks.question import Exchange, read_sequences
 
-CPU = torch.device("cpu")
-
 
 @torch.no_grad()
 def accuracy_of(model, file) -> float:
@@ -36,7 +34,7 @@ def accuracy_of(model, file) -> float:
 
 
 def opened_model(path) -> OpenModel:
-    model = load_model("model", str(path), CPU)
+    model = load_model("model", str(path), DEVICE)
     return OpenModel(model, family_of(model.config))
 
 
@@ -206,7 +204,7 @@ def test_das_saves_what_it_reports_at_any_position(tiny, tmp_path):
         assert float(row["rotation_error"]) < 1e-5
         assert len(rows_of(run / "training_log.csv")) == 10
         alignment, about = load_alignment(next(run.glob("*.safetensors")))
-        pairs = read_sequences("test", tiny.methods["DAS"]["test_path"], [], CPU, about["position"],
+        pairs = read_sequences("test", tiny.methods["DAS"]["test_path"], [], DEVICE, about["position"],
                                Exchange("CF_Label_0"))
         site = Site(about["target_layer"], "resid_mid")
         exchanged = alignment.intervene(*(opened.read(own, [site])[0] for own in (pairs, pairs.source)))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from conftest import CIRCUITS, METHODS, write_yaml
+from conftest import CIRCUITS, DEVICE, METHODS, write_yaml
 from interp.experiment import main
 from interp.models.family import family_of
 from interp.models.loading import load_model, load_tokenizer
@@ -18,8 +18,6 @@ from interp.runs.settings import expand_settings
 from interp.tasks.question import Data
 from language_model import language_loss, word_level_tokenizer
 from test_analysis import drawn
-
-CPU = torch.device("cpu")
 
 SHE = ("anna", "clara", "emma", "julia", "laura", "maria", "nora", "olga", "paula", "sara")
 HE = ("adam", "carl", "david", "eric", "frank", "hugo", "ivan", "john", "mark", "paul")
@@ -111,7 +109,7 @@ def ask(own, method: str, variable: str, results: Path, **changes) -> pd.DataFra
 def examples_of(own, method: str, variable: str, **changes) -> Data:
     config = SCRIPTS[method].schema(**values_of(own, method, variable, own.folder / "never") | changes)
     settings = expand_settings(config)
-    return SCRIPTS[method].prepare(config, settings, CPU).data(settings[0])
+    return SCRIPTS[method].prepare(config, settings, DEVICE).data(settings[0])
 
 
 @pytest.mark.parametrize("variable", TASKS)
@@ -165,7 +163,7 @@ def test_every_method_asks_a_task_of_ones_own(variable, own, tmp_path, analyse):
 @pytest.mark.parametrize("variable", TASKS)
 def test_a_drawn_source_has_another_value_and_its_answer_is_what_an_exchange_should_give(variable, own):
     data = examples_of(own, "DAS", variable)
-    model = OpenModel(load_model("", str(own.folder / "model"), CPU), family_of(GPT2Config()))
+    model = OpenModel(load_model("", str(own.folder / "model"), DEVICE), family_of(GPT2Config()))
     for examples in (data.train, data.tests["test"]):
         assert set(examples.source.texts) <= set(examples.texts)  # of the same split
         assert (examples.source.variables[variable] != examples.variables[variable]).all()

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -48,6 +49,10 @@ def choose_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise BadInput(f"device: '{name}' is not available on this machine.") from None
+    if device.type == "cuda":  # the same command gives the same table; float32 is float32
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cuda.matmul.allow_tf32 = False
     return device
 
 
