@@ -25,7 +25,7 @@ from transformers.utils import logging
 
 from interp.models.family import family_of
 from interp.runs.config import PROJECT_ROOT, BadInput, project_path, require_file, shown
-from interp.runs.files import place, temporary_beside
+from interp.runs.files import place, writing
 
 logging.disable_progress_bar()  # loading a few tensors needs none, and it would break ours
 logging.set_verbosity_error()   # what is wrong with a model is said in one sentence
@@ -230,6 +230,6 @@ def first_line(error: Exception) -> str:
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:
     """Save in Hugging Face layout, in one step; a different model standing there is set aside."""
-    temporary = temporary_beside(folder)
-    model.save_pretrained(temporary)
-    place(temporary, folder)
+    with writing(folder) as temporary:
+        model.save_pretrained(temporary)
+        place(temporary, folder)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import platform
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -53,7 +53,8 @@ def recorded(folder: Path, device: torch.device, inputs: dict[str, str]):
     try:
         yield note
     except BaseException as error:
-        write(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", end=now())
+        with suppress(OSError):  # the disk may be full; what is told is why the run failed
+            write(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", end=now())
         raise
     write(status="done", end=now())
 
