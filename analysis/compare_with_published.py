@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.method_figures import places_of, read_csv, run
+from analysis.method_figures import places_of, read_csv, run, whole_out
 from interp.runs.config import PROJECT_ROOT, BadInput, shown
 from interp.runs.files import write_text
 
@@ -82,6 +82,9 @@ def main() -> None:
     parser.add_argument("--tolerance", type=float, default=0.05, help="accuracies that differ by more are marked")
     parser.add_argument("--out", type=Path, required=True, help="the Markdown file to write")
     options = parser.parse_args()
+    out = whole_out(options.out, names_files=True)
+    if out.is_dir():
+        raise BadInput(f"--out {options.out}: it is a folder, and a file is to be written.")
     if not options.published.is_file():
         raise BadInput(f"--published {options.published}: there is no such file.")
     published = read_csv(options.published, keep_default_na=False)
@@ -108,7 +111,7 @@ def main() -> None:
              "is marked with **." if merged["published"].notna().any() else "The paper publishes no figures of these.")
     title = (f"# {name}: our figures beside the published ones\n\n"
              f"Made by `analysis/compare_with_published.py`. {about}\n")
-    write_text(options.out.absolute(), title + body)
+    write_text(out, title + body)
     print(f"{options.out}: {len(merged)} of {len(published)} figures, {body.count('**')} marked.")
 
 

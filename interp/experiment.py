@@ -192,7 +192,7 @@ def read_by(config: ScriptConfig, settings: list[Setting]) -> dict[str, list[Pat
                             for template in templates for setting in settings}):
             files[path] = model_files(key, path)
     return files | {path: [require_file(key, path)] for key in keys_that_read(schema, DATA)
-                    if (path := getattr(config, key))}
+                    if config.reads(key) and (path := getattr(config, key))}
 
 
 def compute(script: Script, config: ScriptConfig, setting: Setting, prepared: Any, directory: RunDirectory,

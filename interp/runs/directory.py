@@ -101,7 +101,9 @@ def check_results_dir(config: ScriptConfig, overwrite: bool) -> None:
 
 def check_folder(key: str, path: Path) -> None:
     """Refuse a folder that cannot be made or written; raises BadInput."""
-    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    existing = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+    if not existing.exists():
+        raise BadInput(f"{key}: {shown(existing)} is a link that leads nowhere.")
     if not existing.is_dir():
         raise BadInput(f"{key}: {shown(existing)} is a file, not a folder.")
     if not os.access(existing, os.W_OK):
@@ -226,7 +228,7 @@ def refuse_other_config(stored: Path, config: ScriptConfig) -> None:
         old = yaml.safe_load(stored.read_text(encoding="utf-8"))
         if not isinstance(old, dict):
             raise ValueError
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         raise BadInput(f"results_dir: {shown(stored)} is damaged, so the run cannot go on; give another "
                        "results_dir, or --overwrite, which moves the old run aside.") from None
     try:

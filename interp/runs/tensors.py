@@ -54,6 +54,13 @@ def load_state(file: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception:  # torch.load raises anything on a damaged file
-        raise BadInput(f"{shown(file)} is damaged; move it away, and the training begins anew.") from None
+        raise damaged(file) from None
+    if not isinstance(state, dict):
+        raise damaged(file)
+    return state
+
+
+def damaged(file: Path) -> BadInput:
+    return BadInput(f"{shown(file)} is damaged; move it away, and the training begins anew.")
