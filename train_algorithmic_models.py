@@ -234,7 +234,8 @@ def train(config: Config, setting: Setting, model: GPT2LMHeadModel,
         optimizer.zero_grad()
         loss = cross_entropy(logits["train"](), splits["train"].labels)
         if not torch.isfinite(loss):
-            advice = "wd" if setting.lr * config.wd > 2 else "value in lr_list"  # of more, decay makes weights grow
+            grows = setting.lr < 1 and setting.lr * config.wd > 2  # weights, by decaying to beyond their negatives
+            advice = "wd" if grows else "value in lr_list"
             raise RunFailed(f"the training loss became {loss.item()} at epoch {epoch} of setting "
                             f"{setting_name(setting)}; try a smaller {advice}.")
         loss.backward()

@@ -117,7 +117,7 @@ def check(script: Script, file: str, options: argparse.Namespace) -> tuple:
         settings = expand_settings(config)
         check_results_dir(config, options.overwrite)
         prepared = script.prepare(config, settings, device)
-        paths = files_of(script, config, settings)
+        paths = all_artifacts(script, config, settings)
         for folder in {path.parent for path in paths}:
             check_folder("model_dir", folder)
         if not options.overwrite:
@@ -144,7 +144,7 @@ def todo(script: Script, config: ScriptConfig, settings: list[Setting], director
         directory.has(setting) and as_written(directory.path, script.artifacts(config, setting)))]
 
 
-def files_of(script: Script, config: ScriptConfig, settings: list[Setting]) -> list[Path]:
+def all_artifacts(script: Script, config: ScriptConfig, settings: list[Setting]) -> list[Path]:
     """All that a run may leave in model_dir."""
     return [path for setting in settings for path in script.artifacts(config, setting)]
 
@@ -156,7 +156,7 @@ def refuse_twice(script: Script, jobs: list[tuple[ScriptConfig, list[Setting]]])
         path = project_path(config.results_dir).resolve()
         if path in seen:
             raise BadInput(f"results_dir: two of the configs write to {config.results_dir}.")
-        own = {path.resolve() for path in files_of(script, config, settings)}
+        own = {path.resolve() for path in all_artifacts(script, config, settings)}
         for path_of_both in sorted(own & written)[:1]:
             raise BadInput(f"model_dir: two of the configs write {shown(path_of_both)}.")
         seen.add(path)
@@ -167,7 +167,7 @@ def run(script: Script, config: ScriptConfig, settings: list[Setting], prepared:
         device: torch.device, overwrite: bool) -> None:
     """Compute the settings that the run directory lacks, a row each."""
     with open_run(config, settings, script.side_tables(config), overwrite,
-                  files_of(script, config, settings)) as directory:
+                  all_artifacts(script, config, settings)) as directory:
         read = digests(read_by(config, settings))
         refuse_changed_inputs(directory.path, read)
         where = shown(directory.path)

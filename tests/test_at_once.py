@@ -129,3 +129,18 @@ def test_rests_of_the_dead_are_removed_and_of_the_living_left(tiny, tmp_path):
     assert main(CIRCUITS, ["--config", config]) == 0
     left = {file.name for file in (tmp_path / "models").iterdir() if file.name.startswith(".")}
     assert left == {rest.name for name, rest in rests.items() if name != f"999999999@{host}"}
+
+
+def test_three_that_overwrite_one_run_at_once_keep_the_old_one(tiny, tmp_path, at_once):
+    values = values_of("circuits", tiny, tmp_path) | {"operation_list": ["mlp"]}
+    config = str(write_yaml(tmp_path / "c.yaml", values))
+    assert main(CIRCUITS, ["--config", config]) == 0
+    for _ in range(ROUNDS):
+        before = (tmp_path / "run/results.csv").read_bytes()
+        known = set(tmp_path.glob("run.old-*"))
+        found = at_once("circuit_probing", [["--config", config, "--overwrite"]] * 3)
+        assert 0 in [status for status, _ in found]
+        new = sorted(set(tmp_path.glob("run.old-*")) - known, key=lambda folder: int(folder.name.rpartition("-")[2]))
+        assert (new[0] / "results.csv").read_bytes() == before
+        assert all((folder / "results.csv").exists() for folder in [*new, tmp_path / "run"])
+        assert not [file for file in tmp_path.rglob("*") if file.name.endswith((".tmp", ".held", ".turn.lock"))]

@@ -31,7 +31,7 @@ def no_truth_value(value: Any) -> Any:
     return value
 
 
-Whole = Annotated[int, BeforeValidator(no_truth_value), Field(gt=-2**32, lt=2**32)]  # what C's integers hold
+Whole = Annotated[int, BeforeValidator(no_truth_value), Field(gt=-2**32, lt=2**32)]  # more overflows C's integers
 Real = Annotated[float, BeforeValidator(no_truth_value), Field(ge=-1e30, le=1e30)]  # beyond that float32 overflows
 NonEmpty = Annotated[list[T], Field(min_length=1)]
 Positive = Annotated[Real, Field(gt=0)]
@@ -109,7 +109,7 @@ def project_path(path: str | Path) -> Path:
             raise ValueError("it is a link that leads nowhere")
     except (OSError, ValueError, RuntimeError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise BadInput(f"the path '{str(path)[:60]}' cannot be used: {why}.") from None
+        raise BadInput(f"the path '{str(path)[:200]}' cannot be used: {why}.") from None
     return full
 
 

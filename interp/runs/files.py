@@ -82,7 +82,7 @@ def is_at_work(process: int) -> bool:
     """Whether another process of this machine has that number; this one's rests are of an earlier process."""
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:  # somebody else's
         return True
