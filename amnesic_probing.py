@@ -28,7 +28,7 @@ from interp.methods.erasure import decodability, erased_rank, fit_eraser, random
 from interp.models.examples import Examples
 from interp.models.opened import run_all
 from interp.models.tail import run_on_from
-from interp.runs.config import Count, DataFile, NonEmpty, NonNegative, Positive, Whole
+from interp.runs.config import BadInput, Count, DataFile, NonEmpty, NonNegative, Positive, Whole
 from interp.runs.settings import Setting
 from interp.tasks.question import Question, QuestionConfig, accuracies, check_range, site_of
 
@@ -62,6 +62,9 @@ class Config(QuestionConfig):
             values["precision_list"] = [values.pop("precision")]
         return values
 
+    def reads(self, key):
+        return self.multitask or key not in OTHER_KEYS.values()
+
     @model_validator(mode="after")
     def consistent(self):
         if self.multitask and not (self.t2_train_data_path and self.t2_test_data_path):
@@ -73,7 +76,9 @@ def prepare(config: Config, settings: list[Setting], device: torch.device) -> Qu
     """Read the data and each model's configuration; refuse what does not fit together."""
     question = Question(config, settings, device, extra=OTHER_KEYS.values() if config.multitask else ())
     for setting in settings:
-        train = question.data(setting).train
+        train, test = question.data(setting).train, question.data(setting).tests["test"]
+        if len(test) < 2 and not config.of_sentences:
+            raise BadInput("test_data_path: LEACE is fitted on it too, which takes two rows or more.")
         for examples in (train, *question.data(setting).tests.values()):  # one-hot: no more classes than examples
             check_range("variable", config.asked, examples.variables[config.asked], len(train))
     return question

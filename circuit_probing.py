@@ -76,6 +76,9 @@ class Config(QuestionConfig):
 
     sequence_keys = (*QuestionConfig.sequence_keys, *LM_KEYS.values())
 
+    def reads(self, key):
+        return self.judges_tasks or key not in LM_KEYS.values()
+
     @property
     def judges_tasks(self) -> bool:
         """Whether answers are judged on this task and on the other one."""

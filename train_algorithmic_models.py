@@ -24,7 +24,7 @@ from transformers import GPT2LMHeadModel
 
 from interp.experiment import Outcome, Script, main
 from interp.models.last_position import last_position_logits
-from interp.models.loading import build_gpt2, load_model, read_model_config, save_model
+from interp.models.loading import NO_DROPOUT, build_gpt2, load_model, read_model_config, save_model
 from interp.plotting import draw_curves
 from interp.runs.config import (
     BadInput,
@@ -44,9 +44,11 @@ from interp.runs.config import (
 from interp.runs.directory import RunDirectory, check_data_files, write_missing
 from interp.runs.record import as_written
 from interp.runs.settings import Setting, setting_name
-from interp.runs.tensors import load_state, save_state
+from interp.runs.tensors import damaged, load_state, save_state
 from interp.tasks import arithmetic
 from interp.tasks.arithmetic import Function, Rule, Task
+
+RECORDED = ("epoch", "train_loss", "train_acc", "test_loss", "test_acc")  # what a row of the curve holds
 
 
 class Config(ScriptConfig):
@@ -168,10 +170,13 @@ def prepare(config: Config, settings: list[Setting], device: torch.device) -> Pr
             tables[name].append(table)
     check_data_files(files)
     old = read_model_config("transfer", config.transfer) if config.transfer else None
-    for key, value in config.shape.items() if old else ():
+    if old and old.model_type != "gpt2":
+        raise BadInput(f"transfer: the model in {config.transfer} is a '{old.model_type}', and a GPT-2 is trained.")
+    for key, value in (config.shape | NO_DROPOUT).items() if old else ():
         if getattr(old, key) != value:
+            what = "trains without dropout" if key in NO_DROPOUT else value
             raise BadInput(f"transfer: the model in {config.transfer} has {key} {getattr(old, key)}, this config "
-                           f"{value}.")
+                           f"{what}.")
     splits = {name: Split(torch.cat([arithmetic.token_ids(table) for table in own]).to(device),
                           torch.cat([arithmetic.labels_of(table, "labels") for table in own]).to(device))
               for name, own in tables.items()}
@@ -229,8 +234,10 @@ def train(config: Config, setting: Setting, model: GPT2LMHeadModel,
         optimizer.zero_grad()
         loss = cross_entropy(logits["train"](), splits["train"].labels)
         if not torch.isfinite(loss):
+            grows = setting.lr < 1 and setting.lr * config.wd > 2  # weights, by decaying to beyond their negatives
+            advice = "wd" if grows else "value in lr_list"
             raise RunFailed(f"the training loss became {loss.item()} at epoch {epoch} of setting "
-                            f"{setting_name(setting)}; try a smaller value in lr_list.")
+                            f"{setting_name(setting)}; try a smaller {advice}.")
         loss.backward()
         optimizer.step()
         warmup.step()
@@ -273,14 +280,22 @@ def artifacts(config: Config, setting: Setting) -> list[Path]:
 def go_on(file: Path, config: Config, setting: Setting, parts: dict[str, Any]) -> tuple[int, list]:
     """Restore the last state; its epoch and curve: (0, []) where there is none or an earlier checkpoint is damaged."""
     state = load_state(file)
-    earlier = [path for epoch in config.save_checkpoints for path in checkpoint_paths(config, setting, epoch)
-               if state is not None and epoch < state["epoch"]]
-    if state is None or not as_written(file.parent, earlier):
+    if state is None:
         return 0, []
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    print(f"{shown(file)}: going on from epoch {state['epoch']}")
-    return state["epoch"], state["curve"]
+    try:
+        last, curve = state["epoch"], state["curve"]
+        if [[row[name] for name in RECORDED] for row in curve][-1][0] != last:
+            raise ValueError
+        earlier = [path for epoch in config.save_checkpoints for path in checkpoint_paths(config, setting, epoch)
+                   if epoch < last]
+        if not as_written(file.parent, earlier):
+            return 0, []
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError):  # as a file differs from a state
+        raise damaged(file) from None
+    print(f"{shown(file)}: going on from epoch {last}")
+    return last, curve
 
 
 def finish(config: Config, prepared: Prepared, run: RunDirectory) -> None:

@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 
 import circuit_probing
-from analysis.method_figures import COMPONENTS, run
+from analysis.method_figures import COMPONENTS, run, whole_out
 from analysis.summarize_model_overlap import saved_circuits
 from interp.methods.masks import Circuit
 from interp.models.examples import Examples
@@ -111,9 +111,10 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, help="default: figures/ablation_by_position_OPERATION_LAYER of the run")
     options = parser.parse_args()
-    if options.out and not options.out.name:
-        raise BadInput(f"--out {options.out}: it must end in a file's name.")
     config, settings = choose(options.config, options.layer, options.operation)
+    results = project_path(config.results_dir)
+    out = whole_out(options.out or results / "figures" / f"ablation_by_position_{options.operation}_{options.layer}",
+                    names_files=True)
     device = choose_device(options.device)
     circuits = [circuit for _, _, circuit in saved_circuits(options.config, config, settings)]
     question = circuit_probing.prepare(config, settings, device).question
@@ -123,8 +124,6 @@ def main() -> None:
         sublayer = find_sublayer(opened, setting.target_layer, setting.operation)
         rows += [setting._asdict() | row for file, examples in question.data(setting).judged.items()
                  for row in ablate_by_position(opened, sublayer, circuit, file, examples)]
-    results = project_path(config.results_dir)
-    out = (options.out or results / "figures" / f"ablation_by_position_{options.operation}_{options.layer}").absolute()
     table = pd.DataFrame(rows)
     write_text(out.with_name(f"{out.name}.csv"), table.to_csv(index=False))
     shown_columns = ["evaluation", "ablated_at", "accuracy", "stream_norm", "change_norm"]

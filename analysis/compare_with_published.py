@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.method_figures import only, places_of, read_csv, run
+from analysis.method_figures import only, places_of, read_csv, run, whole_out
 from interp.runs.config import PROJECT_ROOT, BadInput, shown
 from interp.runs.files import write_text
 
@@ -111,6 +111,9 @@ def main() -> None:
     parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="accuracies that differ by more are marked")
     parser.add_argument("--out", type=Path, required=True, help="the Markdown file to write")
     options = parser.parse_args()
+    out = whole_out(options.out, names_files=True)
+    if out.is_dir():
+        raise BadInput(f"--out {options.out}: it is a folder, and a file is to be written.")
     published = read_published(options.published)
     results, everything = options.results.absolute(), published
     published = published[published["experiment"] == options.experiment]
@@ -127,7 +130,7 @@ def main() -> None:
              "is marked with **.")
     title = (f"# {name}: our figures beside the published ones\n\n"
              f"Made by `analysis/compare_with_published.py`. {about}\n")
-    write_text(options.out.absolute(), title + body)
+    write_text(out, title + body)
     print(f"{options.out}: {len(merged)} of {len(published)} figures, {body.count('**')} marked.")
 
 

@@ -11,8 +11,8 @@ import pandas as pd
 
 from interp.methods.table import BEFORE_AND_AFTER, COMPONENT_OF, METHODS, PLACES
 from interp.plotting import draw_bars, plt, save_figure, sns
-from interp.runs.config import PROJECT_ROOT, BadInput, config_that_writes, parse_yaml, shown
-from interp.runs.directory import CONFIG
+from interp.runs.config import PROJECT_ROOT, BadInput, config_that_writes, parse_yaml, project_path, shown
+from interp.runs.directory import CONFIG, check_folder
 
 RESULTS = PROJECT_ROOT / "Results"
 COMPONENTS = {"attn": "attention", "mlp": "MLP"}
@@ -256,9 +256,22 @@ def parse_folders(description: str, experiment: str, further: dict[str, dict[str
         parser.add_argument(name, **option)
     options = parser.parse_args()
     options.results = options.results.absolute()
-    options.out = (options.out or options.results / "figures").absolute()
+    options.out = whole_out(options.out or options.results / "figures")
     options.where = dict(pair.partition("=")[::2] for pair in options.where)
     return options
+
+
+def whole_out(out: Path, names_files: bool = False) -> Path:
+    """The whole path that --out gives: a folder, or what files' names begin with.
+
+    Raises:
+        BadInput: nothing can be written there.
+    """
+    if names_files and not out.name:
+        raise BadInput(f"--out {out}: it must end in a file's name.")
+    whole = project_path(out.absolute())
+    check_folder("--out", whole.parent if names_files else whole)
+    return whole
 
 
 def run(script: str, main: Callable[[], None]) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.patches import Rectangle
 
-from analysis.method_figures import RESULTS, check_columns, read_csv, run
+from analysis.method_figures import RESULTS, check_columns, read_csv, run, whole_out
 from interp.methods.interchange import method, method_names
 from interp.plotting import plt, save_figure, sns
 from interp.runs.config import BadInput, read_yaml, shown
@@ -292,9 +292,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="default: RESULTS/figures")
     options = parser.parse_args()
     results = options.results.absolute()
-    out = (options.out or results / "figures").absolute()
+    out = whole_out(options.out or results / "figures")
     table = read_runs(results)
-    out.mkdir(parents=True, exist_ok=True)
     if "rank_among_random" in table:  # p values among random draws, corrected over the sites of a run
         write_text(out / "sites.csv", table.assign(p_holm=table.groupby(["experiment", "method"])[
             "rank_among_random"].transform(lambda p: holm(p.to_numpy(float)))).to_csv(index=False))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.method_figures import COMPONENTS, RESULTS, read_results_table, run
+from analysis.method_figures import COMPONENTS, RESULTS, read_results_table, run, whole_out
 from interp.methods.table import COMPONENT_OF, METHODS
 from interp.plotting import plt, save_figure
 from interp.runs.config import BadInput, shown
@@ -113,10 +113,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="default: RESULTS/figures/MODEL")
     options = parser.parse_args()
     results = options.results.absolute()
-    out = (options.out or results / "figures" / options.model).absolute()
+    out = whole_out(options.out or results / "figures" / options.model)
     rows = collect(results, options.model)
     table = as_table(rows)
-    out.mkdir(parents=True, exist_ok=True)
     flat = table.copy()
     flat.columns = [f"{label} ({SETS[name]})" for label, name in table.columns]
     write_text(out / "layers.csv", flat.to_csv())

@@ -25,7 +25,7 @@ from scipy.stats import hypergeom
 from torch import Tensor
 
 import circuit_probing
-from analysis.method_figures import COMPONENTS, run
+from analysis.method_figures import COMPONENTS, run, whole_out
 from interp.methods.masks import Circuit, load_circuit
 from interp.plotting import plt, save_figure
 from interp.runs.config import BadInput, load_config, shown
@@ -190,12 +190,12 @@ def main() -> None:
     source.add_argument("--circuits", nargs=2, type=Path, metavar=("A", "B"), help="saved circuits")
     parser.add_argument("--out", type=Path, required=True, help="OUT.csv, OUT.png and OUT.pdf are written")
     options = parser.parse_args()
+    out = whole_out(options.out, names_files=True)
     if options.config:
         found = pairs(*(circuits_of(file) for file in options.config))
     else:
         found = [tuple(load_named(path.absolute()) for path in options.circuits)]
     table = pd.DataFrame([row for pair in found for row in overlap(*pair)])
-    out = options.out.absolute()
     write_text(out.with_name(f"{out.name}.csv"), table.to_csv(index=False))
     print(table.to_string(index=False, float_format="%.3g"))
     wholes = table[table["map"] == ALL]

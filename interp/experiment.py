@@ -32,7 +32,7 @@ from interp.runs.config import (
     require_file,
     shown,
 )
-from interp.runs.directory import CONFIG, RunDirectory, check_folder, check_results_dir, open_run
+from interp.runs.directory import RunDirectory, check_folder, check_results_dir, open_run, refuse_foreign_files
 from interp.runs.record import as_written, digests, recorded, refuse_changed_inputs
 from interp.runs.settings import Setting, expand_settings, fill_in
 
@@ -94,7 +94,7 @@ def main(script: Script, arguments: list[str] | None = None) -> int:
     except BadInput as error:
         status, message = 2, error
     except OSError as error:
-        status, message = 2, f"{error.filename or 'a file'}: {error.strerror or error}."
+        status, message = 2, f"{shown(error.filename or 'a file')}: {error.strerror or error}."
     except RunFailed as error:
         status, message = 1, error
     except (MemoryError, RuntimeError) as error:  # torch on a CPU raises a plain RuntimeError
@@ -117,8 +117,11 @@ def check(script: Script, file: str, options: argparse.Namespace) -> tuple:
         settings = expand_settings(config)
         check_results_dir(config, options.overwrite)
         prepared = script.prepare(config, settings, device)
+        paths = all_artifacts(script, config, settings)
+        for folder in {path.parent for path in paths}:
+            check_folder("model_dir", folder)
         if not options.overwrite:
-            refuse_foreign_artifacts(script, config, settings)
+            refuse_foreign_files(project_path(config.results_dir), paths)
     except BadInput as error:
         where = shown(find_config(file))
         raise BadInput(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
@@ -141,21 +144,9 @@ def todo(script: Script, config: ScriptConfig, settings: list[Setting], director
         directory.has(setting) and as_written(directory.path, script.artifacts(config, setting)))]
 
 
-def refuse_foreign_artifacts(script: Script, config: ScriptConfig, settings: list[Setting]) -> None:
-    """A run that has not begun must not find what it would write: that belongs to another run.
-
-    Raises:
-        BadInput: it does, or its folder cannot be written.
-    """
-    paths = [path for setting in settings for path in script.artifacts(config, setting)]
-    for folder in {path.parent for path in paths}:
-        check_folder("model_dir", folder)
-    if (project_path(config.results_dir) / CONFIG).exists():
-        return
-    for path in paths:
-        if path.exists():
-            raise BadInput(f"model_dir: {shown(path)} is there already, from another run; give another model_dir, "
-                           "or --overwrite, which sets it aside.")
+def all_artifacts(script: Script, config: ScriptConfig, settings: list[Setting]) -> list[Path]:
+    """All that a run may leave in model_dir."""
+    return [path for setting in settings for path in script.artifacts(config, setting)]
 
 
 def refuse_twice(script: Script, jobs: list[tuple[ScriptConfig, list[Setting]]]) -> None:
@@ -165,7 +156,7 @@ def refuse_twice(script: Script, jobs: list[tuple[ScriptConfig, list[Setting]]])
         path = project_path(config.results_dir).resolve()
         if path in seen:
             raise BadInput(f"results_dir: two of the configs write to {config.results_dir}.")
-        own = {path.resolve() for setting in settings for path in script.artifacts(config, setting)}
+        own = {path.resolve() for path in all_artifacts(script, config, settings)}
         for path_of_both in sorted(own & written)[:1]:
             raise BadInput(f"model_dir: two of the configs write {shown(path_of_both)}.")
         seen.add(path)
@@ -175,7 +166,8 @@ def refuse_twice(script: Script, jobs: list[tuple[ScriptConfig, list[Setting]]])
 def run(script: Script, config: ScriptConfig, settings: list[Setting], prepared: Any,
         device: torch.device, overwrite: bool) -> None:
     """Compute the settings that the run directory lacks, a row each."""
-    with open_run(config, settings, script.side_tables(config), overwrite) as directory:
+    with open_run(config, settings, script.side_tables(config), overwrite,
+                  all_artifacts(script, config, settings)) as directory:
         read = digests(read_by(config, settings))
         refuse_changed_inputs(directory.path, read)
         where = shown(directory.path)
@@ -200,7 +192,7 @@ def read_by(config: ScriptConfig, settings: list[Setting]) -> dict[str, list[Pat
                             for template in templates for setting in settings}):
             files[path] = model_files(key, path)
     return files | {path: [require_file(key, path)] for key in keys_that_read(schema, DATA)
-                    if (path := getattr(config, key))}
+                    if config.reads(key) and (path := getattr(config, key))}
 
 
 def compute(script: Script, config: ScriptConfig, setting: Setting, prepared: Any, directory: RunDirectory,

@@ -1,5 +1,6 @@
 """One style for every figure, saved as PDF and PNG."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from interp.runs.config import shown
-from interp.runs.files import place, temporary_beside
+from interp.runs.files import place, writing
 
 plt.switch_backend("Agg")  # figures are files; no display is needed
 sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
@@ -22,9 +23,11 @@ sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Save as PATH.pdf and PATH.png and say so."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for ending in (".pdf", ".png"):
-        figure.savefig(path.with_name(path.name + ending), dpi=150, bbox_inches="tight")
+    for ending in ("pdf", "png"):
+        file = path.with_name(f"{path.name}.{ending}")
+        with writing(file) as temporary:
+            figure.savefig(temporary, format=ending, dpi=150, bbox_inches="tight")
+            temporary.replace(file)
     plt.close(figure)
     print(f"{shown(path)}.png and .pdf")
 
@@ -75,9 +78,11 @@ class UpdateAnimation:
         plt.close(figure)
 
     def save(self, path: Path, seconds_per_frame: float = 0.5) -> None:
-        temporary = temporary_beside(path)
-        imageio.mimsave(temporary, self.frames, format="GIF", duration=1000 * seconds_per_frame, loop=0)
-        place(temporary, path)
+        content = io.BytesIO()  # to a full disk, the writer would print a traceback as it goes
+        imageio.mimsave(content, self.frames, format="GIF", duration=1000 * seconds_per_frame, loop=0)
+        with writing(path) as temporary:
+            temporary.write_bytes(content.getbuffer())
+            place(temporary, path)
 
 
 def draw_bars(axis: Axes, heights: pd.DataFrame, errors: pd.DataFrame) -> None:

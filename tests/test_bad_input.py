@@ -1,14 +1,20 @@
 """Every mistake ends in one sentence that names key, file or setting, with status 2 and nothing written."""
 
+import io
+import json
 import shutil
 
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import GPT2LMHeadModel
 
 from conftest import CIRCUITS, METHODS, TRAINING, write_yaml
 from interp.experiment import main
+from interp.methods.masks import l0
+from interp.runs.config import PROJECT_ROOT
+from language_model import random_model
 
 TRAINING_MISTAKES = {
     "unknown key": ({"lr_lst": [0.1]}, ["'lr_lst'", "did you mean 'lr_list'"]),
@@ -30,6 +36,16 @@ TRAINING_MISTAKES = {
     "no such device": ({"device": "abacus"}, ["device", "abacus"]),
     "transfer without a model": ({"start_list": ["transfer"]}, ["'transfer'"]),
     "transfer from another shape": ({"transfer": "MODEL", "n_inner": 64}, ["transfer", "n_inner", "32"]),
+    "transfer of another family": ({"transfer": "LLAMA"}, ["transfer", "'llama'", "GPT-2"]),
+    "transfer of a model with dropout": ({"transfer": "DROPOUT"}, ["transfer", "resid_pdrop 0.1", "without dropout"]),
+    "a size beyond C's integers": ({"n_inner": 10**30}, ["'n_inner'", "4294967296"]),
+    "an epoch beyond C's integers": ({"save_checkpoints": [2**63]}, ["'save_checkpoints.0'", "4294967296"]),
+    "a number beyond float32": ({"wd": 1e300}, ["'wd'"]),
+    "a branch of a type": ({"transfer": 5}, ["the key 'transfer' is wrong"]),
+    "results_dir in a file by a way round": ({"results_dir": "DETOUR"}, ["c.yaml", "is a file"]),
+    "results_dir is a link to nothing": ({"results_dir": "LINK"}, ["link", "leads nowhere"]),
+    "model_dir is a link to itself": ({"model_dir": "LOOP"}, ["loop", "leads nowhere"]),
+    "data_dir below a link to nothing": ({"data_dir": "LINK/x"}, ["data_dir", "link", "leads nowhere"]),
     "other data in place": ({"data_seed": 1}, ["data_dir", "train.csv"]),
     "results of another config": ({"wd": 0.5, "results_dir": "SAME"}, ["results_dir", "wd", "--overwrite"]),
 }
@@ -53,6 +69,8 @@ CIRCUIT_MISTAKES = {
     "two tasks without their data": ({"task": "multitask"}, ["lm_same_task_path", "lm_different_task_path"]),
     "a language task without sentences": ({"task": "agreement"}, ["'data_path'", "'agreement'"]),
     "infinite weight": ({"l0_lambda": float("inf")}, ["l0_lambda"]),
+    "a branch of a type": ({"checkpoint_list": [1.5]}, ["the key 'checkpoint_list.0' is wrong"]),
+    "mask parameters beyond float32": ({"mask_init_list": [1e300]}, ["'mask_init_list.0'"]),
     "results_dir is a file": ({"results_dir": "FILE"}, ["results_dir", "file"]),
 }
 
@@ -77,6 +95,7 @@ METHOD_MISTAKES = {
         "missing data of the second task": (
             {"multitask": True, "t2_train_data_path": "no.csv", "t2_test_data_path": "no.csv"}, ["t2_train_data_path"]),
         "layer the model lacks": ({"target_layer_list": [1]}, ["target_layer_list", "layer 1"]),
+        "a test file of one row": ({"test_data_path": "ONE ROW"}, ["test_data_path", "two rows"]),
         "more classes than examples": ({"variable": "aux_9"}, ["variable", "aux_9", "84"]),
     },
     "DAS": {
@@ -91,8 +110,15 @@ METHOD_MISTAKES = {
 }
 
 
+def saved(content) -> bytes:
+    """A file of torch's that holds what a training does not write."""
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
 def snapshot(folder):
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    return {path: path.lstat().st_mtime_ns for path in folder.rglob("*")}
 
 
 def refuse(script, arguments, folders, words, capsys):
@@ -111,8 +137,19 @@ def test_training_refuses(mistake, tiny, tmp_path, capsys):
     changes, words = TRAINING_MISTAKES[mistake]
     if changes.get("transfer") == "MODEL":
         changes = changes | {"transfer": tiny.circuits["model_path"]}
+    if changes.get("transfer") in ("LLAMA", "DROPOUT"):
+        shutil.copytree(tiny.circuits["model_path"], tmp_path / "old")
+        settings = tmp_path / "old/config.json"
+        settings.write_text(settings.read_text().replace('"resid_pdrop": 0.0', '"resid_pdrop": 0.1'))
+        if changes["transfer"] == "LLAMA":
+            random_model("llama").save_pretrained(tmp_path / "old")
+        changes = changes | {"transfer": str(tmp_path / "old")}
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    places = {"DETOUR": "none/../c.yaml/x", "LINK": "link", "LINK/x": "link/x", "LOOP": "loop"}
+    changes = {key: str(tmp_path / places[value]) if str(value) in places else value for key, value in changes.items()}
     same = changes.get("results_dir") == "SAME"
-    results = tiny.training["results_dir"] if same else str(tmp_path / "run")
+    results = tiny.training["results_dir"] if same else changes.get("results_dir", str(tmp_path / "run"))
     config = write_yaml(tmp_path / "c.yaml", tiny.training | changes | {"results_dir": results})
     refuse(TRAINING, ["--config", str(config)], [tmp_path, tiny.folder], words, capsys)
 
@@ -136,6 +173,9 @@ def test_other_methods_refuse(method, mistake, tiny, tmp_path, capsys):
         for split in ("train", "test"):
             table = pd.read_csv(tiny.folder / f"data/{split}.csv", index_col=0)
             table.assign(aux_9=500 + table["var_0"]).to_csv(tmp_path / f"{split}.csv")
+    if "ONE ROW" in changes.values():
+        pd.read_csv(tiny.folder / "data/test.csv", index_col=0)[:1].to_csv(tmp_path / "one.csv")
+        changes = {"test_data_path": str(tmp_path / "one.csv")}
     config = write_yaml(tmp_path / "c.yaml", tiny.methods[method] | {"results_dir": str(tmp_path / "run")} | changes)
     refuse(METHODS[method], ["--config", str(config)], [tmp_path, tiny.folder], words, capsys)
 
@@ -178,6 +218,9 @@ def test_circuit_probing_refuses_data(mistake, words, tiny, tmp_path, capsys):
     ("weights of another model", ["model_path", "lack", "wte"]),
     ("weights of another shape", ["model_path", "shape", "config.json"]),
     ("impossible config", ["model_path", "config.json", "makes no model"]),
+    ("negative heads", ["model_path", "config.json", "n_head -2"]),
+    ("a pickle that runs code", ["model_path", "code in it is not run"]),
+    ("blocks that do more than add", ["model_path", "'opt'", "do more"]),
 ])
 def test_circuit_probing_refuses_models(mistake, words, tiny, tmp_path, capsys):
     model = tmp_path / "model"
@@ -191,8 +234,13 @@ def test_circuit_probing_refuses_models(mistake, words, tiny, tmp_path, capsys):
         (model / "config.json").write_text('{"model_type": "t5"}')
     if mistake == "weights of another model":
         save_file({"foo": torch.zeros(2)}, model / "model.safetensors")
-    if mistake in ("weights of another shape", "impossible config"):
-        change = ('"n_positions": 3', '"n_positions": 4') if "shape" in mistake else ('"n_head": 2', '"n_head": 3')
+    if mistake == "a pickle that runs code":
+        torch.save({"weight": RunsCode()}, model / "pytorch_model.bin")
+    if mistake == "blocks that do more than add":
+        random_model("opt", do_layer_norm_before=False).save_pretrained(model)
+    changes = {"weights of another shape": ('"n_positions": 3', '"n_positions": 4'),
+               "impossible config": ('"n_head": 2', '"n_head": 3'), "negative heads": ('"n_head": 2', '"n_head": -2')}
+    if change := changes.get(mistake):
         (model / "config.json").write_text((source / "config.json").read_text().replace(*change))
         (model / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes())
     config = write_yaml(tmp_path / "c.yaml", tiny.circuits | {
@@ -200,10 +248,30 @@ def test_circuit_probing_refuses_models(mistake, words, tiny, tmp_path, capsys):
     refuse(CIRCUITS, ["--config", str(config)], [tmp_path, tiny.folder], words, capsys)
 
 
+class RunsCode:
+    def __reduce__(self):
+        return print, ("code was run",)
+
+
+def test_weights_that_are_no_numbers_are_refused_when_a_model_is_opened(tiny, tmp_path, capsys):
+    model = GPT2LMHeadModel.from_pretrained(tiny.circuits["model_path"])
+    with torch.no_grad():
+        model.transformer.wpe.weight[1, 1] = float("nan")
+    model.save_pretrained(tmp_path / "model")
+    config = write_yaml(tmp_path / "c.yaml", tiny.circuits | {
+        "model_path": str(tmp_path / "model"), "results_dir": str(tmp_path / "run"), "save_models": False})
+    assert main(CIRCUITS, ["--config", str(config)]) == 2
+    assert "model_path: transformer.wpe.weight of" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
 @pytest.mark.parametrize("file, content, words", [
     ("results.csv", b"\xff\xfe\x00", ["results.csv", "damaged"]),
     ("results.csv", b"a;b\n1;2\n", ["results.csv", "damaged"]),
     ("config.yaml", b"just words", ["config.yaml", "damaged"]),
+    ("config.yaml", b"[" * 5000, ["config.yaml", "damaged"]),
+    ("state_model_seed_0_lr_0.01.pt", saved({"weights": torch.zeros(1)}), ["state_model_seed_0_lr_0.01.pt", "damaged"]),
+    ("state_model_seed_0_lr_0.01.pt", saved(torch.zeros(2)), ["state_model_seed_0_lr_0.01.pt", "damaged"]),
+    ("state_model_seed_0_lr_0.01.pt", saved({"epoch": 150, "curve": [{"epoch": 150}]}), ["damaged"]),
     ("state_model_seed_0_lr_0.01.pt", b"half", ["state_model_seed_0_lr_0.01.pt", "damaged"]),
 ])
 def test_a_damaged_run_is_named_and_left_alone(file, content, words, tiny, tmp_path, capsys):
@@ -218,6 +286,56 @@ def test_a_damaged_run_is_named_and_left_alone(file, content, words, tiny, tmp_p
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert all(word in error for word in words), error
     assert (run / file).read_bytes() == content and (run / "notes.csv").read_text() == "mine\n1\n"
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", '{"inputs": [1], "written": "x", "earlier": 5}', "[" * 100000])
+def test_an_account_of_another_form_is_begun_anew(content, tiny, tmp_path):
+    shutil.copytree(tiny.training["results_dir"], tmp_path / "run")
+    (tmp_path / "run/results.csv").unlink()
+    (tmp_path / "run/run.json").write_text(content)
+    config = write_yaml(tmp_path / "c.yaml", tiny.training | {"results_dir": str(tmp_path / "run")})
+    assert main(TRAINING, ["--config", str(config)]) == 0
+    assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "done"
+
+
+@pytest.mark.parametrize("script, changes, advice", [
+    (CIRCUITS, {"l0_lambda": 1e30}, "a smaller l0_lambda."),  # of a sublayer with so many weights
+    (TRAINING, {"wd": 1e30}, "a smaller wd."),
+    (TRAINING, {"lr_list": [1e30]}, "a smaller value in lr_list."),
+])
+def test_advice_names_the_key_that_is_to_blame(script, changes, advice, tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("interp.methods.circuits.l0", lambda masks, fan_in: 1e9 * l0(masks, fan_in))
+    own = tiny.training if script is TRAINING else tiny.circuits
+    config = write_yaml(tmp_path / "c.yaml", own | changes | {
+        "results_dir": str(tmp_path / "run"), "model_dir": str(tmp_path / "models"), "save_models": False})
+    assert main(script, ["--config", str(config)]) == 1
+    assert capsys.readouterr().err.strip().splitlines()[-1].endswith(f"try {advice}")
+
+
+def test_data_that_a_run_does_not_read_may_be_missing(tiny, tmp_path):
+    for script, own, unread in ((METHODS["amnesic_probing"], tiny.methods["amnesic_probing"], "t2_test_data_path"),
+                                (CIRCUITS, tiny.circuits | {"save_models": False}, "lm_same_task_path")):
+        config = write_yaml(tmp_path / "c.yaml", own | {unread: "data/none.csv", "results_dir": str(tmp_path / unread)})
+        assert main(script, ["--config", str(config)]) == 0
+
+
+OUT = {script: [] for script in ("summarize_disambiguation", "summarize_shared_nodes", "summarize_grokking",
+                                 "summarize_agreement", "summarize_reflexives", "summarize_syntactic_number",
+                                 "summarize_comparison")} | {
+    "summarize_layers": ["--model", "x"], "summarize_model_overlap": ["--circuits", "a", "b"],
+    "ablate_by_position": ["--layer", "0", "--operation", "attn", "--config",
+                           PROJECT_ROOT / "configs/SV_Agreement/sv_agreement-smollm2.yaml"],
+    "compare_with_published": ["--published", "none", "--experiment", "x"]}
+NAMES_FILES = ("summarize_model_overlap", "ablate_by_position", "compare_with_published")  # --out FILE, not a folder
+
+
+@pytest.mark.parametrize("script", OUT)
+def test_figures_that_cannot_be_written_are_refused_before_anything_is_read(script, tmp_path, analyse):
+    (tmp_path / "file").write_text("mine")
+    for out, words in [("file/x/y", "is a file")] + [("/", "file's name")] * (script in NAMES_FILES):
+        said = analyse(script, *OUT[script], "--out", tmp_path / out)
+        assert said.returncode == 2 and len(said.stderr.splitlines()) == 1, said.stderr
+        assert "--out" in said.stderr and words in said.stderr
 
 
 def test_what_belongs_to_others_is_not_touched(tiny, tmp_path, capsys):
@@ -237,7 +355,7 @@ def test_what_belongs_to_others_is_not_touched(tiny, tmp_path, capsys):
     ("1: 2", ["c.yaml", "not a word"]),
     ("figtitle: 2024-13-45", ["c.yaml", "not valid YAML"]),
     ("lr_list: [0.1", ["c.yaml", "not valid YAML"]),
-    ("wd: 1\nwd: 2", ["c.yaml", "'wd' stands twice"]),
+    ("mod: 7\nwd: 1\nwd: 2", ["c.yaml", "near line 3", "'wd' stands twice"]),
     ("just words", ["c.yaml", "key: value"]),
     ("base: nowhere.yaml", ["c.yaml", "'base'", "nowhere.yaml"]),
     ("base: c.yaml", ["c.yaml", "'base' leads back"]),

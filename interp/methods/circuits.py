@@ -60,12 +60,13 @@ def find_circuit(sublayer: Sublayer, replayed: Replay, labels: Tensor, *, lr: fl
         for rows in shuffled_batches(len(replayed), batch_size, generator):
             rows = rows.to(labels.device)
             soft = masks.soft(temperature)
-            loss = (soft_nearest_neighbor_loss(replayed.update(soft, rows), labels[rows])
-                    + l0_lambda * l0(soft, masks.fan_in))
+            penalty = l0_lambda * l0(soft, masks.fan_in)
+            loss = soft_nearest_neighbor_loss(replayed.update(soft, rows), labels[rows]) + penalty
             if not torch.isfinite(loss):
+                advice = "value in lr_list" if torch.isfinite(penalty) else "l0_lambda"
                 raise RunFailed(f"the mask's loss became {loss.item()} in epoch {epoch} at layer "
                                 f"{sublayer.layer} {sublayer.operation} with lr {lr}; try a smaller "
-                                "value in lr_list.")
+                                f"{advice}.")
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -136,8 +136,9 @@ def search_alignment(run_on: RunOn, loss_of: Loss, base: Tensor, source: Tensor,
             intervened, penalty = search(bases, sources, temperatures[number])
             loss = loss_of(run_on(intervened, rows), rows).mean() + penalty
             if not torch.isfinite(loss):
+                advice = "value in lr_list" if torch.isfinite(search.boundary.sum()) else "boundary_lr"
                 raise RunFailed(f"the loss of DAS became {loss.item()} in epoch {epoch} with lr {lr}; "
-                                "try a smaller value in lr_list.")
+                                f"try a smaller {advice}.")
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -54,6 +54,9 @@ def family_of(config: PretrainedConfig) -> Family:
     Raises:
         ValueError: TransformerLens does not know the family, or it is none of blocks with attention and MLP.
     """
+    if config.model_type == "opt" and not (
+            config.do_layer_norm_before and config.word_embed_proj_dim == config.hidden_size):  # as OPT 350M is
+        raise ValueError("its blocks do more to the residual stream than add to it")
     if not config.architectures:  # a configuration that was never saved
         config = type(config).from_dict(config.to_dict() | {
             "architectures": [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)]})

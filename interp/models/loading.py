@@ -26,11 +26,13 @@ from transformers.utils import logging
 
 from interp.models.family import family_of
 from interp.runs.config import PROJECT_ROOT, BadInput, project_path, require_file, shown
-from interp.runs.files import place, temporary_beside
+from interp.runs.files import place, writing
 
 logging.disable_progress_bar()  # loading a few tensors needs none, and it would break ours
 logging.set_verbosity_error()   # what is wrong with a model is said in one sentence
 
+NO_DROPOUT = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
 
@@ -59,8 +61,8 @@ def choose_device(name: str) -> torch.device:
 def build_gpt2(seed: int, **shape: int) -> GPT2LMHeadModel:
     """A freshly initialised ReLU GPT-2 without dropout, its embeddings tied. shape: as GPT2Config has it."""
     seed_everything(seed)
-    return GPT2LMHeadModel(GPT2Config(**shape, activation_function="relu", resid_pdrop=0.0, embd_pdrop=0.0,
-                                      attn_pdrop=0.0, bos_token_id=None, eos_token_id=None))
+    return GPT2LMHeadModel(GPT2Config(**shape, **NO_DROPOUT, activation_function="relu", bos_token_id=None,
+                                      eos_token_id=None))
 
 
 def seed_everything(seed: int) -> None:
@@ -84,6 +86,10 @@ def read_model_config(key: str, path: str):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, **gguf)
     except Exception as error:  # whatever a hand-edited configuration raises, the user sees its folder named
         raise BadInput(f"{key}: {shown(project_path(path))} cannot be read as a model: {first_line(error)}") from None
+    for size in SIZES:
+        if isinstance(value := getattr(config, size, None), int) and value < 1:
+            raise BadInput(f"{key}: the config.json in {shown(folder)} has {config.attribute_map.get(size, size)} "
+                           f"{value}.")
     try:
         family_of(config)
     except Exception as error:  # TransformerLens says in many ways that it does not know a model
@@ -178,6 +184,9 @@ def load_model(key: str, path: str, device: torch.device) -> PreTrainedModel:
     """A saved model, frozen, in eval mode and float32, on the device; path and errors as read_model_config."""
     read_model_config(key, path)
     model = read_model(key, *locate_model(key, path), dtype=torch.float32)
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise BadInput(f"{key}: {name} of {shown(project_path(path))} holds values that are no finite numbers.")
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -230,11 +239,13 @@ def shuffle_weights(maps: Iterable[nn.Module], seed: int) -> None:
 
 
 def first_line(error: Exception) -> str:
+    if "weights_only" in str(error):  # torch's advice is to run whatever code the file holds
+        return "the file holds more than weights, and code in it is not run"
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:
     """Save in Hugging Face layout, in one step; a different model standing there is set aside."""
-    temporary = temporary_beside(folder)
-    model.save_pretrained(temporary)
-    place(temporary, folder)
+    with writing(folder) as temporary:
+        model.save_pretrained(temporary)
+        place(temporary, folder)

@@ -31,10 +31,10 @@ def no_truth_value(value: Any) -> Any:
     return value
 
 
-Whole = Annotated[int, BeforeValidator(no_truth_value)]
-Real = Annotated[float, BeforeValidator(no_truth_value)]
+Whole = Annotated[int, BeforeValidator(no_truth_value), Field(gt=-2**32, lt=2**32)]  # more overflows C's integers
+Real = Annotated[float, BeforeValidator(no_truth_value), Field(ge=-1e30, le=1e30)]  # beyond that float32 overflows
 NonEmpty = Annotated[list[T], Field(min_length=1)]
-Positive = Annotated[Real, Field(gt=0, le=1e30)]  # beyond that float32 overflows
+Positive = Annotated[Real, Field(gt=0)]
 Count = Annotated[Whole, Field(ge=1)]
 NonNegative = Annotated[Whole, Field(ge=0)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**32)]  # what torch and numpy both take
@@ -77,6 +77,11 @@ class ScriptConfig(BaseModel):
         return values
 
 
+    def reads(self, key: str) -> bool:
+        """Whether a run reads the files that the key names, where it names any."""
+        return True
+
+
 class ModelSweep(ScriptConfig):
     """The models that a method looks into: one, or one for each seed and checkpoint in its path."""
 
@@ -98,9 +103,13 @@ def project_path(path: str | Path) -> Path:
     """
     try:
         full = PROJECT_ROOT / Path(path).expanduser()
-        full.exists()  # raises where a name is too long or holds a zero byte
+        if ".." in full.parts:  # which, beyond what exists, would make folders on the way
+            full = full.resolve()
+        if not full.exists() and full.is_symlink():  # raises where a name is too long or holds a zero byte
+            raise ValueError("it is a link that leads nowhere")
     except (OSError, ValueError, RuntimeError) as error:
-        raise BadInput(f"the path '{str(path)[:60]}' cannot be used: {error}.") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise BadInput(f"the path '{str(path)[:200]}' cannot be used: {why}.") from None
     return full
 
 
@@ -126,7 +135,7 @@ def load_config(file: str | Path, schema: type[C], overrides: list[str] = ()) ->
     try:
         return schema(**values)
     except ValidationError as error:
-        raise BadInput(explain(error.errors()[0], shown(path), schema)) from None
+        raise BadInput(explain(error.errors()[0], shown(path), schema, values)) from None
 
 
 def find_config(file: str | Path) -> Path:
@@ -172,14 +181,14 @@ class _UniqueKeys(yaml.SafeLoader):
 
     def construct_mapping(self, node, deep=False):
         self.flatten_mapping(node)  # so that merge keys (<<) work
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
-        if twice is not None:
-            raise yaml.MarkedYAMLError(problem=f"the key '{twice}' stands twice",
-                                       problem_mark=node.start_mark)
-        if not all(isinstance(key, str) for key in keys):
-            raise yaml.MarkedYAMLError(problem="a key is not a word; quote keys such as 1 or yes",
-                                       problem_mark=node.start_mark)
+        seen = []
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen or not isinstance(key, str):
+                raise yaml.MarkedYAMLError(problem_mark=key_node.start_mark, problem=(
+                    f"the key '{key}' stands twice" if key in seen
+                    else "a key is not a word; quote keys such as 1 or yes"))
+            seen.append(key)
         return super().construct_mapping(node, deep)
 
 
@@ -193,9 +202,9 @@ def parse_yaml(text: str, source: str) -> Any:
         raise BadInput(f"{source} is not valid YAML{where}: {problem}.") from None
 
 
-def explain(error: dict[str, Any], source: str, schema: type[BaseModel]) -> str:
-    """One sentence for pydantic's first complaint."""
-    key = ".".join(str(part) for part in error["loc"])
+def explain(error: dict[str, Any], source: str, schema: type[BaseModel], values: dict[str, Any]) -> str:
+    """One sentence for pydantic's first complaint about the values of some keys."""
+    key = place_of(error["loc"], values)
     match error["type"]:
         case "extra_forbidden":
             return f"{source}: unknown key '{key}'{suggestion(key, schema.model_fields)}."
@@ -208,6 +217,17 @@ def explain(error: dict[str, Any], source: str, schema: type[BaseModel]) -> str:
             return f"{source}: {at_key}{error['ctx']['error']}."
     message = error["msg"][0].lower() + error["msg"][1:]
     return f"{source}: the key '{key}' is wrong: {message}."
+
+
+def place_of(path: tuple[str | int, ...], values: Any) -> str:
+    """The key that pydantic's path to a value leads to; of the path's parts those that the values have."""
+    parts = [str(part) for part in path[:1]]
+    values = values.get(path[0]) if path else None
+    for part in path[1:]:  # the others are pydantic's own names of a type's branches
+        if part in values if isinstance(values, dict) else isinstance(values, list) and isinstance(part, int):
+            parts.append(str(part))
+            values = values[part]
+    return ".".join(parts)
 
 
 def suggestion(word: str, known, cutoff: float = 0.6) -> str:

@@ -8,8 +8,9 @@
 
 import csv
 import os
+import socket
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import yaml
@@ -17,7 +18,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from interp.runs.config import BadInput, ScriptConfig, project_path, shown
-from interp.runs.files import Row, cell, read_table, set_aside, write_table, write_text
+from interp.runs.files import Row, cell, naming, read_table, set_aside, write_table, write_text
 from interp.runs.settings import Setting
 
 FREE_KEYS = ("device", "results_dir", "layers_at_once")  # where and in what portions: no figure depends on them
@@ -99,8 +100,9 @@ def check_results_dir(config: ScriptConfig, overwrite: bool) -> None:
     """Refuse a results_dir that cannot be written, that is no run's, or that is another config's; raises BadInput."""
     path = project_path(config.results_dir)
     check_folder("results_dir", path)
-    begun = (path / CONFIG).exists()
-    if path.exists() and not begun and any(not file.name.startswith(".") for file in path.iterdir()):
+    foreign = path.exists() and any(not file.name.startswith(".") for file in path.iterdir())
+    begun = (path / CONFIG).exists()  # asked last: another process writes it before anything else
+    if foreign and not begun:
         raise BadInput(f"results_dir: {shown(path)} is not empty and holds no run; give another results_dir.")
     if begun and not overwrite:
         refuse_other_config(path / CONFIG, config)
@@ -108,7 +110,9 @@ def check_results_dir(config: ScriptConfig, overwrite: bool) -> None:
 
 def check_folder(key: str, path: Path) -> None:
     """Refuse a folder that cannot be made or written; raises BadInput."""
-    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    existing = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+    if not existing.exists():
+        raise BadInput(f"{key}: {shown(existing)} is a link that leads nowhere.")
     if not existing.is_dir():
         raise BadInput(f"{key}: {shown(existing)} is a file, not a folder.")
     if not os.access(existing, os.W_OK):
@@ -129,28 +133,46 @@ def check_data_files(files: dict[Path, str]) -> None:
 
 
 def write_missing(files: dict[Path, str]) -> None:
-    """Write data files that are not there, or that somebody deleted."""
-    for file, text in files.items():
-        if not file.exists():
-            write_text(file, text)
+    """Write data files that are not there, or that somebody deleted; errors as check_data_files."""
+    for folder in {file.parent for file in files}:
+        folder.mkdir(parents=True, exist_ok=True)
+        own = {file: text for file, text in files.items() if file.parent == folder}
+        with briefly_locked(folder):  # another process may have written since the check
+            check_data_files(own)
+            for file, text in own.items():
+                if not file.exists():
+                    write_text(file, text)
+
+
+def refuse_foreign_files(results: Path, paths: list[Path]) -> None:
+    """A run that has not begun must not find what it would write: that belongs to another run; raises BadInput."""
+    for path in paths:
+        if path.exists() and not (results / CONFIG).exists():  # asked last: it is written before any of them
+            raise BadInput(f"model_dir: {shown(path)} is there already, from another run; give another model_dir, "
+                           "or --overwrite, which sets it aside.")
 
 
 @contextmanager
-def open_run(config: ScriptConfig, settings: list[Setting], side_tables: Sequence[str], overwrite: bool):
+def open_run(config: ScriptConfig, settings: list[Setting], side_tables: Sequence[str], overwrite: bool,
+             artifacts: list[Path]):
     """Open a config's run directory, alone, to begin it or to go on with it; tables as in RunDirectory.
 
+    artifacts: the files and folders elsewhere that it may write, meanwhile held against other processes.
+
     Raises:
-        BadInput: another process works in it, or it holds a run of a different config.
+        BadInput: another process works in it or writes an artifact, or it holds a run of a different config.
     """
     path = project_path(config.results_dir)
-    if overwrite and path.exists():
+    if overwrite and (path / CONFIG).exists():
         with locked(path):
-            set_aside(path)
+            (set_aside(path) / ".lock").unlink()  # who waits at the old place locks nothing
     path.mkdir(parents=True, exist_ok=True)
-    with locked(path):
+    with locked(path), held("model_dir", artifacts):
         check_results_dir(config, overwrite=False)
         directory = RunDirectory(path, settings, side_tables)
         if not (path / CONFIG).exists():
+            if not overwrite:
+                refuse_foreign_files(path, artifacts)
             write_text(path / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False,
                                                      allow_unicode=True))
         yield directory
@@ -161,9 +183,52 @@ def locked(path: Path):
     try:
         with FileLock(path / ".lock", blocking=False):
             yield
-    except Timeout:
+    except (Timeout, FileNotFoundError) as error:
+        if isinstance(error, FileNotFoundError) and error.filename != str(path / ".lock"):
+            raise
         raise BadInput(f"results_dir: another process is at work in {shown(path)}; "
                        "wait for it to end or give another results_dir.") from None
+
+
+@contextmanager
+def briefly_locked(folder: Path):
+    """Wait for one's turn in a folder that several runs may write in; the lock's file is gone afterwards."""
+    lock = FileLock(folder / ".turn.lock")
+    with lock:
+        try:
+            yield
+        finally:
+            Path(lock.lock_file).unlink(missing_ok=True)
+
+
+@contextmanager
+def held(key: str, paths: list[Path]):
+    """Hold files and folders against other processes; of a folder, others may meanwhile write other ones.
+
+    A process says what it holds in a hidden file, which it keeps locked: of one that died the lock is free.
+
+    Raises:
+        BadInput: another process holds one of them, named after the key whose folder they are in.
+    """
+    with ExitStack() as own:
+        for folder in sorted({path.parent for path in paths}):
+            names = {path.name for path in paths if path.parent == folder}
+            folder.mkdir(parents=True, exist_ok=True)
+            with briefly_locked(folder):
+                for file in folder.glob(".*.held"):
+                    try:
+                        with FileLock(file, blocking=False):
+                            file.unlink()
+                    except Timeout:
+                        if taken := names & set(file.read_text().splitlines()):
+                            raise BadInput(f"{key}: another process writes {shown(folder / min(taken))}; wait for it "
+                                           f"to end or give another {key}.") from None
+                file = folder / f".{os.getpid()}@{socket.gethostname()}.held"
+                own.enter_context(FileLock(file, blocking=False))
+                own.callback(file.unlink, missing_ok=True)
+                with naming(file):
+                    file.write_text("\n".join(names), encoding="utf-8")
+        yield
 
 
 def refuse_other_config(stored: Path, config: ScriptConfig) -> None:
@@ -186,7 +251,7 @@ def changed_keys(stored: Path, config: ScriptConfig) -> list[str]:
         old = yaml.safe_load(stored.read_text(encoding="utf-8"))
         if not isinstance(old, dict):
             raise ValueError
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         raise BadInput(f"results_dir: {shown(stored)} is damaged, so the run cannot go on; give another "
                        "results_dir, or --overwrite, which moves the old run aside.") from None
     try:

@@ -1,11 +1,18 @@
 """Files written in one step, so that a kill leaves the old one or the new one; nothing is ever deleted."""
 
 import csv
+import errno
+import glob
 import io
 import os
 import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 Row = dict[str, Any]
 
@@ -26,7 +33,6 @@ def place(temporary: Path, target: Path) -> None:
     """
     if target.exists():
         if contents(temporary) == contents(target):
-            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
             return
         set_aside(target)
     temporary.rename(target)
@@ -37,23 +43,67 @@ def contents(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in files}
 
 
-def temporary_beside(target: Path) -> Path:
-    """A path in the target's folder to write to before `place`, free of a killed run's rests."""
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Say which file could not be written, which errors of a full disk, Python's and safetensors', do not.
+
+    Raises:
+        OSError: naming the path.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    except SafetensorError as error:
+        raise OSError(errno.EIO, f"it cannot be written ({error})", str(path)) from error
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[Path]:
+    """A path of this process's own in the target's folder, to write to and move to the target.
+
+    Where that fails, what was written is removed: a full disk has room again. Errors as naming.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
+    name, host = f".{target.name}.", f"@{socket.gethostname()}.tmp"
+    for rest in target.parent.glob(f"{glob.escape(name)}*{glob.escape(host)}"):  # of processes of this machine
+        process = rest.name[len(name):-len(host)]
+        if process.isdecimal() and not is_at_work(int(process)):
+            remove(rest)
+    temporary = target.with_name(f"{name}{os.getpid()}{host}")
+    with naming(target):
+        try:
+            yield temporary
+        finally:
+            remove(temporary)
+
+
+def is_at_work(process: int) -> bool:
+    """Whether another process of this machine has that number; this one's rests are of an earlier process."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return process != os.getpid()
+
+
+def remove(temporary: Path) -> None:
     if temporary.is_dir():
-        shutil.rmtree(temporary)
-    return temporary
+        shutil.rmtree(temporary, ignore_errors=True)
+    else:
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file in one step, so that a kill leaves the old one or the new one."""
-    temporary = temporary_beside(path)
-    with open(temporary, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with writing(path) as temporary:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
 
 
 def cell(value: Any) -> str:
@@ -78,5 +128,3 @@ def write_table(path: Path, rows: list[Row], last: str | None = None) -> None:
 def read_table(path: Path) -> list[Row]:
     with open(path, newline="", encoding="utf-8-sig") as file:
         return list(csv.DictReader(file))
-
-

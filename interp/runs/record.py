@@ -4,7 +4,7 @@ import hashlib
 import json
 import platform
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,7 +25,7 @@ def recorded(folder: Path, device: torch.device, inputs: dict[str, str]):
     The accounts of earlier starts, whose rows stay, go under `earlier`. Yields a function that notes what files and
     folders were written, with their digests.
     """
-    last = read_record(folder / RECORD)
+    last = account_of(folder)
     earlier = [*last.pop("earlier", []), last] if last else []
     record = {
         "status": "running",
@@ -53,9 +53,20 @@ def recorded(folder: Path, device: torch.device, inputs: dict[str, str]):
     try:
         yield note
     except BaseException as error:
-        write(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", end=now())
+        with suppress(OSError):  # what is told is why the run failed
+            try:
+                write(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", end=now())
+            except OSError:
+                say_failed(folder / RECORD)
         raise
     write(status="done", end=now())
+
+
+def say_failed(file: Path) -> None:
+    """In place and in as many bytes: a full disk has no room for another file."""
+    text = file.read_text().replace('"status": "running"', '"status": "failed" ', 1)
+    with open(file, "r+") as record:
+        record.write(text)
 
 
 def digests(files: dict[str, list[Path]]) -> dict[str, str]:
@@ -77,7 +88,7 @@ def files_of(path: Path) -> list[Path]:
 
 def as_written(folder: Path, paths: list[Path]) -> bool:
     """Whether files and folders are there, and the same as the run's account says, where it does, that it wrote."""
-    known = read_record(folder / RECORD).get("written", {})
+    known = account_of(folder).get("written", {})
     return all(path.exists() and known.get(shown(path)) in (None, *digests({"": files_of(path)}).values())
                for path in paths)
 
@@ -88,11 +99,18 @@ def refuse_changed_inputs(path: Path, inputs: dict[str, str]) -> None:
     Raises:
         BadInput: naming what changed.
     """
-    known = read_record(path / RECORD).get("inputs", {})
+    known = account_of(path).get("inputs", {})
     for name, digest in inputs.items():
         if known.get(name, digest) != digest:
             raise BadInput(f"results_dir: {shown(path)} holds a run of {name}, which has changed since; give another "
                            "results_dir, or --overwrite, which moves the old run aside.")
+
+
+def account_of(folder: Path) -> Row:
+    """A run's account, without what an editor has given another form."""
+    forms = {"inputs": dict, "written": dict, "earlier": list}
+    return {name: value for name, value in read_record(folder / RECORD).items()
+            if isinstance(value, forms.get(name, object))}
 
 
 def read_record(path: Path) -> Row:
@@ -100,7 +118,7 @@ def read_record(path: Path) -> Row:
     try:
         record = json.loads(path.read_text())
         return record if isinstance(record, dict) else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 

@@ -1,5 +1,6 @@
 """Tensors saved with what they are about, and the state of an interrupted computation."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from interp.runs.config import BadInput, require_file, shown
-from interp.runs.files import place, temporary_beside
+from interp.runs.files import place, writing
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
     """Save tensors as safetensors in one step; `about`, whatever JSON can hold, goes into the file."""
-    temporary = temporary_beside(path)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    temporary.write_bytes(save(tensors, {"about": json.dumps(about)}))
-    place(temporary, path)
+    with writing(path) as temporary:
+        temporary.write_bytes(save(tensors, {"about": json.dumps(about)}))
+        place(temporary, path)
 
 
 def load_tensors(what: str, path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -37,9 +38,11 @@ def load_tensors(what: str, path: str | Path) -> tuple[dict[str, torch.Tensor], 
 
 def save_state(file: Path, **state: Any) -> None:
     """Save what an interrupted computation needs to go on, in one step."""
-    temporary = temporary_beside(file)
-    torch.save(state, temporary)
-    temporary.replace(file)
+    content = io.BytesIO()  # written to a file, torch would tell of a full disk in a RuntimeError
+    torch.save(state, content)
+    with writing(file) as temporary:
+        temporary.write_bytes(content.getbuffer())
+        temporary.replace(file)
 
 
 def load_state(file: Path) -> dict[str, Any] | None:
@@ -51,8 +54,13 @@ def load_state(file: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception:  # torch.load raises anything on a damaged file
-        raise BadInput(f"{shown(file)} is damaged; move it away, and the training begins anew.") from None
+        raise damaged(file) from None
+    if not isinstance(state, dict):
+        raise damaged(file)
+    return state
 
 
+def damaged(file: Path) -> BadInput:
+    return BadInput(f"{shown(file)} is damaged; move it away, and the training begins anew.")

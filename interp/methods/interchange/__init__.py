@@ -190,7 +190,9 @@ def learn_from_answers(place: Place, parameters: list[Tensor], exchange: Callabl
             activations, penalty = exchange(pairs, epoch / epochs)
             loss = place.opened.loss(pairs.run_on(activations, pairs.base.rows), pairs.exchanged).mean() + penalty
             if not torch.isfinite(loss):
-                raise RunFailed(f"the loss became {loss.item()} in epoch {epoch} with lr {lr}; try a smaller one.")
+                advice = "lr" if torch.isfinite(torch.as_tensor(penalty)) else "weight of the penalty"
+                raise RunFailed(f"the loss became {loss.item()} in epoch {epoch} with lr {lr}; try a smaller {advice} "
+                                "in method_options.")
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
