@@ -9,22 +9,13 @@
 3. Choose the epoch on validation examples, and report interchange-intervention accuracy on test.
 """
 
-import sys
-from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from pydantic import Field, field_validator, model_validator
-from torch import Tensor
 
-from interp.experiment import Outcome, Script, main
-from interp.methods.das import Alignment, interchange_hits, save_alignment, search_alignment
-from interp.models.examples import Examples
-from interp.models.opened import run_all
-from interp.models.tail import run_on_from
+from interp.runs.command_line import answer_early
 from interp.runs.config import Count, NonEmpty, Positive, Text
-from interp.runs.settings import Setting, saved_files
-from interp.tasks.question import Exchange, Question, QuestionConfig, accuracy, position_of, site_of
+from interp.tasks.keys import QuestionConfig
 
 
 class Config(QuestionConfig):
@@ -72,6 +63,25 @@ class Config(QuestionConfig):
         if not self.of_sentences and self.counterfactual_label is None:
             raise ValueError("the key 'counterfactual_label' is missing")
         return self
+
+
+if __name__ == "__main__":  # before what follows loads torch, which takes seconds
+    answer_early("DAS", Config)
+
+import sys
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp.experiment import Outcome, Script, main
+from interp.methods.das import Alignment, interchange_hits, save_alignment, search_alignment
+from interp.models.examples import Examples
+from interp.models.opened import run_all
+from interp.models.tail import run_on_from
+from interp.runs.settings import Setting, saved_files
+from interp.tasks.question import Exchange, Question, accuracy, position_of, site_of
 
 
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Question:

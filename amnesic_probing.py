@@ -15,22 +15,13 @@ applied to the other (diff_...). Of sentences, where a split has hundreds of cla
 held-out figures are asked for.
 """
 
-import sys
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-from concept_erasure import LeaceEraser
 from pydantic import Field, model_validator
-from torch import Tensor
 
-from interp.experiment import Outcome, Script, main
-from interp.methods.erasure import decodability, erased_rank, fit_eraser, random_eraser
-from interp.models.examples import Examples
-from interp.models.opened import run_all
-from interp.models.tail import run_on_from
-from interp.runs.config import BadInput, Count, DataFile, NonEmpty, NonNegative, Positive, Whole
-from interp.runs.settings import Setting
-from interp.tasks.question import Question, QuestionConfig, accuracies, check_range, site_of
+from interp.runs.command_line import answer_early
+from interp.runs.config import Count, DataFile, NonEmpty, NonNegative, Positive, Whole
+from interp.tasks.keys import QuestionConfig
 
 OTHER_KEYS = {"train": "t2_train_data_path", "test": "t2_test_data_path"}
 
@@ -70,6 +61,26 @@ class Config(QuestionConfig):
         if self.multitask and not (self.t2_train_data_path and self.t2_test_data_path):
             raise ValueError("multitask needs the keys t2_train_data_path and t2_test_data_path, the other task's data")
         return self
+
+
+if __name__ == "__main__":  # before what follows loads torch, which takes seconds
+    answer_early("amnesic_probing", Config)
+
+import sys
+from typing import Any
+
+import torch
+from concept_erasure import LeaceEraser
+from torch import Tensor
+
+from interp.experiment import Outcome, Script, main
+from interp.methods.erasure import decodability, erased_rank, fit_eraser, random_eraser
+from interp.models.examples import Examples
+from interp.models.opened import run_all
+from interp.models.tail import run_on_from
+from interp.runs.config import BadInput
+from interp.runs.settings import Setting
+from interp.tasks.question import Question, accuracies, check_range, site_of
 
 
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Question:

@@ -11,42 +11,13 @@
    as many random neurons outside of it for comparison.
 """
 
-import sys
-from dataclasses import dataclass
-from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
-from interp.experiment import Outcome, Script, main
-from interp.methods.circuits import batches_in_order, find_circuit, mean_loss, shuffled_batches
-from interp.methods.masks import Circuit, ImpossibleAblation, save_circuit
-from interp.methods.neighbors import draw_references, majority_accuracy, nearest_neighbor_accuracy
-from interp.methods.table import ABLATION_COLUMNS
-from interp.models.examples import Examples
-from interp.models.kept import CACHE_BYTES, Kept, answer_from, bytes_kept, capture
-from interp.models.loading import load_tokenizer
-from interp.models.opened import OpenModel
-from interp.models.replay import Replay, all_updates, replay
-from interp.models.sublayers import Masks, Sublayer, find_sublayer, masked
-from interp.plotting import UpdateAnimation
-from interp.runs.config import (
-    BadInput,
-    Count,
-    DataFile,
-    NonEmpty,
-    NonNegative,
-    Positive,
-    Real,
-    Text,
-    Whole,
-    project_path,
-)
-from interp.runs.files import write_table
-from interp.runs.settings import Setting, saved_files, setting_name
-from interp.tasks.question import Data, Question, QuestionConfig, accuracies, check_batch, evaluations
+from interp.runs.command_line import answer_early
+from interp.runs.config import Count, DataFile, NonEmpty, NonNegative, Positive, Real, Text, Whole
+from interp.tasks.keys import QuestionConfig
 
 GIF_CLASSES, GIF_EXAMPLES = 10, 5
 LM_KEYS = {"same": "lm_same_task_path", "different": "lm_different_task_path"}
@@ -90,6 +61,35 @@ class Config(QuestionConfig):
             raise ValueError("the task 'multitask' needs the keys lm_same_task_path and lm_different_task_path, "
                              "the data to evaluate on (or lm_eval: false)")
         return self
+
+
+if __name__ == "__main__":  # before what follows loads torch, which takes seconds
+    answer_early("circuit_probing", Config)
+
+import sys
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp.experiment import Outcome, Script, main
+from interp.methods.circuits import batches_in_order, find_circuit, mean_loss, shuffled_batches
+from interp.methods.masks import Circuit, ImpossibleAblation, save_circuit
+from interp.methods.neighbors import draw_references, majority_accuracy, nearest_neighbor_accuracy
+from interp.methods.table import ABLATION_COLUMNS
+from interp.models.examples import Examples
+from interp.models.kept import CACHE_BYTES, Kept, answer_from, bytes_kept, capture
+from interp.models.loading import load_tokenizer
+from interp.models.opened import OpenModel
+from interp.models.replay import Replay, all_updates, replay
+from interp.models.sublayers import Masks, Sublayer, find_sublayer, masked
+from interp.plotting import UpdateAnimation
+from interp.runs.config import BadInput, project_path
+from interp.runs.files import write_table
+from interp.runs.settings import Setting, saved_files, setting_name
+from interp.tasks.question import Data, Question, accuracies, check_batch, evaluations
 
 
 @dataclass(frozen=True)

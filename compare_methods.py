@@ -9,25 +9,15 @@
 3. Do the same at random, and with the method fitted on a control task; tell what goes beyond exchanging everything.
 """
 
-import inspect
-import sys
-from dataclasses import dataclass, field
-from functools import cached_property, partial
 from typing import Any, Literal
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
-from interp.experiment import Outcome, Script, main
-from interp.methods.comparison import Splits
-from interp.methods.interchange import Interchange, Pairs, Place, checked_options, fit, method, method_names
-from interp.models.opened import OpenModel
+from interp.methods.table import interchange_methods
+from interp.runs.command_line import answer_early
 from interp.runs.config import Count, NonEmpty, NonNegative, Text, suggestion
-from interp.runs.settings import Setting, saved_files
-from interp.statistics import interval, rank_among
-from interp.tasks.arithmetic import OPERATIONS
-from interp.tasks.question import Exchange, Question, QuestionConfig
+from interp.tasks.functions import OPERATIONS
+from interp.tasks.keys import QuestionConfig
 
 PLAIN = ("none", "full", "random")  # what has no random control: it is one, or has no size of its own
 NO_CONTROL = dict.fromkeys(("random_iia_mean", "random_iia_max", "rank_among_random"))
@@ -68,11 +58,9 @@ class Config(QuestionConfig):
     def consistent(self):
         if self.variable is not None:
             raise ValueError("the key 'variable' says nothing to this script; give 'variable_list'")
-        for name in {*self.method_list, *self.method_options} - {*method_names()}:
-            raise ValueError(f"there is no method '{name}'{suggestion(name, method_names())}; there are "
-                             f"{', '.join(method_names())}")
-        for name, options in self.method_options.items():
-            checked_options(name, options)
+        for name in {*self.method_list, *self.method_options} - {*interchange_methods()}:
+            raise ValueError(f"there is no method '{name}'{suggestion(name())}; there are "
+                             f"{', '.join(interchange_methods())}")
         for name in () if self.of_sentences else self.variable_list:
             if name not in self.counterfactual_labels:
                 raise ValueError(f"the key 'counterfactual_labels' lacks '{name}'")
@@ -90,6 +78,26 @@ class Config(QuestionConfig):
         return self
 
 
+if __name__ == "__main__":  # before what follows loads torch, which takes seconds
+    answer_early("compare_methods", Config)
+
+import inspect
+import sys
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor
+
+from interp.experiment import Outcome, Script, main
+from interp.methods.comparison import Splits
+from interp.methods.interchange import Interchange, Pairs, Place, checked_options, fit, method
+from interp.models.opened import OpenModel
+from interp.runs.settings import Setting, saved_files
+from interp.statistics import interval, rank_among
+from interp.tasks.question import Exchange, Question
+
+
 @dataclass
 class Prepared:
     question: Question
@@ -99,6 +107,8 @@ class Prepared:
 
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Prepared:
     """Read the data and each model's configuration; refuse what does not fit together."""
+    for name, options in config.method_options.items():
+        checked_options(name, options)
     pairs = config.of_sentences or {
         name: Exchange(tuple(label) if isinstance(label, list) else label, f"counter_{name}")
         for name, label in config.counterfactual_labels.items()}

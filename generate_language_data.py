@@ -6,28 +6,38 @@ A file holds every sentence of its patterns, or, where its name ends in _gen, so
 that nothing is trained on. Writes data_dir/FILE.csv and results.csv, a row for each file.
 """
 
-import hashlib
-import sys
-from pathlib import Path
 from typing import Annotated, Literal
 
-import pandas as pd
-import torch
 from pydantic import Field
 
-from interp.experiment import Outcome, Script, main
-from interp.runs.config import NonEmpty, ScriptConfig, Seed, Text, Whole, project_path
-from interp.runs.directory import RunDirectory, check_data_files, write_missing
-from interp.runs.settings import Setting
-from interp.tasks.grammar import SENTENCES, csv_text, make_table
+from interp.runs.command_line import answer_early
+from interp.runs.config import NonEmpty, ScriptConfig, Seed, Text, Whole
+from interp.tasks.keys import SENTENCE_FILES
 
 
 class Config(ScriptConfig):
-    file_list: NonEmpty[Literal[tuple(SENTENCES)]] = Field(list(SENTENCES), description="the files to write")
+    file_list: NonEmpty[Literal[SENTENCE_FILES]] = Field(list(SENTENCE_FILES), description="the files to write")
     gen_size: Annotated[Whole, Field(ge=2, multiple_of=2)] = Field(5000, description=(
         "rows of the _gen files; even, as a reflexive sentence has two genders"))
     data_seed: Seed = Field(0, description="of what is drawn")
     data_dir: Text = Field(description="where the files are written")
+
+
+if __name__ == "__main__":  # before what follows loads torch, which takes seconds
+    answer_early("generate_language_data", Config)
+
+import hashlib
+import sys
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from interp.experiment import Outcome, Script, main
+from interp.runs.config import project_path
+from interp.runs.directory import RunDirectory, check_data_files, write_missing
+from interp.runs.settings import Setting
+from interp.tasks.grammar import csv_text, make_table
 
 
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> dict[Path, pd.DataFrame]:

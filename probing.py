@@ -9,24 +9,13 @@
    variable has in its source, patch it in, run the rest of the model, and see what it answers.
 """
 
-import sys
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
 
-from interp.experiment import Outcome, Script, main
-from interp.methods.circuits import shuffled_batches
-from interp.methods.counterfactual import counterfactual_embeddings, measure_patches
-from interp.methods.neighbors import majority_accuracy
-from interp.methods.probes import build_probe, evaluate_probe, train_probe
-from interp.models.examples import Examples
-from interp.models.opened import run_all
-from interp.models.tail import run_on_from
-from interp.runs.config import BadInput, Count, NonEmpty, Positive, Text, Whole
-from interp.runs.settings import Setting
-from interp.tasks.question import Exchange, Question, QuestionConfig, check_batch, check_range, site_of
+from interp.runs.command_line import answer_early
+from interp.runs.config import Count, NonEmpty, Positive, Text, Whole
+from interp.tasks.keys import QuestionConfig
 
 
 class Config(QuestionConfig):
@@ -65,6 +54,28 @@ class Config(QuestionConfig):
                              f"{self.variable}, whose counterfactual is {own}; correct it and counterfactual_label, or "
                              "say other_counterfactual: true")
         return self
+
+
+if __name__ == "__main__":  # before what follows loads torch, which takes seconds
+    answer_early("probing", Config)
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interp.experiment import Outcome, Script, main
+from interp.methods.circuits import shuffled_batches
+from interp.methods.counterfactual import counterfactual_embeddings, measure_patches
+from interp.methods.neighbors import majority_accuracy
+from interp.methods.probes import build_probe, evaluate_probe, train_probe
+from interp.models.examples import Examples
+from interp.models.opened import run_all
+from interp.models.tail import run_on_from
+from interp.runs.config import BadInput
+from interp.runs.settings import Setting
+from interp.tasks.question import Exchange, Question, check_batch, check_range, site_of
 
 
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Question:

@@ -7,46 +7,14 @@ Full-batch training: an epoch is one step of AdamW on the cross-entropy at the l
 Writes train.csv and test.csv, the saved checkpoints, curves.csv, results.csv and a figure.
 """
 
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import pandas as pd
-import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
-from torch import Tensor
-from tqdm.auto import tqdm
-from transformers import GPT2LMHeadModel
 
-from interp.experiment import Outcome, Script, main
-from interp.models.last_position import last_position_logits
-from interp.models.loading import NO_DROPOUT, build_gpt2, load_model, read_model_config, save_model
-from interp.plotting import draw_curves
-from interp.runs.config import (
-    BadInput,
-    Count,
-    ModelFolder,
-    NonEmpty,
-    Positive,
-    Real,
-    RunFailed,
-    ScriptConfig,
-    Seed,
-    Text,
-    Whole,
-    project_path,
-    shown,
-)
-from interp.runs.directory import RunDirectory, check_data_files, write_missing
-from interp.runs.record import as_written
-from interp.runs.settings import Setting, setting_name
-from interp.runs.tensors import damaged, load_state, save_state
-from interp.tasks import arithmetic
-from interp.tasks.arithmetic import Function, Rule, Task
+from interp.runs.command_line import answer_early
+from interp.runs.config import Count, ModelFolder, NonEmpty, Positive, Real, ScriptConfig, Seed, Text, Whole
+from interp.tasks import functions
+from interp.tasks.functions import Function, Rule, Task
 
 RECORDED = ("epoch", "train_loss", "train_acc", "test_loss", "test_acc")  # what a row of the curve holds
 
@@ -54,7 +22,7 @@ RECORDED = ("epoch", "train_loss", "train_acc", "test_loss", "test_acc")  # what
 class Config(ScriptConfig):
     intermediate_functions: list[Function] = Field([], description=(
         "[name, i, j]: a variable and the positions of a and b; the label is the sum of them. Names: "
-        + ", ".join(arithmetic.NAMES)))
+        + ", ".join(functions.NAMES)))
     auxiliary_functions: list[Function] = Field([], description="further variables, which the label does not need")
     counterfactual_label_functions: list[Rule] = Field([], description=(
         "[x, y, op]: the label (x op y) mod `mod`, op + or *, x and y columns such as var_0 or counter_var_0"))
@@ -115,7 +83,7 @@ class Config(ScriptConfig):
             if not task.intermediate:
                 key = "intermediate_functions_1 and _2" if self.multitask else "intermediate_functions"
                 raise ValueError(f"{key} must name at least one variable")
-            arithmetic.check_task(task, self.mod)
+            functions.check_task(task, self.mod)
             if len(task.layout) > self.n_positions:
                 raise ValueError(f"n_positions is {self.n_positions}, but a sequence has {len(task.layout)} tokens")
         if self.n_embd % self.n_head:
@@ -135,14 +103,43 @@ class Config(ScriptConfig):
     def tasks(self) -> dict[str, Task]:
         """The data sets to make, by their folder in data_dir."""
         if not self.multitask:
-            return {"": Task(arithmetic.SINGLE_TASK, self.intermediate_functions, self.auxiliary_functions,
+            return {"": Task(functions.SINGLE_TASK, self.intermediate_functions, self.auxiliary_functions,
                              self.counterfactual_label_functions)}
         return {
-            "Task_1": Task(arithmetic.TASK_1, self.intermediate_functions_1, self.task_1_auxiliary_functions,
+            "Task_1": Task(functions.TASK_1, self.intermediate_functions_1, self.task_1_auxiliary_functions,
                            self.task_1_counterfactual_label_functions),
-            "Task_2": Task(arithmetic.TASK_2, self.intermediate_functions_2, self.task_2_auxiliary_functions,
+            "Task_2": Task(functions.TASK_2, self.intermediate_functions_2, self.task_2_auxiliary_functions,
                            self.task_2_counterfactual_label_functions),
         }
+
+
+if __name__ == "__main__":  # before what follows loads torch, which takes seconds
+    answer_early("train_algorithmic_models", Config)
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import GPT2LMHeadModel
+
+from interp.experiment import Outcome, Script, main
+from interp.models.last_position import last_position_logits
+from interp.models.loading import NO_DROPOUT, build_gpt2, load_model, read_model_config, save_model
+from interp.plotting import draw_curves
+from interp.runs.config import BadInput, RunFailed, project_path, shown
+from interp.runs.directory import RunDirectory, check_data_files, write_missing
+from interp.runs.record import as_written
+from interp.runs.settings import Setting, setting_name
+from interp.runs.tensors import damaged, load_state, save_state
+from interp.tasks import arithmetic
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ from interp.plotting import draw_bars, plt, save_figure
 from interp.runs.config import BadInput, load_config, project_path
 from interp.runs.files import write_text
 from interp.runs.settings import Setting, expand_settings
-from interp.tasks.question import SENTENCE_TASKS, accuracies
+from interp.tasks.keys import SENTENCE_TASKS
+from interp.tasks.question import accuracies
 
 NOWHERE, EVERYWHERE, FIRST, OTHERS = "full model", "every token", "first token", "all other tokens"
 

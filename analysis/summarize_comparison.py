@@ -25,7 +25,8 @@ import pandas as pd
 from matplotlib.patches import Rectangle
 
 from analysis.method_figures import RESULTS, check_columns, read_csv, run, whole_out
-from interp.methods.interchange import method, method_names
+from interp.methods.interchange import method
+from interp.methods.table import interchange_methods
 from interp.plotting import plt, save_figure, sns
 from interp.runs.config import BadInput, read_yaml, shown
 from interp.runs.directory import CONFIG
@@ -62,7 +63,7 @@ def read_run(file: Path) -> pd.DataFrame:
     """The results.csv of one run, as read_runs gives it; raises BadInput where it is no table of a comparison."""
     table = read_csv(file)
     check_columns(file, table, "compare_methods.py", WORDS, NUMBERS)
-    unknown = table.loc[~table["method"].isin(method_names()), "method"]
+    unknown = table.loc[~table["method"].isin(interchange_methods()), "method"]
     if len(unknown):
         raise BadInput(f"{shown(file)}: row {unknown.index[0] + 2} is of the method '{unknown.iloc[0]}', which is "
                        "not in interp/methods/interchange.")

@@ -27,7 +27,8 @@ from interp.models.opened import RESID_MID, RESID_POST, OpenModel, RunOn, Site
 from interp.models.opening import open_model
 from interp.models.tail import run_on_from
 from interp.runs.config import BadInput
-from interp.tasks.sentences import AGREEMENT, LABELS, Reader, draw, pair, read_sentences
+from interp.tasks.keys import AGREEMENT, LABELS
+from interp.tasks.sentences import Reader, draw, pair, read_sentences
 
 BATCH = 64
 PREFIXES = {"llama": ("<|endoftext|>", True), "gemma3_text": ("<bos>", False)}  # and whether with a capital letter

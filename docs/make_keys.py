@@ -11,7 +11,7 @@ from pathlib import Path
 
 from interp.runs.config import ALIASES, ModelSweep, ScriptConfig, describe_keys
 from interp.runs.files import write_text
-from interp.tasks.question import QuestionConfig
+from interp.tasks.keys import QuestionConfig
 
 FILE = Path(__file__).with_name("keys.md")
 SCRIPTS = ("train_algorithmic_models", "generate_language_data", "circuit_probing", "probing", "amnesic_probing", "DAS",

@@ -18,23 +18,21 @@ import torch
 from tqdm.auto import tqdm
 
 from interp.models.loading import choose_device, model_files
+from interp.runs.command_line import naming_config, parse_arguments, read_config
 from interp.runs.config import (
     DATA,
     MODEL,
     BadInput,
     RunFailed,
     ScriptConfig,
-    find_config,
-    keys_as_text,
     keys_that_read,
-    load_config,
     project_path,
     require_file,
     shown,
 )
-from interp.runs.directory import RunDirectory, check_folder, check_results_dir, open_run, refuse_foreign_files
+from interp.runs.directory import RunDirectory, check_folder, open_run, refuse_foreign_files
 from interp.runs.record import as_written, digests, recorded, refuse_changed_inputs
-from interp.runs.settings import Setting, expand_settings, fill_in
+from interp.runs.settings import Setting, fill_in
 
 
 @dataclass(frozen=True)
@@ -65,24 +63,9 @@ class Script:
     side_tables: Callable[[ScriptConfig], list[str]] = lambda config: []
 
 
-def parse_arguments(script: Script, arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=f"{script.name}.py", allow_abbrev=False, epilog=keys_as_text(script.schema),
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", nargs="+", required=True, metavar="FILE",
-                        help="YAML configs, run one after another")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-                        help="override a key of every config")
-    parser.add_argument("--overwrite", action="store_true",
-                        help="move an earlier run in results_dir aside and begin anew")
-    parser.add_argument("--check", action="store_true",
-                        help="read and check all of it, say what would be computed, compute and write nothing")
-    parser.add_argument("--device", help="auto (cuda if present, else cpu), cpu, cuda, cuda:1, mps")
-    return parser.parse_args(arguments)
-
-
 def main(script: Script, arguments: list[str] | None = None) -> int:
     """Run a script's command line; returns the exit status: 0, 1 (failed), 2 (bad input) or 130 (Ctrl-C)."""
-    options = parse_arguments(script, arguments)
+    options = parse_arguments(script.name, script.schema, arguments)
     status = 0
     try:
         jobs = [check(script, file, options) for file in options.config]
@@ -111,20 +94,15 @@ def main(script: Script, arguments: list[str] | None = None) -> int:
 
 def check(script: Script, file: str, options: argparse.Namespace) -> tuple:
     """Read a config and look for all mistakes in it that can be found beforehand."""
-    try:
-        config = load_config(file, script.schema, options.set)
+    with naming_config(file):
+        config, settings = read_config(file, script.schema, options)
         device = choose_device(options.device or config.device)
-        settings = expand_settings(config)
-        check_results_dir(config, options.overwrite)
         prepared = script.prepare(config, settings, device)
         paths = all_artifacts(script, config, settings)
         for folder in {path.parent for path in paths}:
             check_folder("model_dir", folder)
         if not options.overwrite:
             refuse_foreign_files(project_path(config.results_dir), paths)
-    except BadInput as error:
-        where = shown(find_config(file))
-        raise BadInput(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
     return config, settings, prepared, device
 
 

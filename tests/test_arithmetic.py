@@ -8,7 +8,8 @@ import torch
 from conftest import TRAINING
 from interp.runs.config import CONFIGS, load_config
 from interp.runs.settings import expand_settings
-from interp.tasks.arithmetic import SINGLE_TASK, Task, csv_text, draw_partners, make_data, variable_values
+from interp.tasks.arithmetic import csv_text, draw_partners, make_data
+from interp.tasks.functions import SINGLE_TASK, Task, variable_values
 
 PUBLISHED = {  # SHA-256 of the published train.csv and test.csv
     "Disambiguation": ("6756a68b4672af6433b8deab6ce5e3aac400ea9df55bffea1c4c2b37bbe02323",

@@ -26,7 +26,8 @@ from interp.methods import interchange
 from interp.methods.circuits import find_circuit
 from interp.methods.comparison import arbitrary_tokens, dealt_anew
 from interp.methods.erasure import erased_rank, fit_eraser
-from interp.methods.interchange import Place, Points, fit, load_interchange, method, method_names, subspace
+from interp.methods.interchange import Place, Points, fit, load_interchange, method, subspace
+from interp.methods.table import interchange_methods
 from interp.models.opened import hooked
 from interp.models.replay import ReplayedModel
 from interp.runs.config import BadInput, load_config
@@ -71,7 +72,7 @@ def same(first: Points, second: Points, places: float = 1e-5) -> bool:
 
 # ---------------------------------------------------------------- what holds for every method
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name"())
 def test_every_method_keeps_its_promises(name, place, sentence_place, tmp_path):
     for number, own in enumerate((place, sentence_place)):
         options = QUICK.get(name, {})
@@ -90,7 +91,7 @@ def test_every_method_keeps_its_promises(name, place, sentence_place, tmp_path):
         assert same(loaded(base, source), moved, 1e-6), "saved and loaded it does something else"
 
 
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name"())
 def test_no_method_sees_the_test_rows(name, tiny, tmp_path):
     """Test rows that are not numbers do not disturb the fit."""
     def fitted(spoil: bool):
@@ -391,11 +392,11 @@ def test_arbitrary_answers_are_none_of_the_right_ones(which, request):
 
 def test_all_methods_on_sequences(tiny, tmp_path):
     values = comparison_values(tiny.folder) | {
-        "method_list": method_names(), "residual_location_list": ["resid_mid", "resid_post"], "save_pairs": True,
+        "method_list": interchange_methods(), "residual_location_list": ["resid_mid", "resid_post"], "save_pairs": True,
         "save_models": True, "model_dir": str(tmp_path / "saved"), "carried": {"var_0": ["resid_mid"], "var_1": []},
         "results_dir": str(tmp_path / "run")}
     table = table_of(tmp_path, values)
-    assert len(table) == 2 * 2 * len(method_names()) == len(list((tmp_path / "saved").iterdir()))
+    assert len(table) == 2 * 2 * len(interchange_methods()) == len(list((tmp_path / "saved").iterdir()))
     assert (table["pairs"] + table["left_out"]).nunique() == 1 and table["beyond_full"].isna().all()
     nothing = table.xs("none", level="method")
     assert (nothing["isolate"] == 1).all() and (nothing["change"] == 0).all()
@@ -410,10 +411,10 @@ def test_all_methods_on_sequences(tiny, tmp_path):
 
 
 def test_all_methods_on_sentences(language, tmp_path):
-    values = sentence_values(language, tmp_path) | {"method_list": method_names(), "residual_location_list": [
+    values = sentence_values(language, tmp_path) | {"method_list": interchange_methods(), "residual_location_list": [
         "resid_mid", "resid_post"], "random_init": False}
     table = table_of(tmp_path, values).reset_index()
-    assert len(table) == 2 * 2 * len(method_names())
+    assert len(table) == 2 * 2 * len(interchange_methods())
     subject, other = (table[table["variable"] == name] for name in ("labels", "object labels"))
     by_method = subject[subject["residual_location"] == "resid_post"].set_index("method")
     assert by_method.loc["full", "iia"] > 0.9 > 0.3 > by_method.loc["none", "iia"]  # the last layer holds the answer

@@ -1,6 +1,8 @@
 """What is known about the methods, once: for the graph of experiments, the figures, hints and tests."""
 
+import pkgutil
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 
 @dataclass(frozen=True)
@@ -38,3 +40,9 @@ ABLATION_COLUMNS = {"full": "vanilla_acc_{}", "circuit": "ablated_acc_{}", "rand
 # the untouched model's accuracy, and that after the intervention, in the tables of the methods that have both
 BEFORE_AND_AFTER = (("vanilla_acc_test", "ablated_acc_test"), ("vanilla_acc_same", "ablated_acc_same"),
                     ("test_vanilla_acc", "test_acc"), ("same_test_vanilla_acc", "same_test_acc"))
+
+
+def interchange_methods() -> list[str]:
+    """The methods that are compared: the files of interp/methods/interchange."""
+    folders = find_spec("interp.methods.interchange").submodule_search_locations
+    return sorted(module.name for module in pkgutil.iter_modules(folders) if not module.name.startswith("_"))

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from interp.runs.config import BadInput
+from interp.tasks.keys import SENTENCE_FILES
 
 SINGULAR, PLURAL = 0, 1
 MASCULINE, FEMININE = 0, 1
@@ -103,13 +104,13 @@ def reflexive(*antecedents: Iterator[Labelled]) -> list[Labelled]:
 
 # ----------------------------------------------------------------------------------- files
 
-SENTENCES: dict[str, Callable[[], list[tuple]]] = {  # all that the grammar has for a file; reflexives lack the pronoun
-    "SV_Agr": lambda: [row[:2] for row in prepositional()] + list(relative(HUMAN + THING, clauses())),
-    "SV_Agr_gen": lambda: list(double_prepositional()) + list(relative(HUMAN + THING, double_clauses())),
-    "Reflexive_An": lambda: reflexive(relative(HUMAN, clauses()), embedded()),
-    "Reflexive_An_gen": lambda: reflexive(relative(HUMAN, double_clauses()), double_embedded()),
-    "Syntactic_Number": lambda: list(prepositional()),
-}
+SENTENCES: dict[str, Callable[[], list[tuple]]] = dict(zip(SENTENCE_FILES, (  # all that the grammar has for a file;
+    lambda: [row[:2] for row in prepositional()] + list(relative(HUMAN + THING, clauses())),  # reflexives lack the
+    lambda: list(double_prepositional()) + list(relative(HUMAN + THING, double_clauses())),   # pronoun
+    lambda: reflexive(relative(HUMAN, clauses()), embedded()),
+    lambda: reflexive(relative(HUMAN, double_clauses()), double_embedded()),
+    lambda: list(prepositional()),
+), strict=True))
 
 
 def make_table(name: str, gen_size: int, data_seed: int) -> pd.DataFrame:

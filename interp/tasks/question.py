@@ -5,11 +5,10 @@ Whatever the task, a method gets Examples and an open model; nothing further dow
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 from transformers import PretrainedConfig
 
@@ -19,97 +18,18 @@ from interp.models.family import family_of
 from interp.models.opened import RESID_MID, OpenModel, Site
 from interp.models.opening import open_model
 from interp.models.sublayers import find_sublayer
-from interp.runs.config import (
-    BadInput,
-    Count,
-    DataFile,
-    ModelSweep,
-    NonEmpty,
-    NonNegative,
-    Seed,
-    Text,
-    Whole,
-    suggestion,
-)
+from interp.runs.config import BadInput
 from interp.runs.settings import Setting, fill_in
 from interp.tasks import sentences
-from interp.tasks.arithmetic import Rule, labels_of, read_data, require_columns, rule_values, token_ids
-from interp.tasks.sentences import LABELS, SYNTACTIC_NUMBER
+from interp.tasks.arithmetic import labels_of, read_data, require_columns, rule_values, token_ids
+from interp.tasks.functions import Rule
+from interp.tasks.keys import LABELS, SEQUENCE_KEYS, QuestionConfig
 
-SENTENCE_TASKS = (sentences.SENTENCES, *sentences.PAPERS)
-TASKS = ("multitask", *SENTENCE_TASKS)  # any other word is an arithmetic task's name
-DEFAULT_VARIABLE = {SYNTACTIC_NUMBER: "object labels"}  # else `labels`
-SEQUENCE_KEYS = ("train_data_path", "test_data_path")
-SENTENCE_KEYS = ("data_path", "gen_path", "sentence_prefix", "capitalize", "answer_variable")
 POSITION_KEYS = ("probe_index", "target_position", "token_range")  # the paper's names of the probed position
 LOCATION_KEYS = ("operation", "residual_location", "location")  # and of the place in a layer
 SITES = {"attn": RESID_MID, "mlp": "resid_post"}  # DAS names the site after the sublayer it follows
 TRAIN, TEST, GEN = "train", "test", "gen"
 CACHE_BYTES = 2**30  # activations kept for the sites that come next
-
-
-class QuestionConfig(ModelSweep):
-    """The keys by which every method is told of which data and models it is asked."""
-
-    task: Text = Field("arithmetic", description=(
-        "`sentences` for a file of one's own, `agreement`, `reflexive`, `syntactic_number` for the paper's, "
-        "`multitask` for two arithmetic tasks in one model; any other word is an arithmetic task's name"))
-    variable: Text | None = Field(None, description=(
-        "the column of the variable that is looked for; of sentences `labels` where left out (`object labels` for "
-        "syntactic_number)"))
-    train_data_path: DataFile | None = Field(None, description="sequences to train on (of train_algorithmic_models.py)")
-    test_data_path: DataFile | None = Field(None, description="sequences to test on")
-    data_path: DataFile | None = Field(None, description="the file of sentences that train and test are drawn from")
-    gen_path: DataFile | None = Field(None, description="a file of other sentences, to test generalization on")
-    train_size: Count = Field(2000, description="how many sentences to train on; says nothing to sequences")
-    test_size: Count = Field(1000, description="how many sentences to test on, of each file")
-    data_seed: Seed = Field(0, description="of the draws of sentences, of their sources and of reference examples")
-    sentence_prefix: str = Field("", description="put before each sentence, there to be a special token")
-    capitalize: bool = Field(False, description="begin each sentence with a capital letter")
-    answer_variable: Text | None = Field(None, description=(
-        "the column of sentences that the answer depends on: `labels`, or else `variable`; exchanging it exchanges the "
-        "answer, exchanging another does not"))
-    random_init: bool = Field(False, description="a control: all weights but the embeddings freshly drawn")
-    reinit_embeddings: bool = Field(False, description="a control: the embeddings freshly drawn")
-    layer_reinit: bool | Annotated[Whole, Field(ge=-1)] = Field(-1, description=(
-        "a control: this layer's block freshly drawn; `true` shuffles the weights of the sublayer that is looked at"))
-    target_layer_list: NonEmpty[NonNegative] = Field([0], description="the layers, counted from 0")
-
-    sequence_keys: ClassVar[tuple[str, ...]] = SEQUENCE_KEYS  # which say nothing to sentences
-    needs_variable: ClassVar[bool] = True
-
-    @property
-    def of_sentences(self) -> bool:
-        return self.task in SENTENCE_TASKS
-
-    @property
-    def asked(self) -> str:
-        """The variable that is looked for."""
-        return self.variable or DEFAULT_VARIABLE.get(self.task, LABELS)
-
-    @property
-    def variables(self) -> list[str]:
-        """All that are looked for; sequences need none where only answers are judged."""
-        return [self.asked] if self.of_sentences or self.variable else []
-
-    @model_validator(mode="after")
-    def consistent_task(self):
-        meant = suggestion(self.task, TASKS, cutoff=0.7)
-        if meant and self.task not in TASKS:
-            raise ValueError(f"there is no task '{self.task}'{meant}")
-        hint = ("" if self.of_sentences or not self.data_path
-                else f"; tasks of sentences are {', '.join(SENTENCE_TASKS)}")
-        for key in ("data_path",) if self.of_sentences else SEQUENCE_KEYS:
-            if getattr(self, key) is None:
-                raise ValueError(f"the key '{key}' is missing, which the task '{self.task}' needs{hint}")
-        for key in self.sequence_keys if self.of_sentences else SENTENCE_KEYS:
-            if getattr(self, key, None):
-                raise ValueError(f"the key '{key}' says nothing to the task '{self.task}'{hint}; leave it out")
-        if self.variable is None and not self.of_sentences and self.needs_variable:
-            raise ValueError("the key 'variable' is missing")
-        if getattr(self, "save_models", False) and self.model_dir is None:
-            raise ValueError("save_models needs the key 'model_dir', the folder to save in")
-        return self
 
 
 @dataclass(frozen=True)

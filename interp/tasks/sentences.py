@@ -19,10 +19,7 @@ from interp.models.examples import Answer, Examples, from_rows
 from interp.runs.config import BadInput, project_path, shown
 from interp.tasks.arithmetic import labels_of, read_data, require_columns
 from interp.tasks.grammar import ANSWERS, GENDERS
-
-SENTENCES, AGREEMENT, REFLEXIVE, SYNTACTIC_NUMBER = "sentences", "agreement", "reflexive", "syntactic_number"
-LABELS = "labels"
-
+from interp.tasks.keys import AGREEMENT, LABELS, REFLEXIVE, SYNTACTIC_NUMBER
 
 # ------------------------------------------------------------------------------------ files
 

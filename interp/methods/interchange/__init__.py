@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp.methods.circuits import shuffled_batches
+from interp.methods.table import interchange_methods
 from interp.models.examples import Answer, Examples
 from interp.models.opened import OpenModel, RunOn, Site, run_all
 from interp.models.replay import Replay
@@ -200,11 +201,6 @@ def learn_from_answers(place: Place, parameters: list[Tensor], exchange: Callabl
 
 # ------------------------------------------------------------------------------- the folder
 
-def method_names() -> list[str]:
-    """The methods that there are: the files of this folder."""
-    return sorted(file.stem for folder in __path__ for file in Path(folder).glob("[!_]*.py"))
-
-
 def method(name: str) -> ModuleType:
     return import_module(f"{__name__}.{name}")
 
@@ -213,20 +209,20 @@ def checked_options(name: str, given: dict[str, Any]) -> dict[str, Any]:
     """Options for a method's fit, as its annotations want them.
 
     Raises:
-        ValueError: there is no such option, or its value is wrong.
+        BadInput: there is no such option, or its value is wrong.
     """
     parameters = inspect.signature(method(name).fit).parameters
     known = {option: parameters[option].annotation for option in parameters if option not in ("place", "seed", "rank")}
     options = {}
     for option, value in given.items():
         if option not in known:
-            raise ValueError(f"the method '{name}' has no option '{option}'; it has {', '.join(known) or 'none'} (key "
-                             "'method_options')")
+            raise BadInput(f"method_options: the method '{name}' has no option '{option}'; it has "
+                           f"{', '.join(known) or 'none'}.")
         try:
             options[option] = TypeAdapter(known[option]).validate_python(value)
         except ValidationError as error:
-            raise ValueError(f"the option '{option}' of the method '{name}' (key 'method_options') is wrong: "
-                             f"{error.errors()[0]['msg']}") from None
+            raise BadInput(f"method_options: the option '{option}' of the method '{name}' is wrong: "
+                           f"{error.errors()[0]['msg']}.") from None
     return options
 
 
@@ -243,7 +239,7 @@ def load_interchange(path: str | Path, place: Place | None = None) -> tuple[Inte
     """
     tensors, about = load_tensors("interchange", path)
     name = about.pop("interchange", None)
-    if name not in method_names():
+    if name not in interchange_methods():
         raise BadInput(f"{shown(path)} is not a saved interchange.")
     build = getattr(method(name), "load", lambda tensors, rank, place: Subspace(name, rank, tensors))
     return replace(build(tensors, about.pop("rank"), place), name=name), about

@@ -1,0 +1,80 @@
+"""The keys by which every method is told of which data and models it is asked; nothing here loads torch."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field, model_validator
+
+from interp.runs.config import Count, DataFile, ModelSweep, NonEmpty, NonNegative, Seed, Text, Whole, suggestion
+
+SENTENCES, AGREEMENT, REFLEXIVE, SYNTACTIC_NUMBER = "sentences", "agreement", "reflexive", "syntactic_number"
+SENTENCE_TASKS = (SENTENCES, AGREEMENT, REFLEXIVE, SYNTACTIC_NUMBER)
+TASKS = ("multitask", *SENTENCE_TASKS)  # any other word is an arithmetic task's name
+SENTENCE_FILES = ("SV_Agr", "SV_Agr_gen", "Reflexive_An", "Reflexive_An_gen", "Syntactic_Number")  # the paper's
+LABELS = "labels"
+DEFAULT_VARIABLE = {SYNTACTIC_NUMBER: "object labels"}  # else `labels`
+SEQUENCE_KEYS = ("train_data_path", "test_data_path")
+SENTENCE_KEYS = ("data_path", "gen_path", "sentence_prefix", "capitalize", "answer_variable")
+
+
+class QuestionConfig(ModelSweep):
+    """The keys by which every method is told of which data and models it is asked."""
+
+    task: Text = Field("arithmetic", description=(
+        "`sentences` for a file of one's own, `agreement`, `reflexive`, `syntactic_number` for the paper's, "
+        "`multitask` for two arithmetic tasks in one model; any other word is an arithmetic task's name"))
+    variable: Text | None = Field(None, description=(
+        "the column of the variable that is looked for; of sentences `labels` where left out (`object labels` for "
+        "syntactic_number)"))
+    train_data_path: DataFile | None = Field(None, description="sequences to train on (of train_algorithmic_models.py)")
+    test_data_path: DataFile | None = Field(None, description="sequences to test on")
+    data_path: DataFile | None = Field(None, description="the file of sentences that train and test are drawn from")
+    gen_path: DataFile | None = Field(None, description="a file of other sentences, to test generalization on")
+    train_size: Count = Field(2000, description="how many sentences to train on; says nothing to sequences")
+    test_size: Count = Field(1000, description="how many sentences to test on, of each file")
+    data_seed: Seed = Field(0, description="of the draws of sentences, of their sources and of reference examples")
+    sentence_prefix: str = Field("", description="put before each sentence, there to be a special token")
+    capitalize: bool = Field(False, description="begin each sentence with a capital letter")
+    answer_variable: Text | None = Field(None, description=(
+        "the column of sentences that the answer depends on: `labels`, or else `variable`; exchanging it exchanges the "
+        "answer, exchanging another does not"))
+    random_init: bool = Field(False, description="a control: all weights but the embeddings freshly drawn")
+    reinit_embeddings: bool = Field(False, description="a control: the embeddings freshly drawn")
+    layer_reinit: bool | Annotated[Whole, Field(ge=-1)] = Field(-1, description=(
+        "a control: this layer's block freshly drawn; `true` shuffles the weights of the sublayer that is looked at"))
+    target_layer_list: NonEmpty[NonNegative] = Field([0], description="the layers, counted from 0")
+
+    sequence_keys: ClassVar[tuple[str, ...]] = SEQUENCE_KEYS  # which say nothing to sentences
+    needs_variable: ClassVar[bool] = True
+
+    @property
+    def of_sentences(self) -> bool:
+        return self.task in SENTENCE_TASKS
+
+    @property
+    def asked(self) -> str:
+        """The variable that is looked for."""
+        return self.variable or DEFAULT_VARIABLE.get(self.task, LABELS)
+
+    @property
+    def variables(self) -> list[str]:
+        """All that are looked for; sequences need none where only answers are judged."""
+        return [self.asked] if self.of_sentences or self.variable else []
+
+    @model_validator(mode="after")
+    def consistent_task(self):
+        meant = suggestion(self.task, TASKS, cutoff=0.7)
+        if meant and self.task not in TASKS:
+            raise ValueError(f"there is no task '{self.task}'{meant}")
+        hint = ("" if self.of_sentences or not self.data_path
+                else f"; tasks of sentences are {', '.join(SENTENCE_TASKS)}")
+        for key in ("data_path",) if self.of_sentences else SEQUENCE_KEYS:
+            if getattr(self, key) is None:
+                raise ValueError(f"the key '{key}' is missing, which the task '{self.task}' needs{hint}")
+        for key in self.sequence_keys if self.of_sentences else SENTENCE_KEYS:
+            if getattr(self, key, None):
+                raise ValueError(f"the key '{key}' says nothing to the task '{self.task}'{hint}; leave it out")
+        if self.variable is None and not self.of_sentences and self.needs_variable:
+            raise ValueError("the key 'variable' is missing")
+        if getattr(self, "save_models", False) and self.model_dir is None:
+            raise ValueError("save_models needs the key 'model_dir', the folder to save in")
+        return self
