@@ -59,7 +59,7 @@ class Config(QuestionConfig):
         if self.variable is not None:
             raise ValueError("the key 'variable' says nothing to this script; give 'variable_list'")
         for name in {*self.method_list, *self.method_options} - {*interchange_methods()}:
-            raise ValueError(f"there is no method '{name}'{suggestion(name())}; there are "
+            raise ValueError(f"there is no method '{name}'{suggestion(name, interchange_methods())}; there are "
                              f"{', '.join(interchange_methods())}")
         for name in () if self.of_sentences else self.variable_list:
             if name not in self.counterfactual_labels:

@@ -72,7 +72,7 @@ def same(first: Points, second: Points, places: float = 1e-5) -> bool:
 
 # ---------------------------------------------------------------- what holds for every method
 
-@pytest.mark.parametrize("name"())
+@pytest.mark.parametrize("name", interchange_methods())
 def test_every_method_keeps_its_promises(name, place, sentence_place, tmp_path):
     for number, own in enumerate((place, sentence_place)):
         options = QUICK.get(name, {})
@@ -91,7 +91,7 @@ def test_every_method_keeps_its_promises(name, place, sentence_place, tmp_path):
         assert same(loaded(base, source), moved, 1e-6), "saved and loaded it does something else"
 
 
-@pytest.mark.parametrize("name"())
+@pytest.mark.parametrize("name", interchange_methods())
 def test_no_method_sees_the_test_rows(name, tiny, tmp_path):
     """Test rows that are not numbers do not disturb the fit."""
     def fitted(spoil: bool):
@@ -308,7 +308,9 @@ def drop(tmp_path, monkeypatch):
     """Puts throw-away methods into the folder of methods."""
     folder = tmp_path / "methods"
     folder.mkdir()
-    monkeypatch.setattr(interchange, "__path__", [*interchange.__path__, str(folder)])
+    folders = [*interchange.__path__, str(folder)]
+    monkeypatch.setattr(interchange, "__path__", folders)
+    monkeypatch.setattr(interchange.__spec__, "submodule_search_locations", folders)
 
     def put(name: str, text: str) -> None:
         (folder / f"{name}.py").write_text(text)
