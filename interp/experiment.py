@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from interp.models.loading import choose_device, model_files
 from interp.runs.command_line import naming_config, parse_arguments, read_config
@@ -31,6 +30,7 @@ from interp.runs.config import (
     shown,
 )
 from interp.runs.directory import RunDirectory, check_folder, open_run, refuse_foreign_files
+from interp.runs.progress import Progress
 from interp.runs.record import as_written, digests, recorded, refuse_changed_inputs
 from interp.runs.settings import Setting, fill_in
 
@@ -154,7 +154,7 @@ def run(script: Script, config: ScriptConfig, settings: list[Setting], prepared:
             print(f"{where}: {len(settings) - len(left)} of {len(settings)} settings are done already.")
         if left:
             with recorded(directory.path, device, read) as note:
-                for setting in tqdm(left, desc=where, unit="setting", disable=None):
+                for setting in Progress(left, desc=where, unit="setting", leave=True):
                     compute(script, config, setting, prepared, directory, note)
         if script.finish:
             script.finish(config, prepared, directory)

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from conftest import write_yaml
+from interp.runs import progress
 from interp.runs.config import PROJECT_ROOT
 
 SCRIPTS = ["train_algorithmic_models", "generate_language_data", "circuit_probing", "probing", "amnesic_probing", "DAS",
@@ -34,3 +35,16 @@ def test_threads_wait_passively_unless_the_user_says_otherwise(own):
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT_ROOT,
                               env=environment | ({"OMP_WAIT_POLICY": own} if own else {}))
     assert finished.stderr.strip() == (own or "passive")
+
+
+def test_a_log_gets_a_line_at_times_and_nothing_of_what_is_quickly_done(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
+    bar = progress.Progress(range(3), desc="layer 3 attn", unit="epoch")
+    for number in bar:
+        bar.set_postfix_str(f"loss {number}", refresh=False)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" after")[0] for line in lines] == [f"layer 3 attn: {done} of 3 epochs" for done in (1, 2, 3)]
+    assert lines[-1].endswith("loss 2")
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 30)
+    assert list(progress.Progress(range(3), desc="quick", unit="setting", leave=True)) == [0, 1, 2]
+    assert not capsys.readouterr().err

@@ -5,12 +5,12 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp.methods.masks import Circuit, NeuronMasks, l0
 from interp.models.replay import Replay, all_updates
 from interp.models.sublayers import Masks, Sublayer
 from interp.runs.config import RunFailed
+from interp.runs.progress import Progress
 
 EPSILON = 1e-5
 
@@ -54,8 +54,7 @@ def find_circuit(sublayer: Sublayer, replayed: Replay, labels: Tensor, *, lr: fl
     masks = NeuronMasks(sublayer, mask_init)
     optimizer = torch.optim.AdamW(masks.parameters(), lr=lr)
     temperature = 1.0
-    bar = tqdm(range(num_epochs), desc=f"layer {sublayer.layer} {sublayer.operation}", unit="epoch",
-               leave=False, disable=None)
+    bar = Progress(range(num_epochs), desc=f"layer {sublayer.layer} {sublayer.operation}", unit="epoch")
     for epoch in bar:
         for rows in shuffled_batches(len(replayed), batch_size, generator):
             rows = rows.to(labels.device)
@@ -71,7 +70,7 @@ def find_circuit(sublayer: Sublayer, replayed: Replay, labels: Tensor, *, lr: fl
             loss.backward()
             optimizer.step()
         temperature *= max_temp ** (1 / num_epochs)
-        bar.set_postfix_str(f"loss {loss.item():.3f}")
+        bar.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
         if after_epoch:
             after_epoch(epoch + 1, {name: mask.detach() for name, mask in masks.soft(temperature).items()})
     return masks.circuit()

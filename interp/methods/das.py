@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
-from tqdm.auto import tqdm
 from transformers import get_linear_schedule_with_warmup
 
 from interp.models.examples import Answer
 from interp.models.opened import OpenModel, RunOn, run_all
 from interp.runs.config import BadInput, RunFailed, shown
+from interp.runs.progress import Progress
 from interp.runs.tensors import load_tensors, save_tensors
 
 FIRST_TEMPERATURE, LAST_TEMPERATURE = 50.0, 0.1
@@ -129,7 +129,7 @@ def search_alignment(run_on: RunOn, loss_of: Loss, base: Tensor, source: Tensor,
     temperatures = torch.linspace(FIRST_TEMPERATURE, LAST_TEMPERATURE, steps).tolist()
 
     best, log = (-1.0, None), []
-    bar = tqdm(range(epochs), desc="DAS", unit="epoch", leave=False, disable=None)
+    bar = Progress(range(epochs), desc="DAS", unit="epoch")
     for epoch in bar:
         losses = []
         for number, (rows, bases, sources) in enumerate(batches, start=epoch * len(batches)):
@@ -150,7 +150,7 @@ def search_alignment(run_on: RunOn, loss_of: Loss, base: Tensor, source: Tensor,
             best = score, alignment
         log.append({"epoch": epoch + 1, "loss": torch.stack(losses).mean().item(), "selection_acc": score,
                     "width": alignment.width, "temperature": temperatures[number]})
-        bar.set_postfix_str(f"accuracy {score:.3f}, width {alignment.width:.2f}")
+        bar.set_postfix_str(f"accuracy {score:.3f}, width {alignment.width:.2f}", refresh=False)
     return best[1], log
 
 

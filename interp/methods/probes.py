@@ -3,10 +3,10 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from interp.methods.circuits import batches_in_order, shuffled_batches
 from interp.runs.config import RunFailed
+from interp.runs.progress import Progress
 
 
 def build_probe(d_model: int, n_classes: int, intermediate_size: int, seed: int) -> nn.Module:
@@ -28,7 +28,7 @@ def train_probe(probe: nn.Module, activations: Tensor, labels: Tensor, *, lr: fl
         RunFailed: the loss is not a number.
     """
     optimizer = torch.optim.AdamW(probe.parameters(), lr=lr)
-    for _ in tqdm(range(num_epochs), desc="probe", unit="epoch", leave=False, disable=None):
+    for _ in Progress(range(num_epochs), desc="probe", unit="epoch"):
         for rows in shuffled_batches(len(labels), batch_size, generator):
             rows = rows.to(labels.device)
             optimizer.zero_grad()

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp.methods.circuits import shuffled_batches
 from interp.methods.table import interchange_methods
@@ -25,6 +24,7 @@ from interp.models.opened import OpenModel, RunOn, Site, run_all
 from interp.models.replay import Replay
 from interp.models.sublayers import Sublayer
 from interp.runs.config import BadInput, RunFailed, shown
+from interp.runs.progress import Progress
 from interp.runs.tensors import load_tensors, save_tensors
 
 RANKS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # tried where one is selected
@@ -185,7 +185,7 @@ def learn_from_answers(place: Place, parameters: list[Tensor], exchange: Callabl
     optimizer = torch.optim.Adam(parameters, lr=lr)
     drawing = torch.Generator().manual_seed(seed)
     batch_size = min(batch_size, len(place.fit))
-    for epoch in tqdm(range(epochs), desc="answers", unit="epoch", leave=False, disable=None):
+    for epoch in Progress(range(epochs), desc="answers", unit="epoch"):
         for rows in shuffled_batches(len(place.fit), batch_size, drawing):
             pairs = place.fit[rows.to(place.opened.device)]
             activations, penalty = exchange(pairs, epoch / epochs)
