@@ -4,7 +4,8 @@
 # make comparison   set up, then all methods by one measure on the models of the three  (hours; with language models:
 #                   make comparison-language)
 # make report       set up, then one page of all results that there are, Results/report.html
-# make experiment1  set up, then everything of Experiment 1; also experiment2, experiment3, paper (all three)
+# make experiment1  set up, then everything of Experiment 1; also experiment2, experiment3, paper (all three);
+#                   SEEDS="0 1 2" for several models
 PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
@@ -24,7 +25,7 @@ quickstart: $(READY)
 	$(PY) analysis/summarize_disambiguation.py --results Results/Quickstart
 
 paper experiment1 experiment2 experiment3 comparison: .venv/.snakemake
-	@$(ALONE) sh -c '$(SNAKEMAKE) --unlock 2>/dev/null; $(SNAKEMAKE) --rerun-incomplete $@'
+	@$(ALONE) sh -c '$(SNAKEMAKE) --unlock 2>/dev/null; $(SNAKEMAKE) --rerun-incomplete $@ $(if $(SEEDS),--config seeds="$(SEEDS)")'
 
 language: .venv/.language
 	$(PY) generate_language_data.py --config configs/Language/sentences.yaml

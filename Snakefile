@@ -3,6 +3,7 @@
 #     make experiment1        from nothing to the figures; after a kill, the same command goes on
 #     make comparison         all methods by one measure, on the models of all three
 #     snakemake -n paper      what is left to do for all three
+#     make experiment1 SEEDS="0 1 2"      the same for three models: figures show every one, results in Results/Seeds
 #     snakemake experiment1 --config configs=mine/configs results=mine/Results
 #                             over configs of your own in the same layout, whose results_dir lie in mine/Results
 #
@@ -11,6 +12,7 @@
 # A step is one process for many configs: importing torch takes longer than many a run. It has one thread, so that its
 # results do not depend on how many cores there are; with more cores more steps run at once.
 
+import subprocess
 import sys
 
 from snakemake.exceptions import WorkflowError
@@ -19,6 +21,12 @@ from interp.methods.table import METHODS
 from interp.runs.config import project_path, read_chain, read_yaml, shown
 
 CONFIGS, RESULTS = config.get("configs", "configs"), config.get("results", "Results")
+if "seeds" in config:  # --config seeds="0 1 2": the same for several models, in folders of their own
+    seeds = str(config["seeds"]).split()
+    if not seeds or not all(seed.isdecimal() for seed in seeds):
+        raise WorkflowError(f"seeds: '{config['seeds']}' is not a list of whole numbers such as 0 1 2.")
+    CONFIGS, RESULTS = "Results/Seeds/configs", "Results/Seeds"
+    subprocess.run([sys.executable, "configs/with_seeds.py", *seeds, "--out", CONFIGS], check=True)
 
 VARIABLES = {"Disambiguation": ["a2", "minus_b2", "a_plus_b", "a_minus_b"], "Grokking": ["a2", "b2"],
              "Shared_Nodes/Task_1": ["free", "shared", "aux"], "Shared_Nodes/Task_2": ["free", "shared", "aux"]}

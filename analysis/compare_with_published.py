@@ -4,7 +4,8 @@
 
 The published file has the columns experiment, task, method, variable, component, metric, value and, where figures are
 of one checkpoint, checkpoint. Ours are read from RESULTS/EXPERIMENT[/TASK]/METHOD/VARIABLE/results.csv, as the shipped
-configs write them; with several model seeds, their mean. Differences of more than --tolerance are marked.
+configs write them; with several model seeds, their mean, and whether the published value is one that a further model
+might give. Differences of more than --tolerance are marked.
 --where lr=0.001 takes only those rows of a sweep.
 """
 
@@ -17,6 +18,7 @@ import pandas as pd
 from analysis.method_figures import only, places_of, read_csv, run, whole_out
 from interp.runs.config import PROJECT_ROOT, BadInput, shown
 from interp.runs.files import write_text
+from interp.statistics import prediction_interval
 
 COLUMNS = ["experiment", "task", "method", "variable", "component", "checkpoint", "metric", "value"]
 
@@ -24,7 +26,8 @@ COLUMNS = ["experiment", "task", "method", "variable", "component", "checkpoint"
 def our_figures(results: Path, published: pd.DataFrame, where: dict[str, str]) -> pd.DataFrame:
     """The published cells that we have figures for: the columns of `published`, with our value, the mean over models.
 
-    Of LEACE that of erasers fitted in float32, as published, and in a column `float64` that of the others.
+    Of LEACE that of erasers fitted in float32, as published, and in a column `float64` that of the others. low, high:
+    where 95 % of models would lie, as far as those that we have tell; nan of one.
 
     Raises:
         BadInput: a run sweeps more than models, places, checkpoints and LEACE's precision, which nothing averages.
@@ -49,9 +52,11 @@ def our_figures(results: Path, published: pd.DataFrame, where: dict[str, str]) -
             if rows.duplicated([name for name in ("model_seed", "precision") if name in rows]).any():
                 raise BadInput(f"{shown(file)} has several rows for {variable} {cell['component']} {cell['checkpoint']}"
                                "; say which to take with --where KEY=VALUE.")
-            found.append(cell | {"value": rows.loc[as_published, cell["metric"]].mean(),
-                                 "float64": rows.loc[~as_published, cell["metric"]].mean()})
-    return pd.DataFrame(found, columns=[*COLUMNS, "float64"])
+            ours = rows.loc[as_published, cell["metric"]]
+            low, high = prediction_interval(ours)
+            found.append(cell | {"value": ours.mean(), "float64": rows.loc[~as_published, cell["metric"]].mean(),
+                                 "models": len(ours), "low": low, "high": high})
+    return pd.DataFrame(found, columns=[*COLUMNS, "float64", "models", "low", "high"])
 
 
 def read_published(file: Path) -> pd.DataFrame:
@@ -69,10 +74,13 @@ def read_published(file: Path) -> pd.DataFrame:
 
 
 def put_beside(published: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:
-    """The cells that both have, with the columns published, ours and difference."""
+    """The cells that both have, with the columns published, ours, difference, and whether published lies inside."""
     merged = published.rename(columns={"value": "published"}).merge(ours.rename(columns={"value": "ours"}),
                                                                     on=COLUMNS[:-1])
-    return merged.assign(difference=merged["ours"] - merged["published"])
+    # a share of 1.0 in every model leaves no width, and a published 0.9998 is no contradiction
+    inside = merged["published"].between(merged["low"] - ROUNDING, merged["high"] + ROUNDING)
+    return merged.assign(difference=merged["ours"] - merged["published"],
+                         inside=inside.map({True: "yes", False: "no"}).where(merged["low"].notna(), ""))
 
 
 def is_share(metric: str) -> bool:
@@ -85,20 +93,23 @@ def markdown(merged: pd.DataFrame, tolerance: float) -> str:
     for (task, method), cells in merged.groupby(["task", "method"], sort=False):
         keys = [name for name in ("variable", "component", "checkpoint", "metric") if cells[name].any()]
         values = ["ours", "published", "difference"] + ["float64"] * bool(cells["float64"].notna().any())
+        seeds = ["low", "high", "inside"] if cells["low"].notna().any() else []
         names = {"ours": "ours, float32", "float64": "ours, float64"} if "float64" in values else {}
         lines += ["", f"## {' '.join(filter(None, [task, method]))}", "",
-                  f"| {' | '.join([*keys, *(names.get(value, value) for value in values)])} |",
-                  "|" + "---|" * len([*keys, *values])]
+                  f"| {' | '.join([*keys, *(names.get(value, value) for value in [*values, *seeds])])} |",
+                  "|" + "---|" * len([*keys, *values, *seeds])]
         for _, cell in cells.iterrows():
             mark = " **" if abs(cell["difference"]) > tolerance and is_share(cell["metric"]) else ""
             numbers = [f"{cell['difference']:+.4g}{mark}" if value == "difference" else f"{cell[value]:.6g}"
                        for value in values]
+            numbers += [cell[name] if name == "inside" else f"{cell[name]:.4g}" for name in seeds]
             lines.append(f"| {' | '.join([*(cell[key] for key in keys), *numbers])} |")
     return "\n".join(lines) + "\n"
 
 
 SHARES = ("acc", "acc_test", "acc_same", "acc_different", "label", "success", "diff")  # figures between 0 and 1
 TOLERANCE = 0.05  # shares that differ by more are marked
+ROUNDING = 0.0005
 
 
 def main() -> None:
@@ -127,11 +138,15 @@ def main() -> None:
     body = markdown(merged, options.tolerance)
     name = " ".join(filter(None, [options.experiment, options.task, *options.where]))
     about = (f"Published: arXiv 2311.04354. A difference of more than {options.tolerance} between accuracies or shares "
-             "is marked with **.")
+             "is marked with **." + (
+                 " Ours are means over models; low and high is where 95 % of models would lie (Student's t, of as many "
+                 "as we have), and `inside` says whether the published value, of one model, does."
+                 if merged["models"].max() > 1 else ""))
     title = (f"# {name}: our figures beside the published ones\n\n"
              f"Made by `analysis/compare_with_published.py`. {about}\n")
     write_text(out, title + body)
-    print(f"{options.out}: {len(merged)} of {len(published)} figures, {body.count('**')} marked.")
+    inside = f", {(merged['inside'] == 'yes').sum()} inside" if merged["models"].max() > 1 else ""
+    print(f"{options.out}: {len(merged)} of {len(published)} figures, {body.count('**')} marked{inside}.")
 
 
 if __name__ == "__main__":

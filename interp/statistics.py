@@ -25,6 +25,19 @@ def interval(values: Sequence[float], resamples: int = RESAMPLES, seed: int = 0)
     return tuple(map(float, found.confidence_interval))
 
 
+def prediction_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Where 95 % of further values would lie, if these are normally distributed (Student's t); nan of fewer than two.
+
+    For a single published value beside several of our models: the interval of our mean would leave out what models
+    differ by.
+    """
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        return np.nan, np.nan
+    reach = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) * np.sqrt(1 + 1 / len(values))
+    return float(values.mean() - reach), float(values.mean() + reach)
+
+
 def clustered_interval(shares: Sequence[Sequence[float]], counts: Sequence[Sequence[int]], resamples: int = RESAMPLES,
                        seed: int = 0) -> tuple[float, float]:
     """A 95 % bootstrap interval of a mean of shares, drawn over clusters and then over what is counted in them.

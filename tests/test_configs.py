@@ -6,7 +6,7 @@ import pytest
 
 from conftest import CIRCUITS, COMPARISON, DEVICE, METHODS, SENTENCES, TRAINING
 from interp.runs.config import CONFIGS, load_config, project_path, read_yaml
-from interp.runs.settings import expand_settings
+from interp.runs.settings import expand_settings, fill_in
 
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 COLUMN_KEYS = ("variable", "counterfactual_variable", "counterfactual_label")
@@ -73,3 +73,26 @@ def test_configs_of_single_checkpoints_are_what_their_generator_writes():
     found = list((CONFIGS / "Grokking").glob("*/*/**/*.yaml"))
     assert {file: file.read_text() for file in found} == written
     assert len(found) == 5 * 2 * 23
+
+
+def test_the_experiments_again_for_several_seeds(tmp_path):
+    """Each of their configs is valid and sweeps the seeds; models and results are no other run's."""
+    write_configs = runpy.run_path(str(CONFIGS / "with_seeds.py"))["write_configs"]
+    write_configs([0, 2], tmp_path)
+    files = sorted(tmp_path.rglob("*.yaml"))
+    assert len(files) > 100
+    places = set()
+    for file in files:
+        script = script_of(read_yaml(file))
+        config = load_config(file, script.schema)
+        shipped = load_config(CONFIGS / file.relative_to(tmp_path), script.schema)
+        assert config.model_seed_list == ([0] if getattr(config, "transfer", None) else [0, 2])
+        assert config.results_dir == shipped.results_dir.replace("Results/", "Results/Seeds/")
+        for setting in expand_settings(config) if hasattr(config, "model_path") else ():
+            path = fill_in("model_path", config.model_path, setting)
+            assert path.startswith("Models/Seeds/") and f"_Seed_{setting.model_seed}_" in path
+        places.add(config.results_dir)
+    assert len(places) == len(files)
+    before = {file: file.stat().st_mtime_ns for file in files}
+    write_configs([0, 2], tmp_path)
+    assert before == {file: file.stat().st_mtime_ns for file in files}  # or the graph would begin anew

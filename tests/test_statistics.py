@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from interp.statistics import auroc, clustered_auroc_interval, clustered_interval, holm, interval, rank_among
+from interp.statistics import (
+    auroc,
+    clustered_auroc_interval,
+    clustered_interval,
+    holm,
+    interval,
+    prediction_interval,
+    rank_among,
+)
 
 
 def test_an_interval_covers_the_truth_as_often_as_it_says():
@@ -52,3 +60,14 @@ def test_holm():
     corrected = holm([0.01, np.nan, 0.02])
     assert np.isnan(corrected[1])
     np.testing.assert_allclose(corrected[[0, 2]], [0.02, 0.02])
+
+
+def test_a_further_value_lies_in_the_prediction_interval_as_often_as_it_says():
+    drawing = np.random.default_rng(0)
+    hits = []
+    for _ in range(2000):
+        *known, further = drawing.normal(3.0, 2.0, size=4)
+        low, high = prediction_interval(known)
+        hits.append(low <= further <= high)
+    assert np.mean(hits) == pytest.approx(0.95, abs=0.015)
+    assert np.isnan(prediction_interval([1.0])).all() and prediction_interval([1.0, 1.0, 1.0]) == (1.0, 1.0)
