@@ -1,1 +1,1 @@
-"""What the scripts of this project share: one idea a module, listed in the README."""
+"""What the scripts of this project share: one idea a module, listed in docs/code.md."""
