@@ -1,4 +1,4 @@
-"""What the scripts of this project share: one idea a module, listed in the README."""
+"""What the scripts of this project share: one idea a module, listed in docs/code.md."""
 
 import os
 

@@ -31,7 +31,7 @@ from interp.models.replay import ALGEBRA
 from interp.runs.config import PROJECT_ROOT
 
 DOCS = PROJECT_ROOT / "docs"
-PAGES = sorted([PROJECT_ROOT / "README.md", *DOCS.glob("*.md"), *PROJECT_ROOT.glob("*/README.md")])
+PAGES = sorted({*PROJECT_ROOT.glob("*.md"), *DOCS.rglob("*.md"), *PROJECT_ROOT.glob("*/README.md")})
 START, UNKNOWN = "<|endoftext|>", "[UNK]"
 WORDS_OF_AGREEMENT = "the author authors behind a guard guards is are"
 
