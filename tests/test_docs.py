@@ -191,7 +191,9 @@ def test_the_new_method_asks_sentences_too(mean_difference, tmp_path):
 def test_a_method_joins_the_comparison_as_its_page_says(tiny, tmp_path, monkeypatch):
     files = write_files("add_a_method.md", tmp_path, {})
     folder = files["interp/methods/interchange/ridge.py"].parent
-    monkeypatch.setattr(interp.methods.interchange, "__path__", [*interp.methods.interchange.__path__, str(folder)])
+    folders = [*interp.methods.interchange.__path__, str(folder)]
+    monkeypatch.setattr(interp.methods.interchange, "__path__", folders)
+    monkeypatch.setattr(interp.methods.interchange.__spec__, "submodule_search_locations", folders)
     values = comparison_values(tiny.folder) | {
         "method_list": ["lda", "ridge"], "method_options": {"ridge": {"strength": 0.1}},
         "results_dir": str(tmp_path / "r")}
