@@ -6,7 +6,7 @@
 1. Learn a binary mask over a frozen sublayer's neurons under which its updates cluster by the
    variable: the circuit.
 2. Does the circuit hold the variable? Nearest neighbours tell its value from the circuit's
-   updates, and for comparison from the full model's.
+   updates, and for comparison from the full sublayer's.
 3. Does the model use it? Ablate the circuit and see what becomes of the model's answers; ablate
    as many random neurons outside of it for comparison.
 """
@@ -285,7 +285,7 @@ def headline(config: Config, rows: list[dict[str, Any]], reason: str | None) -> 
 
 
 class Animation(UpdateAnimation):
-    """The updates of a few test examples, the full model's first, then the masked ones' as it is learned."""
+    """The updates of a few test examples, the full sublayer's first, then the masked ones' as it is learned."""
 
     def __init__(self, config: Config, labels: Tensor, replayed: Replay, everything: Masks):
         drawing = torch.Generator().manual_seed(config.data_seed)
@@ -295,7 +295,7 @@ class Animation(UpdateAnimation):
         self.rows = torch.cat([order[labels[order] == value][:GIF_EXAMPLES] for value in chosen])
         super().__init__(labels[self.rows])
         self.replayed, self.interval, self.last = replayed, config.gif_interval, config.num_epochs
-        self.add_frame(replayed.update(everything, self.rows), "full model")
+        self.add_frame(replayed.update(everything, self.rows), "full sublayer")
 
     def __call__(self, epoch: int, masks: Masks) -> None:
         if epoch % self.interval == 0 or epoch == self.last:

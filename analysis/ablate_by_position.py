@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 
 import circuit_probing
+from analysis import summarize_agreement, summarize_reflexives
 from analysis.method_figures import COMPONENTS, run, whole_out
 from analysis.summarize_model_overlap import saved_circuits
 from interp.methods.masks import Circuit
@@ -38,6 +39,7 @@ from interp.runs.settings import Setting, expand_settings
 from interp.tasks.keys import SENTENCE_TASKS
 from interp.tasks.question import accuracies
 
+SETS = summarize_agreement.SETS | summarize_reflexives.SETS
 NOWHERE, EVERYWHERE, FIRST, OTHERS = "full model", "every token", "first token", "all other tokens"
 
 
@@ -98,8 +100,10 @@ def draw(table: pd.DataFrame, title: str, path: Path) -> None:
     groups = table.replace({"ablated_at": said}).groupby(["evaluation", "ablated_at"], sort=False)["accuracy"]
     heights, errors = (own.unstack(sort=False) for own in (groups.mean(), groups.std()))
     figure, axis = plt.subplots(figsize=(3 + 2.4 * max(len(heights), 2), 4.4), layout="constrained")
-    draw_bars(axis, heights, errors)
-    axis.set(title=title, ylabel="model accuracy", xlabel="evaluation set")
+    draw_bars(axis, heights.rename(index=SETS), errors, ["whole" if case == NOWHERE else "circuit" for case in heights])
+    circuits = table.groupby(["evaluation", "ablated_at"]).size().max()
+    axis.set(ylabel="model accuracy", xlabel="evaluation set")
+    axis.set_title(f"{title}, {'one circuit' if circuits == 1 else f'mean of {circuits} circuits'}", parse_math=False)
     figure.legend(loc="outside lower center", ncols=2)
     save_figure(figure, path)
 

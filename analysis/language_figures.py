@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from analysis.method_figures import COMPONENTS, check_columns, parse_folders, present, read_csv, read_results_table
 from interp.methods.table import ABLATION_COLUMNS
-from interp.plotting import draw_bars, draw_line, plt, save_figure
+from interp.plotting import COLORS, draw_bars, draw_line, plt, save_figure
 from interp.runs.config import BadInput, config_that_writes, read_yaml, shown
 from interp.runs.directory import CONFIG
 from interp.runs.files import write_text
@@ -34,7 +34,8 @@ MARKS = {  # of a circuit's point: marker, size, label
     "other": ("o", 5, None),
     "alone": ("X", 8, "no random draw"),
 }
-NEIGHBORS = {"test": "IID", "gen": "generalization"}  # what nearest neighbors are asked for, by the columns' names
+IID, GEN = "patterns trained on (IID)", "other patterns (generalization)"  # how figures call the evaluation sets
+NEIGHBORS = {"test": IID, "gen": GEN}  # what nearest neighbors are asked for, by the columns' names
 SMALLEST = 1e-6  # accuracies that differ by less are equal: they are shares of some thousand sentences
 LABELS_AT_MOST = 12  # layers named on an axis
 
@@ -86,7 +87,7 @@ def measure_effects(ablations: pd.DataFrame) -> pd.DataFrame:
     """What each ablation does, indexed by layer, operation and evaluation set.
 
     Columns: full, ablated, ablated_sd (over settings), random, random_sd (over all draws), beyond (the accuracy that
-    the circuit's ablation costs more than a random one), p; nan where there is none.
+    the circuit's ablation costs more than a random one), p, examples (sentences); nan where there is none.
     """
     rows = {}
     for key, group in ablations.groupby([*SUBLAYER, "evaluation"]):
@@ -96,7 +97,7 @@ def measure_effects(ablations: pd.DataFrame) -> pd.DataFrame:
         low, high = interval_of(group[group["condition"] == "circuit"])
         rows[key] = {"full": full.mean(), "ablated": ablated.mean(), "ablated_sd": ablated.std(), "ablated_low": low,
                      "ablated_high": high, "random": draws.mean(), "random_sd": draws.std(), "draws": len(draws),
-                     "beyond": beyond, "p": p}
+                     "beyond": beyond, "p": p, "examples": group["examples"].max() if "examples" in group else np.nan}
     effects = pd.DataFrame.from_dict(rows, orient="index").rename_axis([*SUBLAYER, "evaluation"])
     return effects.assign(p_holm=effects.groupby("evaluation")["p"].transform(lambda own: holm(own.to_numpy())))
 
@@ -165,7 +166,7 @@ def describe(ranking: pd.DataFrame, sets: list[str]) -> str:
     short = {"vanilla_acc_{}": "full", "ablated_acc_{}": "ablated", "random_ablated_acc_{}_mean": "random",
              "random_ablated_acc_{}_std": "sd", "p_{}": "p"}
     columns = {"l0_share": ("circuit", "L0"), "knn_test_acc": ("circuit", "KNN"),
-               "full_model_knn_test_acc": ("full model", "KNN")}
+               "full_model_knn_test_acc": ("full sublayer", "KNN")}
     columns |= {column.format(name): (name, said) for name in sets for column, said in short.items()}
     text = ranking[[column for column in columns if column in ranking]].copy()
     for name in sets:
@@ -187,7 +188,7 @@ def layer_grid(rows: dict[str, str], table: pd.DataFrame, ylabel: str) -> tuple[
     for axis, operation in zip(axes[0], operations):
         axis.set_title(COMPONENTS[operation])
     for axis, label in zip(axes[:, 0], rows.values()):
-        axis.set_ylabel(f"{ylabel}\n{label}")
+        axis.set_ylabel(f"{ylabel}\n{label.replace(' (', chr(10) + '(').replace(', ', ',' + chr(10))}", fontsize=10)
     axes[0][0].margins(y=0.1)
     for axis in axes[-1]:
         axis.set(xlabel="layer", xticks=layers[::-(-len(layers) // LABELS_AT_MOST)])
@@ -210,23 +211,30 @@ def draw_ablation_by_layer(effects: pd.DataFrame, sets: dict[str, str], title: s
         own = effects[(effects["evaluation"] == name) & (effects["operation"] == operation)].set_index("target_layer")
         if own.empty:
             continue
-        axis.axhline(own["full"].mean(), color="C0", label=FULL)
-        draw_line(axis, own["random"], own["random_sd"], RANDOM, "C2")
-        axis.errorbar(own.index, own["random"], own["random_sd"], fmt="none", color="C2", elinewidth=1)
-        draw_line(axis, own["ablated"], own["ablated_sd"], CIRCUIT, "C1", marker="")
+        axis.axhline(own["full"].mean(), color=COLORS["whole"], label=FULL)
+        draw_line(axis, own["random"], own["random_sd"], RANDOM, COLORS["random"], 1)
+        axis.errorbar(own.index, own["random"], own["random_sd"], fmt="none", color=COLORS["random"], elinewidth=1)
+        draw_line(axis, own["ablated"], own["ablated_sd"], CIRCUIT, COLORS["circuit"], marker="")
         known = own[own["ablated_low"].notna()]
         if len(known):
             low, high = ((known[f"ablated_{end}"] - known["ablated"]).abs() for end in ("low", "high"))
-            axis.errorbar(known.index, known["ablated"], [low, high], fmt="none", color="C1", elinewidth=1, capsize=2,
+            axis.errorbar(known.index, known["ablated"], [low, high], fmt="none", color=COLORS["circuit"], elinewidth=1,
+                          capsize=2,
                           label="95 % interval")
         for mark, points in own.groupby(marks_of(own)):
             marker, size, label = MARKS[mark]
-            axis.plot(points.index, points["ablated"], marker, markersize=size, color="C1", label=label)
-    save_with_legend(figure, f"{title} (n = {effects['draws'].max():.0f} random draws)", path)
+            axis.plot(points.index, points["ablated"], marker, markersize=size, color=COLORS["circuit"], label=label)
+    save_with_legend(figure, f"{title} ({counts(effects)})", path)
+
+
+def counts(effects: pd.DataFrame) -> str:
+    """Of how many sentences and random draws a figure is, for its title."""
+    sentences = "" if effects["examples"].isna().all() else f"n = {effects['examples'].max():.0f} sentences, "
+    return f"{sentences}{effects['draws'].max():.0f} random draws a circuit"
 
 
 def draw_neighbors_by_layer(table: pd.DataFrame, title: str, path: Path) -> None:
-    """Nearest neighbors on the circuit's updates and on the full model's, for the sets that have the variable."""
+    """Nearest neighbors on the circuit's updates and on the full sublayer's, for the sets that have the variable."""
     rows = {name: label for name, label in NEIGHBORS.items()
             if set(neighbor_columns(name)) == set(present(table, dict.fromkeys(neighbor_columns(name))))}
     if not rows:
@@ -234,11 +242,14 @@ def draw_neighbors_by_layer(table: pd.DataFrame, title: str, path: Path) -> None
     figure, panels = layer_grid(rows, table, "nearest-neighbor accuracy")
     for (name, operation), axis in panels.items():
         by_layer = table[table["operation"] == operation].groupby("target_layer")
-        circuit, full_model, majority = neighbor_columns(name)
-        for column, label, color in ((circuit, "circuit", "C1"), (full_model, FULL, "C0")):
-            draw_line(axis, by_layer[column].mean(), by_layer[column].std(), label, color)
-        axis.axhline(table[majority].mean(), linestyle="--", color="0.4", label="majority baseline")
-    save_with_legend(figure, title, path)
+        circuit, full_sublayer, majority = neighbor_columns(name)
+        for number, (column, label, role) in enumerate(((full_sublayer, "full sublayer", "whole"),
+                                                        (circuit, "circuit", "circuit"))):
+            draw_line(axis, by_layer[column].mean(), by_layer[column].std(), label, COLORS[role], number)
+        axis.axhline(table[majority].mean(), linestyle="--", color=COLORS["baseline"], label="majority baseline")
+    settings = table.groupby(SUBLAYER).size().max()
+    number = "one circuit" if settings == 1 else f"mean of {settings} circuits"
+    save_with_legend(figure, f"{title} ({number} a sublayer)", path)
 
 
 def draw_one_circuit(effects: pd.DataFrame, ablations: pd.DataFrame, sets: dict[str, str], title: str,
@@ -250,19 +261,20 @@ def draw_one_circuit(effects: pd.DataFrame, ablations: pd.DataFrame, sets: dict[
     labels = FULL, CIRCUIT, f"{RANDOM}, points: single draws"
     figure, axis = plt.subplots(figsize=(2.5 + 2.4 * max(len(effects), 2), 4.6), layout="constrained")
     draw_bars(axis, effects[["full", "ablated", "random"]].set_axis(labels, axis=1),
-              effects.reindex(columns=["full_sd", "ablated_sd", "random_sd"]).set_axis(labels, axis=1))
+              effects.reindex(columns=["full_sd", "ablated_sd", "random_sd"]).set_axis(labels, axis=1),
+              ["whole", "circuit", "random"])
     for group, name in enumerate(names):
         draws = accuracies_of(ablations[ablations["evaluation"] == name], "random")
-        x = group + 0.8 / 3 + np.resize([0.08, 0.11], len(draws))  # in the right half of the third bar
+        x = group + 0.8 / 3 + np.resize([0.06, 0.09], len(draws))  # in the right half of the third bar
         axis.plot(x, draws, "o", color="0.15", markersize=3)
     axis.set_ylabel("model accuracy")
-    save_with_legend(figure, title, path)
+    save_with_legend(figure, f"{title} ({counts(effects)})", path)
 
 
 def tell_p(row) -> str:
     if np.isnan(row.random):
         return "no random draw"
-    return f"p = {row.p:.2g} of {row.draws:.0f} draws"
+    return f"p = {row.p:.2g}\n(corrected for all sublayers: {row.p_holm:.2g})"
 
 
 # ------------------------------------------------------------------------------- the scripts

@@ -10,17 +10,21 @@ import numpy as np
 import pandas as pd
 
 from interp.methods.table import BEFORE_AND_AFTER, COMPONENT_OF, METHODS, PLACES
-from interp.plotting import draw_bars, plt, save_figure, sns
+from interp.plotting import draw_bars, plt, save_figure, sns, wrapped
 from interp.runs.config import PROJECT_ROOT, BadInput, config_that_writes, parse_yaml, project_path, shown
 from interp.runs.directory import CONFIG, check_folder
 
 RESULTS = PROJECT_ROOT / "Results"
 COMPONENTS = {"attn": "attention", "mlp": "MLP"}
-NEIGHBORS = {"circuit_probing:knn_test_acc": "circuit", "circuit_probing:full_model_knn_test_acc": "full model",
+PLACE_NAMES = {"attn": "after attention", "mlp": "after the MLP"}
+NEIGHBORS = {"circuit_probing:knn_test_acc": "circuit", "circuit_probing:full_model_knn_test_acc": "full sublayer",
              "circuit_probing:majority_test_acc": "majority baseline"}
 PROBES = {"circuit_probing:knn_test_acc": "circuit (nearest neighbors)", "linear_probing:test_acc": "linear probe",
           "nonlinear_probing:test_acc": "MLP probe", "circuit_probing:majority_test_acc": "majority baseline"}
 FLOAT32 = "amnesic_float32"  # LEACE as it was published, told apart from its fit in float64
+ROLES = {"circuit_probing": "circuit", "linear_probing": "linear probe", "nonlinear_probing": "MLP probe",
+         "amnesic": "LEACE", FLOAT32: "LEACE", "DAS": "DAS"}  # the methods' keys of COLORS
+OTHER_ROLES = {"majority": "baseline", "full_": "whole", "vanilla": "whole", "random": "random"}  # by figures' names
 THERE = {f"{name}:{column}": label for name, method in METHODS.items() for column, label in method.there.items()}
 USED = {f"{name}:{column}": label for name, method in METHODS.items() for column, label in method.used.items()}
 USED = {column: label for own, label in USED.items() for column, label in (
@@ -169,6 +173,19 @@ def present(table: pd.DataFrame, measures: dict[str, str]) -> dict[str, str]:
     return {column: label for column, label in measures.items() if column in table and table[column].notna().any()}
 
 
+def asked(table: pd.DataFrame, measures: dict[str, str]) -> dict[str, str]:
+    """The measures of those methods that have any figure in the table; one without a value is drawn as n/a."""
+    there = {column.partition(":")[0] for column in table if table[column].notna().any()}
+    return {column: label for column, label in measures.items()
+            if column in table and column.partition(":")[0] in there}
+
+
+def role_of(column: str) -> str:
+    """What a column METHOD:FIGURE is of, a key of COLORS: the untouched model, random draws, a baseline, the method."""
+    method, _, name = column.partition(":")
+    return next((role for word, role in OTHER_ROLES.items() if name.startswith(word)), ROLES[method])
+
+
 def mean_and_sd(groups, measures: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Means and standard deviations of groups of rows, a column for each measure under its label.
 
@@ -187,17 +204,20 @@ def draw_by_variable(table: pd.DataFrame, labels: dict[str, str], measures: dict
 
     labels, measures: how variables and columns are called in the figure, in order.
     """
-    measures = present(table, measures)
+    measures = asked(table, measures)
     variables = [name for name in labels if name in set(table["variable"])]
-    figure, axes = plt.subplots(1, len(components), figsize=(5.5 * max(len(components), 1.3), 4.2), sharey=True,
+    names = {name: labels[name].replace(" (", "\n(") for name in variables}
+    width = max(5.5 * max(1, 1.3 / len(components)), 0.36 * len(variables) * len(measures))  # a value has 0.36 inches
+    figure, axes = plt.subplots(1, len(components), figsize=(width * len(components), 4.2), sharey=True,
                                 squeeze=False, layout="constrained")
     for axis, component in zip(axes[0], components):
         found = mean_and_sd(table[table["component"] == component].groupby("variable"), measures)
-        draw_bars(axis, *(own.reindex(variables).rename(index=labels) for own in found))
+        draw_bars(axis, *(own.reindex(variables).rename(index=names) for own in found), [*map(role_of, measures)])
         axis.set(title=COMPONENTS[component], xlabel="intermediate variable")
     axes[0][0].set_ylabel(ylabel)
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(measures), 3))
-    figure.suptitle(f"{title} ({of_models(table)})")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center",
+                  ncols=2 if len(measures) == 4 else min(len(measures), 3))
+    figure.suptitle(f"{title} ({of_models(table)})", parse_math=False)
     save_figure(figure, path)
 
 
@@ -206,24 +226,33 @@ def draw_there_and_used(table: pd.DataFrame, labels: dict[str, str], path: Path,
 
     Cells without a result are grey.
     """
-    there, used = present(table, THERE), present(table, USED)
-    columns = [(component, variable) for component in COMPONENTS for variable in labels]
-    figure, axes = plt.subplots(2, 1, figsize=(10, 1.6 + 0.45 * (len(there) + len(used))), layout="constrained",
-                                height_ratios=[len(there), len(used)])
-    for axis, measures, question in zip(axes, (there, used), ("Is it there? accuracy of reading it off",
-                                                              "Is it used? effect of an intervention")):
+    questions = {"Is it there? accuracy of reading it off": present(table, THERE),
+                 "Is it used? effect of an intervention": present(table, USED)}
+    questions = {question: measures for question, measures in questions.items() if measures}
+    components = [name for name in COMPONENTS if name in set(table["component"])]
+    columns = [(component, variable) for component in components for variable in labels]
+    names = [wrapped(label.replace(" (", "\n("), 12) for label in labels.values()]
+    cell = max(0.9, *(0.09 * len(line) for name in names for line in name.splitlines()))  # inches
+    sizes = [len(measures) for measures in questions.values()]
+    figure, axes = plt.subplots(len(sizes), 1, figsize=(5 + cell * len(columns), 1.8 + 0.45 * sum(sizes)),
+                                layout="constrained", height_ratios=sizes, squeeze=False)
+    for axis, (question, measures) in zip(axes[:, 0], questions.items()):
         means = table.groupby(["component", "variable"])[list(measures)].mean().reindex(columns)
         sns.heatmap(means.T, annot=True, fmt=".2f", vmin=0, vmax=1, cmap="Blues", linewidths=1, ax=axis,
-                    cbar=axis is axes[0], cbar_kws={"label": "share"}, annot_kws={"fontsize": 10})
+                    cbar=axis is axes[0, 0], cbar_kws={"label": "share"}, annot_kws={"fontsize": 10})
         axis.set_yticks(np.arange(len(measures)) + 0.5, list(measures.values()), rotation=0)
-        axis.set_xticks(np.arange(len(columns)) + 0.5,
-                        [labels[variable].replace(" (", "\n(") for _, variable in columns], rotation=0)
-        axis.set(title=question, ylabel="",
-                 xlabel="after attention" + " " * 45 + "after the MLP" if axis is axes[1] else "")
+        axis.set_xticks(np.arange(len(columns)) + 0.5, names * len(components), rotation=0, fontsize=10)
+        axis.set(title=question, ylabel="", xlabel="")
         axis.set_facecolor("0.9")  # a cell without a result
         axis.grid(visible=False)
-        axis.axvline(len(labels), color="black", linewidth=2)
-    figure.suptitle(f"Is it there, is it used?{of} ({of_models(table).partition(',')[0]})")
+        for number in range(1, len(components)):
+            axis.axvline(number * len(labels), color="black", linewidth=2)
+    below = axes[-1, 0].secondary_xaxis(0)  # a second line of names, below the variables'
+    below.set_xticks((np.arange(len(components)) + 0.5) * len(labels), [
+        "\n" * (1 + max(name.count("\n") for name in names)) + PLACE_NAMES[name] for name in components])
+    below.tick_params(length=0, pad=8)
+    below.spines["bottom"].set_visible(False)
+    figure.suptitle(f"Is it there, is it used?{of} ({of_models(table).partition(',')[0]})", parse_math=False)
     save_figure(figure, path)
 
 

@@ -7,16 +7,16 @@ Reads DIR/results.csv and DIR/ablations.csv, as far as they have come, and draws
 one_circuit         what ablating one circuit does to the model's answers: that of --layer and --operation, or else the
                     one whose ablation costs most accuracy beyond that of as many random neurons
 ablation_by_layer   the same for every sublayer; a star where a circuit's ablation costs more than random draws do
-nearest_neighbors   is the variable there? circuit and full model, by layer
+nearest_neighbors   is the variable there? circuit and full sublayer, by layer
 
 and writes and prints strongest_sublayers.csv, all sublayers by what their ablation costs beyond a random one's.
 """
 
 
-from analysis.language_figures import summarize
+from analysis.language_figures import GEN, IID, summarize
 from analysis.method_figures import run
 
-SETS = {"iid": "IID", "gen": "generalization"}
+SETS = {"iid": IID, "gen": GEN}
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from matplotlib.patches import Rectangle
 from analysis.method_figures import RESULTS, check_columns, read_csv, run, whole_out
 from interp.methods.interchange import method
 from interp.methods.table import interchange_methods
-from interp.plotting import plt, save_figure, sns
+from interp.plotting import COLORS, STYLES, plt, save_figure, sns
 from interp.runs.config import BadInput, read_yaml, shown
 from interp.runs.directory import CONFIG
 from interp.runs.files import write_text
@@ -36,6 +36,11 @@ from interp.statistics import auroc, clustered_auroc_interval, clustered_interva
 ORDER = ["none", "random", "pca", "full", "difference_in_means", "linear_probe", "leace", "lda", "mlp_probe",
          "circuit_update", "circuit_selected", "circuit_complement", "circuit_neurons", "neuron_mask", "das_k", "das"]
 CONTROLS = ("none", "random", "pca", "full", "circuit_complement")  # compared with, not ranked
+ROLES = {"none": "baseline", "random": "random", "full": "whole", "difference_in_means": "closed form",
+         "lda": "closed form", "linear_probe": "linear probe", "leace": "LEACE", "mlp_probe": "MLP probe",
+         "das": "DAS", "das_k": "DAS"}  # keys of COLORS
+ROLES |= {name: "circuit" for name in ORDER if "circuit" in name or "neuron" in name}
+MARKERS = "os^Dv<>PX*hpd8H"
 CELL = ["experiment", "target_layer", "residual_location", "variable"]
 WORDS = ["residual_location", "variable", "method", "carried", "beyond_full"]
 NUMBERS = ["model_seed", "target_layer", "iia", "iia_low", "iia_high", "log_odds_mean", "isolate", "disentangle",
@@ -154,6 +159,10 @@ def as_markdown(board: pd.DataFrame) -> str:
 
 # ------------------------------------------------------------------------------- the figures
 
+def color_of(name: str) -> str:
+    return COLORS[ROLES.get(name, "other")]
+
+
 def about(table: pd.DataFrame, what: str) -> str:
     """Over what a figure is, for its title. what: that there are so many pairs of."""
     seeds, pairs = table["model"].nunique(), table.loc[table["pairs"] > 0, "pairs"]
@@ -164,8 +173,8 @@ def about(table: pd.DataFrame, what: str) -> str:
 def draw_methods(table: pd.DataFrame, title: str, path: Path) -> None:
     """Interchange accuracy by method, where the variable is carried and where not; a dot a model, variable and site."""
     methods, truths = in_order(table["method"]), [truth for truth in (True, False) if table["carried"].eq(truth).any()]
-    figure, axes = plt.subplots(1, len(truths), figsize=(6.2 * len(truths), 1.4 + 0.4 * len(methods)), sharey=True,
-                                squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(1, len(truths), figsize=(max(8, 6.2 * len(truths)), 1.4 + 0.4 * len(methods)),
+                                sharey=True, squeeze=False, layout="constrained")
     models = sorted(table["model"].unique())
     for axis, truth in zip(axes[0], truths):
         part = table[table["carried"].eq(truth)]
@@ -178,8 +187,8 @@ def draw_methods(table: pd.DataFrame, title: str, path: Path) -> None:
                 axis.barh(y, max(high - low, 0.002), 0.7, left=low, color="0.8", zorder=0)
             for number, model in enumerate(models):
                 dots = own[own["model"] == model]
-                axis.plot(dots["iia"], y + np.linspace(-0.24, 0.24, len(dots) + 2)[1:-1], "o", color=f"C{number}",
-                          markersize=4, alpha=0.7)
+                axis.plot(dots["iia"], y + np.linspace(-0.24, 0.24, len(dots) + 2)[1:-1],
+                          MARKERS[number % len(MARKERS)], color=color_of(name), markersize=4, alpha=0.7)
             mean, low, high = mean_with_interval(own, "iia")
             axis.errorbar(mean, y, xerr=[[max(0, mean - low)], [max(0, high - mean)]], fmt="|", color="0.2",
                           markersize=13, capsize=3, zorder=1)
@@ -191,7 +200,8 @@ def draw_methods(table: pd.DataFrame, title: str, path: Path) -> None:
     axes[0][0].barh([0], [0], color="0.8", label="as many random directions or neurons: mean to highest")
     axes[0][0].errorbar([], [], xerr=[], fmt="|", color="0.2", label="mean, 95 % interval over models and pairs")
     for number in range(len(models)):
-        axes[0][0].plot([], [], "o", color=f"C{number}", label=f"model {number + 1}, a variable and site a dot")
+        axes[0][0].plot([], [], MARKERS[number % len(MARKERS)], color="0.3",
+                        label=f"model {number + 1}, a variable and site a dot")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
     figure.suptitle(f"{title}: does exchanging what a method takes for a variable\nchange the answer as it should? "
                     f"{about(table, 'a dot')}", parse_math=False)
@@ -199,14 +209,13 @@ def draw_methods(table: pd.DataFrame, title: str, path: Path) -> None:
 
 
 def draw_isolate(table: pd.DataFrame, title: str, path: Path) -> None:
-    """Cause against isolate where the variable is carried, a colour and marker a method."""
+    """Cause against isolate where the variable is carried, a marker a method, a colour a kind of method."""
     part = table[table["carried"].eq(True)]
     figure, axis = plt.subplots(figsize=(8.6, 5.4), layout="constrained")
-    colors = plt.get_cmap("tab20").colors
     for number, name in enumerate(in_order(part["method"])):
         own = part[part["method"] == name]
-        axis.plot(own["iia"], own["isolate"], "os^Dv<>PX*hpd8H"[number % 15], color=colors[7 * number % 20],
-                  markersize=9, alpha=0.75, markeredgecolor="0.2", markeredgewidth=0.5, label=name)
+        axis.plot(own["iia"], own["isolate"], MARKERS[number % len(MARKERS)], color=color_of(name), markersize=9,
+                  alpha=0.75, markeredgecolor="0.2", markeredgewidth=0.5, label=name)
     axis.text(0.06, 0.95, "does nothing", color="0.4", fontsize="small")
     axis.text(0.06, 0.0, "changes more than the variable", color="0.4", fontsize="small")
     axis.text(1.02, 0.88, "the variable,\nand no more", color="0.4", fontsize="small", ha="right")
@@ -223,10 +232,11 @@ def draw_detection(board: pd.DataFrame, path: Path) -> None:
     figure, axis = plt.subplots(figsize=(7, 1.8 + 0.36 * len(board)), layout="constrained")
     for y, row in enumerate(board.itertuples()):
         axis.errorbar(row.auroc, y, xerr=[[max(0, row.auroc - row.auroc_low)], [max(0, row.auroc_high - row.auroc)]],
-                      fmt="o", color="0.5" if row.method in CONTROLS else "C0", capsize=3)
+                      fmt="o", color=color_of(row.method), capsize=3,
+                      markerfacecolor="white" if row.method in CONTROLS else color_of(row.method))
     axis.axvline(0.5, linestyle="--", color="0.4", label="chance")
-    axis.plot([], [], "o", color="C0", label="method")
-    axis.plot([], [], "o", color="0.5", label="control")
+    axis.plot([], [], "o", color="0.3", label="method")
+    axis.plot([], [], "o", color="0.3", markerfacecolor="white", label="control")
     axis.set(yticks=range(len(board)), yticklabels=board["method"], xlim=(-0.03, 1.03),
              xlabel="AUROC of interchange accuracy")
     axis.invert_yaxis()
@@ -242,7 +252,7 @@ def draw_layers(table: pd.DataFrame, title: str, path: Path) -> None:
     methods = list(dict.fromkeys(name for name in ("full", *in_order(table["method"])) if name in set(table["method"])))
     layers = sorted(set(table["target_layer"]))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure, axes = plt.subplots(2, 1, figsize=(3.6 + 0.5 * len(layers), 1.8 + 0.62 * len(methods)),
+    figure, axes = plt.subplots(2, 1, figsize=(max(7.5, 3.6 + 0.5 * len(layers)), 1.8 + 0.62 * len(methods)),
                                 layout="constrained")
     beyond = table[table["beyond_full"].astype(str).eq("True")]
     for axis, (column, label, digits, scale) in zip(axes, (
@@ -271,13 +281,14 @@ def draw_checkpoints(table: pd.DataFrame, title: str, path: Path) -> None:
     """Interchange accuracy over the checkpoints of a training, a panel for each variable and site."""
     table = table.assign(step=pd.to_numeric(table["checkpoint"], errors="coerce")).dropna(subset="step")
     panels = list(table.groupby(["variable", "residual_location"], sort=False))
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4), sharey=True, squeeze=False,
+    figure, axes = plt.subplots(1, len(panels), figsize=(max(7, 4.6 * len(panels)), 4), sharey=True, squeeze=False,
                                 layout="constrained")
     for axis, ((variable, site), own) in zip(axes[0], panels):
         for number, name in enumerate(in_order(own["method"])):
             line = own[own["method"] == name].groupby("step", as_index=False)[["iia", "iia_low", "iia_high"]].mean()
-            axis.plot(line["step"], line["iia"], marker="o", markersize=3, color=f"C{number}", label=name)
-            axis.fill_between(line["step"], line["iia_low"], line["iia_high"], color=f"C{number}", alpha=0.2,
+            axis.plot(line["step"], line["iia"], marker=MARKERS[number % len(MARKERS)], markersize=5, label=name,
+                      linestyle=STYLES[number % len(STYLES)][0], color=color_of(name))
+            axis.fill_between(line["step"], line["iia_low"], line["iia_high"], color=color_of(name), alpha=0.2,
                               linewidth=0)
         axis.set(xscale="log", xlabel="epoch", ylim=(-0.03, 1.03), title=f"{variable}, {SITES[site]}")
     axes[0][0].set_ylabel("interchange accuracy")

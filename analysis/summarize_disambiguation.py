@@ -4,7 +4,7 @@
 
 Reads DIR/METHOD/VARIABLE/results.csv of the five methods and four variables, whichever exist, and draws
 
-nearest_neighbors      is the variable there? circuit and full model
+nearest_neighbors      is the variable there? circuit and full sublayer
 ablation               is the circuit used?
 probe_accuracy_attn    circuit, linear and MLP probe, after attention
 probe_accuracy_mlp     the same after the MLP

@@ -19,8 +19,8 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.method_figures import (
-    COMPONENTS,
     FLOAT32,
+    PLACE_NAMES,
     PROBES,
     check_columns,
     each_layer,
@@ -30,9 +30,10 @@ from analysis.method_figures import (
     present,
     read_csv,
     read_results,
+    role_of,
     run,
 )
-from interp.plotting import draw_line, plt, save_figure
+from interp.plotting import COLORS, draw_line, plt, save_figure
 from interp.runs.config import BadInput, project_path, require_file, shown
 from interp.runs.files import write_text
 
@@ -60,15 +61,16 @@ def draw_over_training(curves: pd.DataFrame, table: pd.DataFrame, name: str, out
     if not measures:
         return
     figure, axes = plt.subplots(3, 2, figsize=(12, 8), sharex=True, sharey=True, layout="constrained")
-    for column, (component, place) in zip(axes.T, COMPONENTS.items()):
-        for split, style in (("train", "-"), ("test", "--")):
-            column[0].plot(curves["epoch"], curves[f"{split}_acc"], style, color="black", label=f"model, {split}")
-        column[0].set_title(f"after {'the ' * (place == 'MLP')}{place}")
+    for column, (component, place) in zip(axes.T, PLACE_NAMES.items()):
+        for split, color, width in (("train", "0.75", 5), ("test", "black", 1.5)):  # both are 1 for long
+            column[0].plot(curves["epoch"], curves[f"{split}_acc"], color=color, linewidth=width,
+                           label=f"model, {split}")
+        column[0].set_title(place)
         for axis, variable in zip(column[1:], VARIABLES):
             rows = table[(table["component"] == component) & (table["variable"] == variable)]
             means, spreads = mean_and_sd(rows.groupby("checkpoint"), measures)
-            for number, label in enumerate(means):
-                draw_line(axis, means[label].dropna(), spreads[label], label, f"C{number}")
+            for number, (column_name, label) in enumerate(measures.items()):
+                draw_line(axis, means[label].dropna(), spreads[label], label, COLORS[role_of(column_name)], number)
         column[-1].set(xscale="log", ylim=(-0.03, 1.03), xlabel="epoch (one full-batch step each, log scale)")
     for axis, label in zip(axes[:, 0], ["model accuracy", *(ylabel.format(name) for name in VARIABLES.values())]):
         axis.set_ylabel(label)

@@ -17,13 +17,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.method_figures import COMPONENTS, RESULTS, read_results_table, run, whole_out
+from analysis.language_figures import GEN, IID
+from analysis.method_figures import COMPONENTS, PLACE_NAMES, RESULTS, ROLES, read_results_table, run, whole_out
 from interp.methods.table import COMPONENT_OF, METHODS
-from interp.plotting import plt, save_figure
+from interp.plotting import COLORS, plt, save_figure
 from interp.runs.config import BadInput, shown
 from interp.runs.files import write_text
 
-SETS = {"iid": "IID", "gen": "generalization"}
+SETS = {"iid": "IID", "gen": "generalization"}  # in tables, which have little room
 # what evaluation sets are called in columns
 NAMES = {"iid": {"set": "iid", "test": "test", "prefix": ""}, "gen": {"set": "gen", "test": "gen", "prefix": "gen_"}}
 # (method, what is shown, whether it is read or used): the column of its table, or two, less the second
@@ -63,7 +64,7 @@ def collect(results: Path, model: str) -> pd.DataFrame:
     if not parts:
         raise BadInput(f"nothing to draw of {model} in {shown(results)}.")
     keys = ["layer", "component", "measure", "kind", "set"]
-    return pd.concat(parts).groupby(keys, sort=False, as_index=False)["value"].mean()
+    return pd.concat(parts).groupby(keys, sort=False, as_index=False).agg(value=("value", "mean"), n=("value", "size"))
 
 
 def as_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -86,24 +87,33 @@ def markdown(table: pd.DataFrame) -> str:
 
 def draw(rows: pd.DataFrame, model: str, path: Path) -> None:
     figure, axes = plt.subplots(2, 2, figsize=(12, 7.5), sharex=True, sharey=True, layout="constrained")
-    labels = [label for _, label, _ in MEASURES]
+    looks = {label: (COLORS[role_of(method, label)], marker)
+             for (method, label, _), marker in zip(MEASURES, "os^ovD*P")}
     for line, (kind, ylabel) in zip(axes, (("read", "accuracy of reading it"), ("used", "effect of an intervention"))):
         for axis, component in zip(line, COMPONENTS):
             own = rows[(rows["kind"] == kind) & (rows["component"] == component)]
             for (label, name), values in own.groupby(["measure", "set"], sort=False):
-                axis.plot(values["layer"], values["value"], "-" if name == "iid" else "--", marker=".",
-                          color=f"C{labels.index(label)}", label=label if name == "iid" else None)
-            axis.set(ylim=(-0.08, 1.03), ylabel=ylabel if axis is line[0] else "")
-    for axis, component in zip(axes[0], COMPONENTS.values()):
-        axis.set_title(f"after {'the ' * (component == 'MLP')}{component}")
+                color, marker = looks[label]
+                axis.plot(values["layer"], values["value"], "-" if name == "iid" else "--", marker=marker, markersize=5,
+                          color=color, markerfacecolor=color if name == "iid" else "white",
+                          label=label if name == "iid" else None)
+            axis.set(ylim=(min(-0.08, rows["value"].min() - 0.05), 1.03), ylabel=ylabel if axis is line[0] else "")
+    for axis, component in zip(axes[0], COMPONENTS):
+        axis.set_title(PLACE_NAMES[component])
     for axis in axes[1]:
         axis.set_xlabel("layer")
         axis.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
     entries = {label: handle for axis in figure.axes for handle, label in zip(*axis.get_legend_handles_labels())}
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3, fontsize="small")
-    figure.suptitle(f"{model}: is the variable read (above), is it used (below)? solid {SETS['iid']}, dashed "
-                    f"{SETS['gen']}", parse_math=False)
+    settings = "one setting" if rows["n"].max() == 1 else f"mean of up to {rows['n'].max()} settings"
+    figure.suptitle(f"{model}: is the variable read (above), is it used (below)? ({settings} a point)\n"
+                    f"solid: {IID}, dashed: {GEN}", parse_math=False)
     save_figure(figure, path)
+
+
+def role_of(method: str, label: str) -> str:
+    """A measure's key of COLORS."""
+    return {"as": "random", "everything": "whole"}.get(label.split()[0], ROLES[method])
 
 
 def main() -> None:

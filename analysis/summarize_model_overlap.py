@@ -27,7 +27,7 @@ from torch import Tensor
 import circuit_probing
 from analysis.method_figures import COMPONENTS, run, whole_out
 from interp.methods.masks import Circuit, load_circuit
-from interp.plotting import plt, save_figure
+from interp.plotting import COLORS, plt, save_figure
 from interp.runs.config import BadInput, load_config, shown
 from interp.runs.files import write_text
 from interp.runs.settings import Setting, expand_settings, fill_in
@@ -35,7 +35,7 @@ from interp.runs.settings import Setting, expand_settings, fill_in
 BLOCKS = {"c_attn": ("query", "key", "value")}  # maps whose neurons are several maps' in one
 WHOLE, ALL = "whole", "all maps"
 SUBLAYERS_IN_DETAIL = 4  # drawn with their maps; of more the figure would be longer than a page
-PARTS = {"alone_1": "C0", "common": "C2", "alone_2": "C1"}
+PARTS = {"alone_1": (0.35, ""), "common": (1, ""), "alone_2": (0.35, "//")}  # how strong a circuit's colour, hatching
 
 Named = tuple[str, dict[str, Any], Circuit]  # the file, what it is about, the circuit
 
@@ -155,21 +155,22 @@ def draw(table: pd.DataFrame, names: tuple[str, str], path: Path) -> None:
     labels = [f"{COMPONENTS[row.operation]} {row.layer}: {row.map}{'' if row.block == WHOLE else f', {row.block}'}"
               for row in table.itertuples()]
     left = np.zeros(len(table))
-    legend = {"alone_1": f"{names[0]} alone", "common": "in both", "alone_2": f"{names[1]} alone"}
-    for part, color in PARTS.items():
+    legend = {"alone_1": f"alone 1: {names[0]}", "common": "in both", "alone_2": f"alone 2: {names[1]}"}
+    for part, (strength, hatch) in PARTS.items():
         share = table[part].to_numpy() / table["neurons"].to_numpy()
-        axis.barh(labels, share, left=left, color=color, label=legend[part])
+        axis.barh(labels, share, left=left, color=(COLORS["circuit"], strength), hatch=hatch, label=legend[part])
         left += share
     for number, row in enumerate(table.itertuples()):
         similarity = "both empty" if pd.isna(row.jaccard) else f"J {row.jaccard:.2f}, p {row.chance:.1g}"
         axis.text(1.02, number, f"{row.alone_1} | {row.common} | {row.alone_2};  {similarity}",
                   va="center", fontsize=9)
-    axis.invert_yaxis()
-    axis.text(1.02, -0.75, "left | both | right;  Jaccard index, p by chance", va="center", fontsize=9, style="italic")
-    axis.set(xlim=(0, 1), xlabel=f"share of the {'sublayer' if set(table['map']) == {ALL} else 'map'}'s neurons")
+    axis.text(1.02, -0.75, "alone 1 | in both | alone 2;  Jaccard index J, p by chance", va="center", fontsize=9,
+              style="italic")
+    axis.set(xlim=(0, 1), ylim=(len(table) - 0.5, -0.5),
+             xlabel=f"share of the {'sublayer' if set(table['map']) == {ALL} else 'map'}'s neurons")
     axis.set_title("Neurons of two circuits", loc="left")
     axis.grid(axis="y", visible=False)
-    figure.legend(loc="outside lower center", ncols=3)
+    figure.legend(loc="outside lower center", ncols=3 if max(map(len, names)) < 30 else 1)
     save_figure(figure, path)
 
 

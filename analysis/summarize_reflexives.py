@@ -9,11 +9,11 @@ Reads and draws what summarize_agreement.py does.
 """
 
 
-from analysis.language_figures import summarize
+from analysis.language_figures import GEN, IID, summarize
 from analysis.method_figures import run
 
-SETS = {"iid_masculine": "IID, masculine", "iid_feminine": "IID, feminine",
-        "gen_masculine": "generalization, masculine", "gen_feminine": "generalization, feminine"}
+SETS = {f"{name}_{gender}": f"{gender}, {label}" for name, label in (("iid", IID), ("gen", GEN))
+        for gender in ("masculine", "feminine")}
 
 
 def main() -> None:

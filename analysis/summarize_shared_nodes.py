@@ -5,7 +5,7 @@
 Reads DIR/Task_{1,2}/METHOD/VARIABLE/results.csv, whichever exist, and draws for each task, in OUT/Task_1 and
 OUT/Task_2,
 
-nearest_neighbors      is the variable there? circuit and full model
+nearest_neighbors      is the variable there? circuit and full sublayer
 probe_accuracy_attn    circuit, linear and MLP probe, after attention
 probe_accuracy_mlp     the same after the MLP
 there_and_used         every method's answer to both questions

@@ -9,10 +9,10 @@ Reads and draws what summarize_agreement.py does.
 """
 
 
-from analysis.language_figures import summarize
+from analysis.language_figures import GEN, IID, summarize
 from analysis.method_figures import run
 
-SETS = {"iid": "IID", "gen": "generalization"}
+SETS = {"iid": IID, "gen": GEN}
 
 
 def main() -> None:

@@ -1,6 +1,8 @@
 """One style for every figure, saved as PDF and PNG."""
 
 import io
+import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,9 +22,20 @@ from interp.runs.files import place, writing
 plt.switch_backend("Agg")  # figures are files; no display is needed
 sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
 
+COLORS = {  # one colour has one meaning in every figure
+    "whole": "C0",  # the full sublayer, the full model, the exchange of everything
+    "circuit": "C1", "random": "C2", "linear probe": "C4", "MLP probe": "#7b2d6f", "LEACE": "C9", "DAS": "#8b1a1a",
+    "closed form": "#7f7f00", "baseline": "0.4",  # chance, the majority, nothing done
+    "other": "0.1"}
+HATCHES = ("", "//", "..", "xx")  # what tells bars of one colour apart
+STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))  # lines of a panel, from the bottom up
+LETTERS_AN_INCH = 130  # at a font size of 1
+
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Save as PATH.pdf and PATH.png and say so."""
+    for title in (*figure.texts, *(axis.title for axis in figure.axes if len(figure.axes) == 1)):
+        title.set_text(wrapped(title.get_text(), LETTERS_AN_INCH / title.get_fontsize() * figure.get_figwidth()))
     for ending in ("pdf", "png"):
         file = path.with_name(f"{path.name}.{ending}")
         with writing(file) as temporary:
@@ -30,6 +43,11 @@ def save_figure(figure: Figure, path: Path) -> None:
             temporary.replace(file)
     plt.close(figure)
     print(f"{shown(path)}.png and .pdf")
+
+
+def wrapped(text: str, letters: float) -> str:
+    """A text in lines of at most so many letters; a longer word has a line of its own."""
+    return "\n".join(textwrap.fill(line, max(8, int(letters)), break_long_words=False) for line in text.splitlines())
 
 
 def draw_curves(table: pd.DataFrame, setting_names: Sequence[str], title: str, path: Path) -> None:
@@ -45,7 +63,7 @@ def draw_curves(table: pd.DataFrame, setting_names: Sequence[str], title: str, p
         long = table.melt(["epoch", "setting"], [f"train_{measure}", f"test_{measure}"], "split", "value")
         long["split"] = long["split"].str.removesuffix(f"_{measure}")
         sns.lineplot(long.astype({"value": float}), x="epoch", y="value", hue="setting" if varying else "split",
-                     style="split", legend=axis is axes[1], ax=axis)
+                     style="split", palette="crest" if varying else ["0.1", "0.55"], legend=axis is axes[1], ax=axis)
         axis.set_xlabel("epoch (one full-batch step each)")
         axis.xaxis.set_major_locator(plt.MaxNLocator(5))  # the numbers of long trainings run into each other
     axes[0].set(yscale="log", ylabel="cross-entropy (nats)")
@@ -85,26 +103,47 @@ class UpdateAnimation:
             place(temporary, path)
 
 
-def draw_bars(axis: Axes, heights: pd.DataFrame, errors: pd.DataFrame) -> None:
+def draw_bars(axis: Axes, heights: pd.DataFrame, errors: pd.DataFrame, roles: Sequence[str]) -> None:
     """A group of bars for each row, a bar for each column, its value above it, n/a where there is none (nan).
 
-    errors: of the same shape, nan where there is none.
+    errors: of the same shape, nan where there is none. roles: of the columns, keys of COLORS; a further bar of the same
+    role is hatched, and a baseline is no bar but a line across the group.
     """
-    width = 0.8 / len(heights.columns)
-    for number, label in enumerate(heights):
-        places = np.arange(len(heights)) + (number - (len(heights.columns) - 1) / 2) * width
-        axis.bar(places, heights[label], width, color=f"C{number}", label=label, yerr=errors[label],
-                 error_kw={"elinewidth": 1.2, "capsize": 2})
+    bars = [label for label, role in zip(heights, roles) if role != "baseline"]
+    width, seen = min(0.8 / max(len(bars), 1), 0.3), Counter()
+    for label, role in zip(heights, roles):
+        if role == "baseline":
+            axis.hlines(heights[label], np.arange(len(heights)) - 0.45, np.arange(len(heights)) + 0.45, label=label,
+                        color=COLORS[role], linestyle="--", zorder=3)
+            continue
+        places = np.arange(len(heights)) + (bars.index(label) - (len(bars) - 1) / 2) * width
+        axis.bar(places, heights[label], width, color=COLORS[role], label=label, yerr=errors[label],
+                 hatch=HATCHES[seen[role] % len(HATCHES)], error_kw={"elinewidth": 1.2, "capsize": 2})
+        seen[role] += 1
         for x, height, top in zip(places, heights[label], heights[label] + errors[label].fillna(0)):
             axis.text(x, np.nan_to_num(top) + 0.01, "n/a" if np.isnan(height) else f"{height:.2f}", ha="center",
                       va="bottom", fontsize=8)
-    axis.set_xticks(range(len(heights)), heights.index)
-    axis.set(xlim=(-0.5, len(heights) - 0.5), ylim=(0, 1.12))
+    sides = max(len(heights) / 2, 1)  # a single group does not fill the panel
+    highest = np.nan_to_num((heights + errors.fillna(0)).to_numpy(float)).max(initial=0)
+    axis.set(xlim=((len(heights) - 1) / 2 - sides, (len(heights) - 1) / 2 + sides),
+             ylim=(0, max(1.12, highest + 0.12, axis.get_ylim()[1])))  # panels may share their y axis
+    room = LETTERS_AN_INCH / 11 * axis.get_window_extent().width / axis.figure.dpi / (2 * sides)
+    names = [wrapped(str(name), room) for name in heights.index]
+    leaning = max(len(line) for name in names for line in name.splitlines()) > room
+    axis.set_xticks(range(len(names)), names, **(
+        {"rotation": 20, "ha": "right", "rotation_mode": "anchor"} if leaning else {}))
     axis.grid(axis="x", visible=False)
 
 
-def draw_line(axis: Axes, mean: pd.Series, spread: pd.Series, label: str, color: str, marker: str = "o") -> None:
-    """A line over the index of `mean`, interrupted where it is nan, with a band of `spread` where there is one."""
+def draw_line(axis: Axes, mean: pd.Series, spread: pd.Series, label: str, color: str, number: int = 0,
+              marker: str | None = None) -> None:
+    """A line over the index of `mean`, interrupted where it is nan, with a band of `spread` where there is one.
+
+    number: of the lines in a panel, which may lie upon each other: each has its dashes and marker, and is thinner than
+    those below it.
+    """
     spread = spread.reindex(mean.index).fillna(0)
-    axis.plot(mean.index, mean, marker=marker, markersize=4, color=color, label=label)
+    dashes, own_marker = STYLES[number % len(STYLES)]
+    axis.plot(mean.index, mean, linestyle=dashes, marker=own_marker if marker is None else marker, label=label,
+              markersize=max(3, 7 - 1.3 * number), linewidth=max(1.2, 2.6 - 0.4 * number), color=color)
     axis.fill_between(mean.index, mean - spread, mean + spread, color=color, alpha=0.25, linewidth=0)

@@ -117,7 +117,7 @@ def test_a_page_of_what_is_there_and_what_is_not(tmp_path, report):
     assert "Grokking/circuit_probing/a2: running since 2026-01-01 10:00 UTC, or killed; 2 of 4 settings" in text
     assert "mine: done, 1 row" in text
     [image] = page.all("img")
-    assert "circuit 0.9" in image["alt"] and "full model 0.60" in image["alt"] and image["width"] == str(PNG[0])
+    assert "circuit 0.9" in image["alt"] and "full sublayer 0.60" in image["alt"] and image["width"] == str(PNG[0])
     assert "make language" in text and "make quickstart" in text
 
 
