@@ -13,6 +13,7 @@ from interp.methods.table import BEFORE_AND_AFTER, COMPONENT_OF, METHODS, PLACES
 from interp.plotting import draw_bars, plt, save_figure, sns, wrapped
 from interp.runs.config import PROJECT_ROOT, BadInput, config_that_writes, parse_yaml, project_path, shown
 from interp.runs.directory import CONFIG, check_folder
+from interp.statistics import interval
 
 RESULTS = PROJECT_ROOT / "Results"
 COMPONENTS = {"attn": "attention", "mlp": "MLP"}
@@ -91,10 +92,15 @@ def each_layer(table: pd.DataFrame, out: Path):
         yield table[table["layer"] == layer], folder, of
 
 
-def of_models(table: pd.DataFrame, spread: str = "bars") -> str:
+def of_models(table: pd.DataFrame, spread: str = "dots; bars: 95 % interval") -> str:
     """How many models a figure's values are of, and what shows their spread."""
-    count = table["model_seed"].nunique() if "model_seed" in table else 1
-    return f"mean of {count} models, {spread}: standard deviation" if count > 1 else "one model"
+    return f"mean of {len(by_model(table))} models, {spread}" if by_model(table) else "one model"
+
+
+def by_model(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of each model seed, where there are several."""
+    found = [rows for _, rows in table.groupby("model_seed")] if "model_seed" in table else []
+    return found if len(found) > 1 else []
 
 
 def read_csv(file: Path, **options) -> pd.DataFrame:
@@ -198,6 +204,17 @@ def mean_and_sd(groups, measures: dict[str, str]) -> tuple[pd.DataFrame, pd.Data
     return groups[list(measures)].mean().rename(columns=measures), pd.DataFrame(spreads)
 
 
+def intervals(means: pd.DataFrame, spreads: pd.DataFrame,
+              each: list[pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """How far the 95 % intervals of means over models reach, below and above; of one model its draws' own spread."""
+    if not each:
+        return spreads, spreads
+    found = [[interval([own.loc[row, column] for own in each]) for column in means] for row in means.index]
+    low, high = (pd.DataFrame([[cell[side] for cell in row] for row in found], means.index, means.columns)
+                 for side in (0, 1))
+    return (means - low).clip(lower=0), (high - means).clip(lower=0)
+
+
 def draw_by_variable(table: pd.DataFrame, labels: dict[str, str], measures: dict[str, str], components: list[str],
                      ylabel: str, title: str, path: Path) -> None:
     """Grouped bars: a panel for each component, a group for each variable, a bar for each measure.
@@ -211,8 +228,11 @@ def draw_by_variable(table: pd.DataFrame, labels: dict[str, str], measures: dict
     figure, axes = plt.subplots(1, len(components), figsize=(width * len(components), 4.2), sharey=True,
                                 squeeze=False, layout="constrained")
     for axis, component in zip(axes[0], components):
-        found = mean_and_sd(table[table["component"] == component].groupby("variable"), measures)
-        draw_bars(axis, *(own.reindex(variables).rename(index=names) for own in found), [*map(role_of, measures)])
+        rows = table[table["component"] == component]
+        (means, spreads), *others = [[found.reindex(variables).rename(index=names) for found in mean_and_sd(
+            own.groupby("variable"), measures)] for own in (rows, *by_model(rows))]
+        each = [own for own, _ in others]
+        draw_bars(axis, means, intervals(means, spreads, each), [*map(role_of, measures)], each)
         axis.set(title=COMPONENTS[component], xlabel="intermediate variable")
     axes[0][0].set_ylabel(ylabel)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center",

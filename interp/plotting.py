@@ -103,12 +103,15 @@ class UpdateAnimation:
             place(temporary, path)
 
 
-def draw_bars(axis: Axes, heights: pd.DataFrame, errors: pd.DataFrame, roles: Sequence[str]) -> None:
+def draw_bars(axis: Axes, heights: pd.DataFrame, errors: pd.DataFrame | tuple[pd.DataFrame, pd.DataFrame],
+              roles: Sequence[str], each: Sequence[pd.DataFrame] = ()) -> None:
     """A group of bars for each row, a bar for each column, its value above it, n/a where there is none (nan).
 
-    errors: of the same shape, nan where there is none. roles: of the columns, keys of COLORS; a further bar of the same
-    role is hatched, and a baseline is no bar but a line across the group.
+    errors: of the same shape, nan where there is none, or a pair of them, below and above. roles: of the columns, keys
+    of COLORS; a further bar of the same role is hatched, and a baseline is no bar but a line across the group. each:
+    the heights of every model that `heights` are means over, as dots.
     """
+    below, above = errors if isinstance(errors, tuple) else (errors, errors)
     bars = [label for label, role in zip(heights, roles) if role != "baseline"]
     width, seen = min(0.8 / max(len(bars), 1), 0.3), Counter()
     for label, role in zip(heights, roles):
@@ -117,14 +120,18 @@ def draw_bars(axis: Axes, heights: pd.DataFrame, errors: pd.DataFrame, roles: Se
                         color=COLORS[role], linestyle="--", zorder=3)
             continue
         places = np.arange(len(heights)) + (bars.index(label) - (len(bars) - 1) / 2) * width
-        axis.bar(places, heights[label], width, color=COLORS[role], label=label, yerr=errors[label],
+        axis.bar(places, heights[label], width, color=COLORS[role], label=label, yerr=[below[label], above[label]],
                  hatch=HATCHES[seen[role] % len(HATCHES)], error_kw={"elinewidth": 1.2, "capsize": 2})
         seen[role] += 1
-        for x, height, top in zip(places, heights[label], heights[label] + errors[label].fillna(0)):
+        tops = heights[label] + above[label].fillna(0)
+        for own in each:
+            axis.plot(places, own[label], "o", color="black", markerfacecolor="white", markersize=3.5, zorder=4)
+            tops = np.fmax(tops, own[label])
+        for x, height, top in zip(places, heights[label], tops):
             axis.text(x, np.nan_to_num(top) + 0.01, "n/a" if np.isnan(height) else f"{height:.2f}", ha="center",
                       va="bottom", fontsize=8)
     sides = max(len(heights) / 2, 1)  # a single group does not fill the panel
-    highest = np.nan_to_num((heights + errors.fillna(0)).to_numpy(float)).max(initial=0)
+    highest = np.nan_to_num((heights + above.fillna(0)).to_numpy(float)).max(initial=0)
     axis.set(xlim=((len(heights) - 1) / 2 - sides, (len(heights) - 1) / 2 + sides),
              ylim=(0, max(1.12, highest + 0.12, axis.get_ylim()[1])))  # panels may share their y axis
     room = LETTERS_AN_INCH / 11 * axis.get_window_extent().width / axis.figure.dpi / (2 * sides)
