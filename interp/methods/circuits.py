@@ -16,7 +16,7 @@ EPSILON = 1e-5
 
 
 def soft_nearest_neighbor_loss(updates: Tensor, labels: Tensor) -> Tensor:
-    """How badly updates of one class lie together, in nats (arXiv 2311.04354, circuit probing).
+    """How poorly updates cluster by class, in nats (arXiv 2311.04354, circuit probing).
 
     With s_ij = exp(cos(u_i, u_j) - 1), the mean over i of
     -log (Σ_{j≠i, y_j=y_i} s_ij + ε) / (Σ_{j≠i} s_ij + ε).
@@ -83,7 +83,7 @@ def shuffled_batches(count: int, batch_size: int, generator: torch.Generator) ->
 
 
 def batches_in_order(count: int, batch_size: int) -> list[Tensor]:
-    """Row numbers in order, the last batch as long as it happens to be."""
+    """Row numbers in order, in batches; the last one may be shorter."""
     return list(torch.arange(count).split(batch_size))
 
 

@@ -1,6 +1,6 @@
 """The pairs that methods are compared on: three splits that share no base, at any site, and their control tasks.
 
-Where a model's sources are rows of the same data (sentences), they are drawn within the split.
+If sources are rows of the same data (sentences), they are drawn within the split.
 """
 
 from dataclasses import replace
@@ -33,7 +33,7 @@ class Splits:
     n_fit, n_select: rows of train. only_right: leave out pairs whose base or source the model answers wrongly.
 
     Raises:
-        BadInput: only_right, and whether a source is answered rightly cannot be known.
+        BadInput: only_right is set, but the right answer of a source cannot be known.
     """
 
     def __init__(self, question: Question, n_fit: int, n_select: int, only_right: bool):
@@ -88,7 +88,7 @@ class Splits:
         return dict(zip(self.sizes, self.question.portions(examples, *self.sizes.values())))[name]
 
     def some(self, key: Any, examples: Examples, rows: Tensor) -> Examples:
-        """Rows as examples of their own: the same object whenever it is asked for, so that caches know it."""
+        """Rows as separate examples: always the same object, so that caches find it."""
         if key not in self.examples:
             self.examples[key] = examples.unpaired(rows)
         return self.examples[key]
@@ -103,7 +103,7 @@ class Splits:
 
     @torch.no_grad()
     def answered(self, setting: Setting, name: str, base: Examples, source: Examples, rows: Tensor) -> Tensor:
-        """Which pairs count: those whose base and source the model answers rightly, where that is asked, (n,)."""
+        """Which pairs count: with only_right, those whose base and source the model answers rightly, (n,)."""
         if not self.only_right:
             return torch.ones_like(rows, dtype=torch.bool)
         key = (name, self.question.variable(setting))
@@ -119,7 +119,7 @@ class Splits:
         return self.right[key]
 
     def own_answer(self, source: Examples) -> Answer:
-        """What is right for sequences that are sources: their data only say what is right after the exchange.
+        """The right answers of sequences that are sources; their data give only the answer after the exchange.
 
         Raises:
             BadInput: a sequence is neither in train nor in test.
@@ -131,12 +131,12 @@ class Splits:
         found = [self.of_data.get(tuple(row)) for row in source.tokens.tolist()]
         if None in found:
             row = " ".join(map(str, source.tokens[found.index(None)].tolist()))
-            raise BadInput(f"only_right: the source '{row}' stands in neither train_data_path nor test_data_path, so "
+            raise BadInput(f"only_right: the source '{row}' is in neither train_data_path nor test_data_path, so "
                            "that its answer is not known; set it to false.")
         return Answer(torch.tensor(found, device=source.tokens.device))
 
     def sharing(self, test: Pairs) -> Pairs:
-        """Pairs of the same bases with others of them that have the same value of the variable, where there are."""
+        """The same bases, each paired with another base that has the same value of the variable, if there is one."""
         drawing, values = torch.Generator().manual_seed(self.question.config.data_seed), test.base.values.cpu()
         partners = torch.full_like(values, -1)
         for value in values.unique():
@@ -148,7 +148,7 @@ class Splits:
         return replace(test[some], source=test.base[partners.to(some.device)[some]])
 
     def clean(self, setting: Setting, pairs: Pairs) -> Tensor:
-        """The untouched model's states of the bases, (n, d_model)."""
+        """The states of the bases without intervention, (n, d_model)."""
         return self.question.answers(setting, pairs.base.examples)[pairs.base.rows]
 
     # ---------------------------------------------------------------------------- places
@@ -177,7 +177,7 @@ class Splits:
         return Place(opened, site, n_classes, splits["fit"], splits["select"], sublayer, replayed, inputs)
 
     def read_by(self, setting: Setting, examples: Examples, sublayer: Sublayer) -> Tensor:
-        """What a sublayer reads, kept of one pass for those of the settings to come, as many as memory should hold."""
+        """What a sublayer reads; one pass keeps it also for sublayers of coming settings, as many as fit in memory."""
         place = (sublayer.layer, sublayer.operation)
         if place not in self.inputs.get(examples, {}):
             opened = self.open(setting)
@@ -191,9 +191,9 @@ class Splits:
     # -------------------------------------------------------------------------- controls
 
     def controls(self, setting: Setting, place: Place, test: Pairs) -> dict[str, tuple[Place, Pairs]]:
-        """By what a method sees, a place where that means nothing, and the test pairs in that light.
+        """For what a method sees, a place where that means nothing, and the test pairs to match.
 
-        One without `variable` where the values of a split are decided by nothing that is shared: there is no such task.
+        Without `variable` if no one or two words decide the values of a split: then there is no such task.
         """
         drawing = torch.Generator().manual_seed(self.question.config.data_seed)
         splits = [place.fit, place.select, test]
@@ -225,10 +225,10 @@ def words_of(points: Points) -> list[list[str]]:
 
 
 def dealt_anew(rows: list[list[str]], values: Tensor, generator: torch.Generator) -> Tensor | None:
-    """A control task (arXiv 1909.03368): values dealt anew to the words that decide about them, (n,).
+    """A control task (arXiv 1909.03368): values assigned at random to the words that decide them, (n,).
 
     These are the words at one or two places, counted from the front or from the back, that determine the value; None
-    where no two do. Each word has the value of another one, so that values are as frequent among them as before.
+    if no two do. Each word gets the value of another one, so that values are as frequent among them as before.
     """
     shortest = min(map(len, rows))
     places = [*range(shortest), *range(-shortest, 0)]
@@ -246,7 +246,7 @@ def dealt_anew(rows: list[list[str]], values: Tensor, generator: torch.Generator
 
 
 def arbitrary_tokens(splits: list[Pairs], vocabulary: int, generator: torch.Generator) -> dict[int, int]:
-    """For each answer an arbitrary token: of the vocabulary, or where any answer may be given, another answer."""
+    """For each answer an arbitrary token of the vocabulary, or, if all answers are possible, another answer."""
     answers = [answer for pairs in splits for answer in (pairs.answer, pairs.exchanged)]
     tokens = torch.cat([own for answer in answers for own in (answer.right, answer.wrong) if own is not None])
     tokens = tokens.unique().cpu()

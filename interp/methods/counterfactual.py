@@ -1,4 +1,4 @@
-"""Counterfactual embeddings: activations moved until a probe reads another value off them.
+"""Counterfactual embeddings: activations changed until a probe reads another value from them.
 
 If a model used what the probe reads, it should answer as if the variable had the other value.
 """
@@ -14,7 +14,7 @@ from interp.runs.config import RunFailed
 
 def counterfactual_embeddings(probe: nn.Module, activations: Tensor, targets: Tensor, *, num_steps: int,
                               lr: float) -> Tensor:
-    """Move each activation by AdamW until the frozen probe reads its target value.
+    """Change each activation by AdamW until the frozen probe reads its target value.
 
     Examples are independent and AdamW works element by element, so all of them are one tensor:
     the sum of the losses gives each row the gradient it would have alone.

@@ -91,7 +91,7 @@ class AlignmentSearch(nn.Module):
 @torch.no_grad()
 def interchange_hits(alignment: Alignment, opened: OpenModel, run_on: RunOn, base: Tensor, source: Tensor,
                      exchanged: Answer, rows: Tensor | None = None) -> Tensor:
-    """After which base-source pairs the model answers as the exchange should make it: (rows,) of truth values.
+    """Whether the model gives the exchanged answer, for each base-source pair: (rows,) booleans.
 
     rows: the numbers of the pairs; all of them where there are none.
     """
@@ -106,8 +106,8 @@ def search_alignment(run_on: RunOn, loss_of: Loss, base: Tensor, source: Tensor,
     """Learn a rotation and its boundary; the best by `accuracy` (the later of equals) is returned.
 
     Args:
-        run_on: the rest of the model above the site.
-        loss_of: how far its states are from the answers that the exchange should give.
+        run_on: the part of the model above the site.
+        loss_of: the loss of its states for the answers that the exchange should give.
         base, source: (examples, d) activations at the site.
         train: row numbers to learn from, in batches of this order.
         accuracy: called with the alignment after each epoch.

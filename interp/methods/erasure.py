@@ -34,12 +34,12 @@ def fit_eraser(activations: Tensor, labels: Tensor, n_classes: int, precision: s
 
 
 def erased_rank(eraser: LeaceEraser) -> int:
-    """How many dimensions an eraser takes away."""
+    """How many dimensions an eraser removes."""
     return int(torch.linalg.matrix_rank(eraser.proj_left.double() @ eraser.proj_right.double()))
 
 
 def random_eraser(activations: Tensor, rank: int, generator: torch.Generator) -> LeaceEraser:
-    """The control: as many random dimensions taken away, around the mean of the activations, (examples, d_model)."""
+    """The control: as many random dimensions removed, around the mean of the activations, (examples, d_model)."""
     d = activations.shape[1]
     basis = torch.linalg.qr(torch.randn(d, rank, generator=generator)).Q.to(activations)  # (d_model, rank)
     return LeaceEraser(basis, basis.T, activations.mean(0))

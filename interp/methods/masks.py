@@ -31,7 +31,7 @@ class NeuronMasks(nn.Module):
         self.scores = nn.ParameterList([torch.full_like(whole[name], init) for name in self.names])
 
     def soft(self, temperature: float) -> Masks:
-        """σ(T·m), which nears the step function as the temperature T grows."""
+        """σ(T·m), which approaches the step function as the temperature T grows."""
         return {name: torch.sigmoid(temperature * score) for name, score in zip(self.names, self.scores)}
 
     def circuit(self) -> "Circuit":

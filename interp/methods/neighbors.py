@@ -1,4 +1,4 @@
-"""Nearest-neighbour accuracy: how well updates tell a variable's value, and the majority baseline."""
+"""Nearest-neighbor accuracy: how well updates predict a variable's value; and the majority baseline."""
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,6 @@ def nearest_neighbor_accuracy(references: Tensor, reference_labels: Tensor, upda
 
 
 def majority_accuracy(train_labels: Tensor, labels: Tensor) -> float:
-    """Accuracy of always saying the commonest label of train (the smallest of several)."""
+    """Accuracy of always predicting the most frequent label of train (of several, the smallest)."""
     values, counts = train_labels.unique(return_counts=True)
     return (labels == values[counts.argmax()]).double().mean().item()

@@ -1,4 +1,4 @@
-"""Probes: classifiers that read a variable off frozen activations."""
+"""Probes: classifiers that read a variable from frozen activations."""
 
 import torch
 import torch.nn.functional as F

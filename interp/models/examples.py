@@ -1,4 +1,4 @@
-"""The one container of what a model is shown: rows of tokens, a variable at a position, an answer that is right."""
+"""The one container of what a model is shown: rows of tokens, a variable at a position, the right answer."""
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -28,13 +28,13 @@ class Answer:
 class Examples:
     """Rows of one split.
 
-    tokens: (rows, T) token ids; rows that are shorter are filled up behind their end, which no causal model notices.
+    tokens: (rows, T) token ids; shorter rows are padded at their end, which does not affect a causal model.
     probed: (rows,) the position at which variables are looked for.
     answering: (rows,) the position after which the answer comes; a row ends at the later of the two.
     variables: values by name, (rows,) each.
     answer: what is right.
-    groups: evaluation subsets, row numbers by name; one called "" where there is no other.
-    texts: the rows as words, where they were any.
+    groups: evaluation subsets, row numbers by name; if there are none, one called "".
+    texts: the rows as words, for sentences.
     pairs: rows that are paired with these, for exchanging a variable between the two: examples of their own, or
         numbers of these rows. exchanged: what is right after the variable has been exchanged.
     origin: the examples that these are rows of, and which, so that what was read of those need not be read again.
@@ -76,22 +76,22 @@ class Examples:
 
     @cached_property
     def lengths(self) -> Tensor:
-        """How many tokens of each row matter, (rows,)."""
+        """How many tokens each row has without padding, (rows,)."""
         return self.probed.maximum(self.answering) + 1
 
     @cached_property
     def at_answer(self) -> bool:
-        """Whether variables are looked for where the answer is given."""
+        """Whether the probed position is the answering one in every row."""
         return bool((self.probed == self.answering).all())
 
     @cached_property
     def rows_apart(self) -> Forest:
-        """The rows as they are, each run by itself."""
+        """The rows without sharing: each is run on its own."""
         return unshared(self.tokens, self.lengths)
 
     @cached_property
     def forest(self) -> Forest:
-        """The rows with what they begin alike shared, where that halves the tokens, what fills rows up included."""
+        """The rows with common prefixes shared, if that halves the number of tokens, padding included."""
         rows = [row[:length] for row, length in zip(self.tokens.tolist(), self.lengths.tolist())]
         distinct = len({tuple(row[:length]) for row in rows for length in range(1, len(row) + 1)})
         if 2 * distinct > len(rows) * max(map(len, rows)):

@@ -1,4 +1,4 @@
-"""Where a model family keeps its blocks, sublayers and norms: the map of names that TransformerLens has of it.
+"""Where a model family keeps its blocks, sublayers and norms: TransformerLens's map of names.
 
 Of TransformerBridge only the map is used. The bridge itself replaces a model's modules by its own, after which a block
 cannot be called with a cache, a joint map shows split copies, and a second model has to be loaded; hooks on the
@@ -27,7 +27,7 @@ class Component:
     module: what the block calls; None where it calls the maps itself.
     maps: the linear maps, where there is no module that holds them.
     out: whose output is the update, which the residual stream gets; a norm after the module in some families.
-    norm: through which the sublayer reads the residual stream; None where it has none of its own.
+    norm: through which the sublayer reads the residual stream; None if it has no norm of its own.
     scale: by which the block multiplies the update as it adds it (Granite).
     """
 

@@ -1,6 +1,6 @@
-"""The prefix forest: sentences that begin alike share the tokens that they begin with.
+"""The prefix forest: sentences with a common prefix share its tokens.
 
-In a causal model what happens at a token depends on the tokens up to it alone, so each distinct
+In a causal model what happens at a token depends only on the tokens up to it, so each distinct
 prefix needs computing once. A node is a prefix's last token; it sees its ancestors and itself,
 by an attention mask, and its position is its depth. Exact: tests compare with single sentences.
 """
@@ -44,7 +44,7 @@ class Forest:
         return self.lengths.sum().item() / self.nodes
 
     def batches(self, nodes: int) -> list[slice]:
-        """The chunks in batches of about so many nodes."""
+        """The chunks in batches of about this many nodes."""
         count, length = self.tokens.shape
         step = max(1, nodes // length)
         return [slice(start, min(start + step, count)) for start in range(0, count, step)]
@@ -69,7 +69,7 @@ class Chunk:
     children: dict[tuple[int, int], int] = field(default_factory=dict)  # by parent and token
 
     def path(self, prefix: list[int]) -> list[int]:
-        """The nodes of as much of a prefix as is there."""
+        """The nodes of the longest part of a prefix that is in the tree."""
         nodes, node = [], -1
         for token in prefix:
             node = self.children.get((node, token))
@@ -79,7 +79,7 @@ class Chunk:
         return nodes
 
     def add(self, prefix: list[int]) -> list[int]:
-        """The nodes of a prefix, those that are missing added."""
+        """The nodes of a prefix; missing ones are added."""
         nodes = self.path(prefix)
         for token in prefix[len(nodes):]:
             parent = nodes[-1] if nodes else -1

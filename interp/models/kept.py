@@ -1,4 +1,4 @@
-"""What one pass over examples keeps of a model's layers, for their sublayers to be probed and ablated.
+"""What one pass over examples keeps of a model's layers, so that their sublayers can be probed and ablated.
 
 The model below a sublayer is frozen, so what the sublayer reads, and for ablations the residual stream that enters
 its layer, is computed once, in one pass for as many layers as memory holds.
@@ -20,7 +20,7 @@ CACHE_BYTES = 2 * 2**30  # what a pass may keep, where the user does not say for
 
 @dataclass(frozen=True)
 class Kept:
-    """What was kept of one pass of a model over some examples.
+    """What was kept from one pass of a model over some examples.
 
     inputs: what each sublayer reads, by (layer, operation): an attention's (nodes, d_model) at all
         nodes, an MLP's, which reads no other position, (rows, d_model) at the probed ones.

@@ -1,4 +1,4 @@
-"""A one-layer GPT-2's logits at the last position, computed without the work nobody reads.
+"""A one-layer GPT-2's logits at the last position, computed without what is not needed for them.
 
 Exact, not an approximation: below attention the residual stream depends on (token, position)
 alone, so the distinct pairs are few; and only the last position needs a query, the MLP and

@@ -71,13 +71,13 @@ def seed_everything(seed: int) -> None:
 
 
 def read_model_config(key: str, path: str):
-    """A model's configuration; of the weights no more than that they are whole and its own.
+    """A model's configuration; its weights are only checked to be complete and to belong to it.
 
     Args:
         path: a folder, a GGUF file, or a name on the Hugging Face hub, which is fetched once.
 
     Raises:
-        BadInput: no such model to be had, not one that TransformerLens knows, or a broken weight file.
+        BadInput: the model cannot be found or fetched, TransformerLens does not know it, or a weight file is broken.
     """
     folder, gguf = locate_model(key, path)
     if not gguf and not (folder / "config.json").is_file():
@@ -119,7 +119,7 @@ def locate_model(key: str, path: str) -> tuple[Path, dict[str, str]]:
     except RepositoryNotFoundError:
         raise BadInput(f"{key}: '{path}' is no folder here, and the Hugging Face hub has no such model, "
                        "or not for everyone; give the folder or the name of one that is there.") from None
-    except Exception as error:  # no network, no space, a server's error: the user is told the same
+    except Exception as error:  # no network, no space, a server's error: one message for all
         raise BadInput(f"{key}: '{path}' is no folder here and cannot be fetched from the Hugging Face hub "
                        f"({type(error).__name__}, no network?); download it where there is one and give its "
                        "folder.") from None
@@ -155,10 +155,10 @@ def fetch_from_hub(name: str) -> Path:
 
 
 def read_model(key: str, folder: Path, gguf: dict[str, str], **options) -> PreTrainedModel:
-    """A saved model, refused where its files are broken or not its own: missing weights would be random.
+    """A saved model. Missing weights would be random, so broken files and files of another model are refused.
 
     Raises:
-        BadInput: as said.
+        BadInput: the files are broken, or not those of this model.
     """
     where = shown(folder / gguf["gguf_file"] if gguf else folder)
     if not gguf and not any(file for kind in WEIGHTS for file in folder.glob(kind)):
@@ -194,7 +194,7 @@ def load_tokenizer(key: str, path: str) -> PreTrainedTokenizerBase:
     """A saved model's own tokenizer; path as for read_model_config.
 
     Raises:
-        BadInput: no such model to be had, or no tokenizer with it.
+        BadInput: the model cannot be found or fetched, or has no tokenizer.
     """
     folder, gguf = locate_model(key, path)
     if not gguf and not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab*")):
@@ -212,7 +212,7 @@ def reinitialize(model: PreTrainedModel, seed: int, *, body: bool = False, embed
 
     Args:
         body: all weights but the embeddings.
-        embeddings: whatever stands outside of the layers' blocks and is an embedding: of tokens, of
+        embeddings: every embedding outside the layers' blocks: of tokens, of
             positions, and the output's, which in many models is the tokens' own.
         layer: one layer's block; -1 for none.
     """
@@ -231,7 +231,7 @@ def reinitialize(model: PreTrainedModel, seed: int, *, body: bool = False, embed
 
 @torch.no_grad()
 def shuffle_weights(maps: Iterable[nn.Module], seed: int) -> None:
-    """Put the weights of some linear maps in random order: as large as they were, but nothing learned is left."""
+    """Shuffle the weights of some linear maps: their sizes stay, but nothing learned is left."""
     drawing = torch.Generator().manual_seed(seed)
     for linear in maps:
         order = torch.randperm(linear.weight.numel(), generator=drawing).to(linear.weight.device)

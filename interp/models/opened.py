@@ -1,8 +1,8 @@
 """A frozen model opened for looking inside: read at a site, answer, run on from a site; masks are in sublayers.py.
 
-The plain way is the model's own forward with hooks at the places that TransformerLens names. The fast ways stand beside
-it and are exact; when a model is opened they are compared with the plain one on a few rows, and where one differs the
-run says so and goes without it.
+The plain way is the model's own forward with hooks at the places that TransformerLens names. The fast ways are exact:
+when a model is opened they are compared with the plain one on a few rows, and if one differs the run says so and does
+not use it.
 """
 
 import inspect
@@ -59,7 +59,7 @@ class OpenModel:
 
     shares: rows may share what they begin with (the prefix forest), and a pass may start at any block.
     tails: the locations from which a run on needs the answering token only (tail.py).
-    direct: logits are the output embedding of the states and nothing more.
+    direct: logits are the output embedding of the states, without anything further.
     """
 
     def __init__(self, model: PreTrainedModel, family: Family):
@@ -75,7 +75,7 @@ class OpenModel:
         self.told: list[str] = []
 
     def tell(self, what: str) -> None:
-        """Say, once a model, that a fast way is not used."""
+        """Say, once per model, that a fast way is not used."""
         if what not in self.told:
             self.told.append(what)
             tqdm.write(f"{self.model.config.model_type}: {what}, so that this fast way is not used.", file=sys.stdout)
@@ -85,7 +85,7 @@ class OpenModel:
         return self.model.device
 
     def vectors(self, *shape: int) -> Tensor:
-        """Room for vectors of the residual stream: filled in place, they take no more than they are."""
+        """An empty tensor for vectors of the residual stream, to be filled in place."""
         return torch.empty(*shape, self.model.config.hidden_size, device=self.device)
 
     def out_of(self, layer: int, operation: str) -> tuple[nn.Module, float]:
@@ -99,7 +99,7 @@ class OpenModel:
         return examples.forest if self.shares else examples.rows_apart
 
     def inputs(self, forest: Forest, chunks: slice) -> dict[str, Tensor]:
-        """What a pass over some chunks of a forest takes; nothing where the model itself knows: rows apart."""
+        """Mask and positions for a pass over some chunks of a forest; nothing if rows are run apart."""
         if not self.shares:
             return {}
         return {"attention_mask": forest.mask_of(chunks)} | self.at(forest.positions[chunks])
@@ -146,7 +146,7 @@ class OpenModel:
     def hook(self, layer: int, location: str, change: Callable[[Tensor], Tensor | None]):
         """Call `change` with what stands at a place, resid_mid excepted, in each pass; what it returns is put there.
 
-        Returns the handle that removes it. Where it returns nothing, all stays as it is.
+        If it returns nothing, nothing changes. Returns the handle that removes the hook.
         """
         def on_input(module, arguments, keywords):
             if (new := change(stream_of(arguments, keywords))) is None:
@@ -250,7 +250,7 @@ class OpenModel:
             del base.forward
 
     def logit(self, states: Tensor, tokens: Tensor) -> Tensor:
-        """The logit of one token in each row, (rows,); of the vocabulary only these are computed."""
+        """The logit of one token in each row, (rows,), computed without those of the other tokens."""
         if not self.direct:
             return self.logits(states).gather(1, tokens.unsqueeze(1)).squeeze(1)
         distinct, which = tokens.unique(return_inverse=True)
@@ -258,7 +258,7 @@ class OpenModel:
         return logits if self.unembed.bias is None else logits + self.unembed.bias[tokens]
 
     def is_right(self, states: Tensor, answer: Answer) -> Tensor:
-        """Whether the model gives the right answer, (rows,) of truth values."""
+        """Whether the model gives the right answer, (rows,) booleans."""
         if answer.wrong is not None:
             return self.logit(states, answer.right) > self.logit(states, answer.wrong)
         return torch.cat([self.logits(own).argmax(-1) for own in states.split(LOGITS_AT_ONCE)]) == answer.right
@@ -271,13 +271,13 @@ class OpenModel:
 
     @torch.no_grad()
     def top_tokens(self, states: Tensor, k: int = 50) -> Tensor:
-        """The k likeliest next tokens of each row, the likeliest first: (rows, k), or as many as there are."""
+        """The k most probable next tokens of each row, in order: (rows, k), or fewer if the vocabulary is smaller."""
         return torch.cat([logits.topk(min(k, logits.shape[1])).indices
                           for logits in map(self.logits, states.split(LOGITS_AT_ONCE))])
 
 
 def alike(values: Tensor, wanted: Tensor) -> bool:
-    """Whether two ways of computing the same agree but for rounding."""
+    """Whether two ways of computing the same agree up to rounding."""
     return values.shape == wanted.shape and bool((values - wanted).abs().max() <= TOLERANCE * wanted.std() + 1e-12)
 
 
@@ -292,12 +292,12 @@ def hooked(*handles):
 
 
 def stream_of(arguments: tuple, keywords: dict[str, Any]) -> Tensor:
-    """What a block or sublayer reads, of what it is called with."""
+    """The residual stream among the arguments of a block or sublayer."""
     return arguments[0] if arguments else keywords["hidden_states"]
 
 
 def tensor_of(output) -> Tensor:
-    """What a module returns, or the first thing of it."""
+    """The tensor that a module returns, or the first one of a tuple."""
     return output if isinstance(output, Tensor) else output[0]
 
 

@@ -1,4 +1,4 @@
-"""Opening a model: its fast ways compared with the plain one, on a few rows of what it is to be shown."""
+"""Opening a model: its fast ways are compared with the plain one, on a few rows of what it will be shown."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,10 +21,10 @@ class CannotOpen(ValueError):
 
 @torch.no_grad()
 def open_model(model: PreTrainedModel, examples: Examples) -> OpenModel:
-    """A frozen model, opened; whatever fast way differs from the plain one on the examples is said and not used.
+    """A frozen model, opened. A fast way that differs from the plain one on the examples is reported and not used.
 
     Raises:
-        CannotOpen: not even the plain way gives what the model gives, or a block does more than add its updates.
+        CannotOpen: even the plain way differs from the model, or a block does more than add its updates.
         ValueError: as family_of.
     """
     opened = OpenModel(model, family_of(model.config))
@@ -45,16 +45,16 @@ def open_model(model: PreTrainedModel, examples: Examples) -> OpenModel:
 
 
 def close(found: Callable[[], Tensor], wanted: Tensor) -> bool:
-    """Whether a way of computing gives what is wanted; one that fails does not."""
+    """Whether a way of computing gives the wanted result; an exception counts as no."""
     try:
         values = found()
-    except Exception:  # a family that is called otherwise fails in ways of its own
+    except Exception:  # a family with other arguments can fail in any way
         return False
     return alike(values, wanted)
 
 
 def apart(opened: OpenModel, few: Examples) -> Tensor:
-    """The states of the plain way: rows apart, masks and positions left to the model."""
+    """The states computed the plain way: rows apart, masks and positions left to the model."""
     opened.shares = False
     states = opened.answer(few)
     opened.shares = True
@@ -100,7 +100,7 @@ def rows_of(examples: Examples) -> list[list[int]]:
 
 def check_tails(opened: OpenModel, few: Examples) -> None:
     """Runs on from the middle and from the last layer, of some rows with the activations of others."""
-    few = replace(few, probed=few.answering)  # tails are asked of other data than these
+    few = replace(few, probed=few.answering)  # tails will be used on other data than these
     rows = torch.arange(len(few), device=opened.device).flip(0)[:ROWS_COMPARED - 1]
     for location in sorted(opened.tails):
         if opened.family.parallel and location != RESID_POST:

@@ -103,7 +103,7 @@ class ReplayedMLP:
 
 
 def behind_of(sublayer: Sublayer):
-    """What follows on the last map or the module: a norm where the family has one there, and the factor."""
+    """What follows the last map or the module: a norm, if the family has one there, and the factor."""
     norm = sublayer.out if sublayer.out not in (sublayer.module, *sublayer.maps.values()) else None
 
     def behind(update: Tensor) -> Tensor:
@@ -201,7 +201,7 @@ class ReplayedAttention:
 def rotation(rotary: nn.Module, like: Tensor, positions: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """The model's own cosines (n, width) and sines (n, rotary) at some positions (n,), for heads of a width.
 
-    Where only the first part of a head is turned, the cosines of the rest are 1.
+    If only the first part of a head is rotated, the cosines of the rest are 1.
     """
     cos, sin = (part[0] for part in rotary(like, positions.unsqueeze(0)))
     return F.pad(cos, (0, width - cos.shape[-1]), value=1.0), sin
@@ -324,7 +324,7 @@ class ReplayedModel:
 
 @torch.no_grad()
 def replay(opened: OpenModel, sublayer: Sublayer, examples: Examples, inputs: Tensor) -> Replay:
-    """A sublayer ready to be run through masks, by the fastest way that gives what the plain one gives.
+    """A sublayer ready to be run through masks, by the fastest way that agrees with the plain one.
 
     inputs: what its first map reads, as `capture` keeps it.
     """
@@ -340,7 +340,7 @@ def replay(opened: OpenModel, sublayer: Sublayer, examples: Examples, inputs: Te
             opened.tell(f"{type(found).__name__} gives other updates than a layer's {sublayer.operation}")
         except CannotReplay:
             continue
-        except Exception as error:  # a module that is called otherwise fails in ways of its own
+        except Exception as error:  # a module with other arguments can fail in any way
             opened.tell(f"a fast way of replaying a layer's {sublayer.operation} failed ({type(error).__name__})")
     return plain
 

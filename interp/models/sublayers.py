@@ -19,7 +19,7 @@ class Sublayer:
     """maps: its linear maps by their names inside it, in the model's order.
 
     module: what its block calls; None where the block calls the maps itself.
-    out: the module whose output is the update but for the factor `scale`.
+    out: the module whose output, times the factor `scale`, is the update.
     """
 
     operation: str
@@ -39,7 +39,7 @@ class Sublayer:
         return {name: linear.weight.numel() // width_of(linear) for name, linear in self.maps.items()}
 
     def full_masks(self) -> Masks:
-        """Masks that keep everything: the untouched model."""
+        """Masks that keep everything: the model without intervention."""
         return {name: linear.weight.new_ones(width_of(linear)) for name, linear in self.maps.items()}
 
 
@@ -78,7 +78,7 @@ def bias_of(linear: nn.Module) -> Tensor:
 def masked(sublayer: Sublayer, masks: Masks):
     """While open, the maps' outputs y = xW + b are (y - b) ⊙ m + b at every position; differentiable in the masks.
 
-    Written y ⊙ m + b ⊙ (1 - m), which leaves what a mask of 1 keeps as it is to the last bit.
+    Written y ⊙ m + b ⊙ (1 - m), so that a mask of 1 changes nothing, to the last bit.
     """
     def gate(mask: Tensor, linear: nn.Module):
         kept = None if linear.bias is None else linear.bias * (1 - mask)

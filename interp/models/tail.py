@@ -1,4 +1,4 @@
-"""What lies above a site, run at the answering token only.
+"""The part of the model above a site, run at the answering token only.
 
 A patch at the answering token changes no earlier one, so the blocks above need the earlier tokens' keys and values
 once, from an ordinary pass. The blocks are the model's own, called with a small object in place of their cache.
@@ -18,7 +18,7 @@ from interp.models.opened import NODES_AT_ONCE, RESID_MID, Call, OpenModel, RunO
 
 
 class StandIn(Cache):
-    """Stands where a model has its cache, and keeps nothing.
+    """Takes the place of a model's cache, and keeps nothing.
 
     length: how many tokens come before those of the pass.
     on_update: takes a layer and its keys and values, (batch, heads, T, width) each; gives those that it attends to.
@@ -89,7 +89,7 @@ def read_earlier(opened: OpenModel, examples: Examples) -> Earlier:
 
 
 def tail(opened: OpenModel, examples: Examples, site: Site) -> RunOn:
-    """What lies above a site, at the answering token: a run on, differentiable in the activations."""
+    """The part of the model above a site, at the answering token: a run on, differentiable in the activations."""
     above = range(site.layer + 1, len(opened.blocks))
     mlp = mlp_update(opened, site.layer) if site.location == RESID_MID else None
     if above and examples not in opened.earlier:
@@ -120,7 +120,7 @@ def mlp_update(opened: OpenModel, layer: int) -> Callable[[Tensor], Tensor]:
     if component.module is None:
         raise ValueError("the block has no module for its MLP")
     modules = [block.get_submodule(name) for name in (component.norm, component.module) if name is not None]
-    if component.out != component.module:  # a norm behind the MLP
+    if component.out != component.module:  # a norm after the MLP
         modules.append(block.get_submodule(component.out))
 
     def update(stream: Tensor) -> Tensor:
@@ -148,6 +148,6 @@ def at_rows(call: Call, rows: Tensor, count: int, before: StandIn | None) -> Cal
 
 
 def run_on_from(opened: OpenModel, examples: Examples, site: Site) -> RunOn:
-    """The rest of the model above a site: by the tail where it is right, else by running the whole of it."""
+    """The part of the model above a site: by the tail if that is exact here, else by running the whole model."""
     fast = site.location in opened.tails and examples.at_answer
     return tail(opened, examples, site) if fast else opened.patched(examples, site)

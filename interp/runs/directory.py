@@ -52,7 +52,7 @@ class RunDirectory:
             self.tables[name] = [row for row in rows if self.key(row) in self.done]
 
     def read(self, file: Path) -> list[Row] | None:
-        """A table of this run; None for a CSV that somebody else put here."""
+        """A table of this run; None for a CSV that is not part of it."""
         try:
             rows = read_table(file)
             if all(name in row for row in rows for name in self.setting_names):
@@ -123,7 +123,7 @@ def check_data_files(files: dict[Path, str]) -> None:
     """Refuse data files that cannot be written, or that are there and hold anything but these texts.
 
     Raises:
-        BadInput: as said.
+        BadInput: naming the file and what is wrong with it.
     """
     for file, text in files.items():
         check_folder("data_dir", file.parent)
@@ -155,9 +155,9 @@ def refuse_foreign_files(results: Path, paths: list[Path]) -> None:
 @contextmanager
 def open_run(config: ScriptConfig, settings: list[Setting], side_tables: Sequence[str], overwrite: bool,
              artifacts: list[Path]):
-    """Open a config's run directory, alone, to begin it or to go on with it; tables as in RunDirectory.
+    """Open a config's run directory, exclusively, to begin or to continue it; tables as in RunDirectory.
 
-    artifacts: the files and folders elsewhere that it may write, meanwhile held against other processes.
+    artifacts: the files and folders elsewhere that it may write, locked against other processes meanwhile.
 
     Raises:
         BadInput: another process works in it or writes an artifact, or it holds a run of a different config.
@@ -192,7 +192,7 @@ def locked(path: Path):
 
 @contextmanager
 def briefly_locked(folder: Path):
-    """Wait for one's turn in a folder that several runs may write in; the lock's file is gone afterwards."""
+    """Wait for exclusive access to a folder that several runs may write in; the lock file is removed afterwards."""
     lock = FileLock(folder / ".turn.lock")
     with lock:
         try:
@@ -205,7 +205,7 @@ def briefly_locked(folder: Path):
 def held(key: str, paths: list[Path]):
     """Hold files and folders against other processes; of a folder, others may meanwhile write other ones.
 
-    A process says what it holds in a hidden file, which it keeps locked: of one that died the lock is free.
+    A process says what it holds in a hidden file, which it keeps locked: the lock of a process that died is free.
 
     Raises:
         BadInput: another process holds one of them, named after the key whose folder they are in.
@@ -232,7 +232,7 @@ def held(key: str, paths: list[Path]):
 
 
 def refuse_other_config(stored: Path, config: ScriptConfig) -> None:
-    """A run goes on only under the config it began with, but for keys that change no number."""
+    """A run continues only with the config it began with, apart from keys that change no number."""
     changed = changed_keys(stored, config)
     if changed:
         raise BadInput(

@@ -79,7 +79,7 @@ def writing(target: Path) -> Iterator[Path]:
 
 
 def is_at_work(process: int) -> bool:
-    """Whether another process of this machine has that number; this one's rests are of an earlier process."""
+    """Whether another process of this machine has that number; files with our own number are from an earlier one."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):

@@ -20,9 +20,9 @@ RECORD = "run.json"
 
 @contextmanager
 def recorded(folder: Path, device: torch.device, inputs: dict[str, str]):
-    """Keep account in run.json of a start: with what, from when to when, and how it ended.
+    """Record a start in run.json: with what, from when to when, and how it ended.
 
-    The accounts of earlier starts, whose rows stay, go under `earlier`. Yields a function that notes what files and
+    The records of earlier starts, whose rows stay, go under `earlier`. Yields a function that notes what files and
     folders were written, with their digests.
     """
     last = account_of(folder)
@@ -53,7 +53,7 @@ def recorded(folder: Path, device: torch.device, inputs: dict[str, str]):
     try:
         yield note
     except BaseException as error:
-        with suppress(OSError):  # what is told is why the run failed
+        with suppress(OSError):  # the message is about why the run failed
             try:
                 write(status="interrupted" if isinstance(error, KeyboardInterrupt) else "failed", end=now())
             except OSError:
@@ -63,7 +63,7 @@ def recorded(folder: Path, device: torch.device, inputs: dict[str, str]):
 
 
 def say_failed(file: Path) -> None:
-    """In place and in as many bytes: a full disk has no room for another file."""
+    """Written in place, with the same number of bytes: a full disk has no room for another file."""
     text = file.read_text().replace('"status": "running"', '"status": "failed" ', 1)
     with open(file, "r+") as record:
         record.write(text)
@@ -87,14 +87,14 @@ def files_of(path: Path) -> list[Path]:
 
 
 def as_written(folder: Path, paths: list[Path]) -> bool:
-    """Whether files and folders are there, and the same as the run's account says, where it does, that it wrote."""
+    """Whether files and folders are there, and match the digests in the run's record, if it has them."""
     known = account_of(folder).get("written", {})
     return all(path.exists() and known.get(shown(path)) in (None, *digests({"": files_of(path)}).values())
                for path in paths)
 
 
 def refuse_changed_inputs(path: Path, inputs: dict[str, str]) -> None:
-    """A run goes on only with the models and data it began with: its rows would not be of the same thing.
+    """A run continues only with the models and data it began with; otherwise its rows could not be compared.
 
     Raises:
         BadInput: naming what changed.

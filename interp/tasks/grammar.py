@@ -1,6 +1,6 @@
 """The sentences of Experiment 4: a lexicon, and the patterns that make every sentence of a file.
 
-Numbers are those of the labels, singular 0 and plural 1; lower case, no final stop.
+Numbers are those of the labels, singular 0 and plural 1; lower case, no full stop.
 """
 
 from collections.abc import Callable, Iterable, Iterator

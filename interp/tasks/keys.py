@@ -1,4 +1,4 @@
-"""The keys by which every method is told of which data and models it is asked; nothing here loads torch."""
+"""The keys for data and models, the same for every method; nothing here loads torch."""
 
 from typing import Annotated, ClassVar
 
@@ -17,22 +17,23 @@ SENTENCE_KEYS = ("data_path", "gen_path", "sentence_prefix", "capitalize", "answ
 
 
 class QuestionConfig(ModelSweep):
-    """The keys by which every method is told of which data and models it is asked."""
+    """The keys for data and models, the same for every method."""
 
     task: Text = Field("arithmetic", description=(
-        "`sentences` for a file of one's own, `agreement`, `reflexive`, `syntactic_number` for the paper's, "
+        "`sentences` for a file of your own, `agreement`, `reflexive`, `syntactic_number` for the paper's, "
         "`multitask` for two arithmetic tasks in one model; any other word is an arithmetic task's name"))
     variable: Text | None = Field(None, description=(
-        "the column of the variable that is looked for; of sentences `labels` where left out (`object labels` for "
+        "the column of the variable to look for; for sentences `labels` if left out (`object labels` for "
         "syntactic_number)"))
     train_data_path: DataFile | None = Field(None, description="sequences to train on (of train_algorithmic_models.py)")
     test_data_path: DataFile | None = Field(None, description="sequences to test on")
     data_path: DataFile | None = Field(None, description="the file of sentences that train and test are drawn from")
     gen_path: DataFile | None = Field(None, description="a file of other sentences, to test generalization on")
-    train_size: Count = Field(2000, description="how many sentences to train on; says nothing to sequences")
+    train_size: Count = Field(2000, description="how many sentences to train on; not used for sequences")
     test_size: Count = Field(1000, description="how many sentences to test on, of each file")
     data_seed: Seed = Field(0, description="of the draws of sentences, of their sources and of reference examples")
-    sentence_prefix: str = Field("", description="put before each sentence, there to be a special token")
+    sentence_prefix: str = Field("", description=(
+        "put before each sentence, such as a special token that the model expects there"))
     capitalize: bool = Field(False, description="begin each sentence with a capital letter")
     answer_variable: Text | None = Field(None, description=(
         "the column of sentences that the answer depends on: `labels`, or else `variable`; exchanging it exchanges the "
@@ -43,7 +44,7 @@ class QuestionConfig(ModelSweep):
         "a control: this layer's block freshly drawn; `true` shuffles the weights of the sublayer that is looked at"))
     target_layer_list: NonEmpty[NonNegative] = Field([0], description="the layers, counted from 0")
 
-    sequence_keys: ClassVar[tuple[str, ...]] = SEQUENCE_KEYS  # which say nothing to sentences
+    sequence_keys: ClassVar[tuple[str, ...]] = SEQUENCE_KEYS  # without effect for sentences
     needs_variable: ClassVar[bool] = True
 
     @property
@@ -52,12 +53,12 @@ class QuestionConfig(ModelSweep):
 
     @property
     def asked(self) -> str:
-        """The variable that is looked for."""
+        """The variable to look for."""
         return self.variable or DEFAULT_VARIABLE.get(self.task, LABELS)
 
     @property
     def variables(self) -> list[str]:
-        """All that are looked for; sequences need none where only answers are judged."""
+        """All variables to look for; sequences need none if only answers are judged."""
         return [self.asked] if self.of_sentences or self.variable else []
 
     @model_validator(mode="after")
@@ -72,7 +73,7 @@ class QuestionConfig(ModelSweep):
                 raise ValueError(f"the key '{key}' is missing, which the task '{self.task}' needs{hint}")
         for key in self.sequence_keys if self.of_sentences else SENTENCE_KEYS:
             if getattr(self, key, None):
-                raise ValueError(f"the key '{key}' says nothing to the task '{self.task}'{hint}; leave it out")
+                raise ValueError(f"the key '{key}' has no effect in the task '{self.task}'{hint}; leave it out")
         if self.variable is None and not self.of_sentences and self.needs_variable:
             raise ValueError("the key 'variable' is missing")
         if getattr(self, "save_models", False) and self.model_dir is None:

@@ -1,6 +1,6 @@
-"""What is asked of which models: a config's data, sequences or sentences, as each of its models reads them.
+"""A config's data, sequences or sentences, as each of its models reads them, and the models themselves.
 
-Whatever the task, a method gets Examples and an open model; nothing further down asks which task it is.
+Whatever the task, a method gets Examples and an open model; only this module distinguishes tasks.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Exchange:
-    """How sequences say what exchanging a variable with their counterfactual ones does: columns of the data.
+    """The columns that give the answer after exchanging a variable with that of the counterfactual sequence.
 
     label: the column of the answers, or a rule that gives them, as `counterfactual_label_functions` has them.
     """
@@ -236,19 +236,19 @@ class Question:
         return self.activations[examples, site]
 
     def answers(self, setting: Setting, examples: Examples) -> Tensor:
-        """The states of the setting's untouched model, (rows, d_model), computed once."""
+        """The states of the setting's model without intervention, (rows, d_model), computed once."""
         opened = self.open(setting)
         if examples not in self.states:
             self.states[examples] = opened.answer(examples)
         return self.states[examples]
 
     def vanilla(self, setting: Setting) -> dict[str, float]:
-        """How often the setting's untouched model answers rightly, to read other figures beside."""
+        """How often the setting's model answers rightly without intervention, as a reference for other figures."""
         return {column: share for name, examples in self.data(setting).judged.items() for column, share in accuracies(
             self.open(setting), self.answers(setting, examples), f"vanilla_acc_{name}", examples).items()}
 
     def check_portions(self, *keys: str) -> None:
-        """Refuse portions of train, sizes by the config's keys, that are more than it has; raises BadInput."""
+        """Refuse portions of train, with the sizes that these keys give, if train has fewer rows; raises BadInput."""
         sizes = [getattr(self.config, key) for key in keys]
         for setting in self.settings:
             count = len(self.data(setting).train)
@@ -257,13 +257,13 @@ class Question:
                 raise BadInput(f"{keys[0]}: {sizes[0]} and {keys[1]} {sizes[1]} are more than the {count} {what}.")
 
     def portions(self, examples: Examples, *sizes: int) -> list[Tensor]:
-        """Row numbers of some portions of examples that share none, drawn with data_seed."""
+        """Row numbers of disjoint portions of examples, drawn with data_seed."""
         drawing = torch.Generator().manual_seed(self.config.data_seed)
         order = torch.randperm(len(examples), generator=drawing).to(self.device)
         return list(order[:sum(sizes)].split(sizes))
 
     def sites(self, setting: Setting, examples: Examples) -> list[Site]:
-        """The setting's site and those that follow with the same model, as many as memory should hold."""
+        """The setting's site and the next ones with the same model, as many as fit in memory."""
         coming = [site_of(other) for other in self.settings[self.settings.index(setting):]
                   if self.path(other) == self.path(setting) and other.model_seed == setting.model_seed]
         each = 4 * len(examples) * self.open(setting).model.config.hidden_size
@@ -283,7 +283,7 @@ def position_of(config: QuestionConfig, setting: Setting) -> int:
 
 
 def position_key(setting: Setting) -> str:
-    """The key that says it."""
+    """The key of the probed position."""
     return next((f"{name}_list" for name in POSITION_KEYS if hasattr(setting, name)), "token_range")
 
 
@@ -292,7 +292,7 @@ def location_of(setting: Setting) -> str:
 
 
 def site_of(setting: Setting) -> Site | None:
-    """The site in the residual stream that a setting asks about; None of circuit probing, which asks of sublayers."""
+    """The site in the residual stream that a setting is about; None for circuit probing, which is about sublayers."""
     if hasattr(setting, "operation"):
         return None
     return Site(setting.target_layer, SITES.get(location_of(setting), location_of(setting)))
@@ -345,7 +345,7 @@ def sequences_of(table, column: str, variables: dict[str, Tensor], labels: Tenso
 
 
 def check_classes(variable: str, train: Tensor, test: Tensor) -> None:
-    """Refuse a variable with nothing to tell apart, or with a class that only test has; raises BadInput."""
+    """Refuse a variable with a single value, or with a class that only test has; raises BadInput."""
     classes = set(train.tolist())
     if len(classes) < 2:
         raise BadInput(f"variable: '{variable}' has a single value in the training data; there is nothing to tell "
@@ -355,7 +355,7 @@ def check_classes(variable: str, train: Tensor, test: Tensor) -> None:
                        "training examples; number its values from 0.")
     unknown = sorted(set(test.tolist()) - classes)
     if unknown:
-        raise BadInput(f"variable: class {unknown[0]} of '{variable}' has no example in the training data, but stands "
+        raise BadInput(f"variable: class {unknown[0]} of '{variable}' has no example in the training data, but is "
                        "in the test data.")
 
 
@@ -395,7 +395,7 @@ def check_fits(key: str, examples: Examples, model: PretrainedConfig, answers: s
     """Refuse rows that a model cannot read to their ends, or whose tokens or answers are not the model's.
 
     Raises:
-        BadInput: as said, naming a sentence by its words and the answers as `answers`.
+        BadInput: the message shows a sentence by its words and calls the answers `answers`.
     """
     longest, most = int(examples.lengths.argmax()), context_of(model)
     if examples.lengths[longest] > most:
@@ -409,7 +409,7 @@ def check_fits(key: str, examples: Examples, model: PretrainedConfig, answers: s
 
 
 def context_of(model: PretrainedConfig) -> int:
-    """How many tokens every later one sees; a sliding window would need masks that the prefix forest has not."""
+    """How many tokens a row may have; a sliding window would need masks that the prefix forest does not have."""
     most = getattr(model, "max_position_embeddings", None) or 10**9
     return min(most, getattr(model, "sliding_window", None) or most)
 

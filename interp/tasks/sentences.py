@@ -118,7 +118,7 @@ def read_sentences(key: str, path: str, task: str, variables: list[str], optiona
 
 
 def draw(key: str, path: str, table: pd.DataFrame, count: int, generator: torch.Generator) -> pd.DataFrame:
-    """Some sentences in random order, none twice, each with all the rows that it has; raises BadInput."""
+    """Some sentences in random order, without repetition, each with all its rows; raises BadInput."""
     sentences = table["sentence"].unique()
     if count > len(sentences):
         what = "train_size and test_size together ask" if key == "train_size" else f"{key} asks"
@@ -157,7 +157,7 @@ class Reader:
                            f"{str(error).strip()}.") from None
 
     def check_words(self, texts: list[str]) -> None:
-        """Refuse words that the tokenizer does not know, which would all look alike to the model; raises BadInput."""
+        """Refuse words that the tokenizer does not know: they would all be the same to the model; raises BadInput."""
         for special in re.findall(r"<[^<>\s]+>", self.prefix):
             if len(self.tokens([special])[0]) != 1:
                 raise BadInput(f"sentence_prefix: '{special}' is no special token of the tokenizer of {self.source}, "
@@ -249,7 +249,7 @@ def exchanged_answer(own: Answer, other: Answer) -> Answer:
 
 
 def draw_sources(examples: Examples, variable: str, file: str, generator: torch.Generator) -> Tensor:
-    """For each row another one of its group with another value of the variable, all else as it comes: (rows,)."""
+    """For each row a random one of its group with another value of the variable: (rows,)."""
     values = examples.variables[variable].cpu()
     chosen = torch.empty(len(examples), dtype=torch.long)
     for name, rows in (examples.groups or {"": torch.arange(len(examples))}).items():

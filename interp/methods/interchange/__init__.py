@@ -1,4 +1,4 @@
-"""Methods compared by exchanging what each takes for a variable between two inputs: one file a method.
+"""Methods compared by exchanging what each takes for a variable between two inputs: one file per method.
 
 A file NAME.py is the method NAME of `method_list`. It says what the method sees (`SEES`: "nothing", "activations",
 "variable" or "answers"), from which its control task follows, and has `fit(place, *, seed, ...) -> Interchange`. What
@@ -92,7 +92,7 @@ class Place:
     modules: dict[Examples, Any] = field(default_factory=dict)
 
     def score(self, interchange: "Interchange") -> float:
-        """Interchange accuracy on the select pairs: a look at the answers."""
+        """Interchange accuracy on the select pairs; this uses the answers."""
         states = self.select.states(interchange(self.select.base, self.select.source))
         return self.opened.is_right(states, self.select.exchanged).double().mean().item()
 
@@ -106,7 +106,7 @@ class Place:
 class Interchange:
     """A fitted method: called with (base, source) points it gives activations (n, d_model) to put in the bases' place.
 
-    rank: dimensions that it exchanges; None where that means nothing. tensors: all that it has learned.
+    rank: dimensions that it exchanges; None if it has no such number. tensors: all that it has learned.
     chosen: what was chosen on the select pairs, as options of the fit, so that the control need not choose.
     """
 
@@ -119,7 +119,7 @@ class Interchange:
         raise NotImplementedError
 
     def random_like(self, generator: torch.Generator) -> "Interchange | None":
-        """The control: as large, and else random; None where there is no such thing."""
+        """The control: random, of the same size; None if there is none."""
         return None
 
     def save(self, path: Path, about: dict[str, Any]) -> None:
@@ -157,12 +157,12 @@ def subspace(place: Place, right: Tensor, left: Tensor | None = None, *, rank: s
 
 
 def own(part: Tensor) -> Tensor:
-    """A part of a tensor in memory of its own, as it is saved."""
+    """A copy of a part of a tensor in its own memory, to be saved."""
     return part.clone(memory_format=torch.contiguous_format)
 
 
 def class_means(activations: Tensor, values: Tensor) -> Tensor:
-    """The means of the classes that occur, their mean taken off, (classes, d)."""
+    """The means of the classes that occur, minus their mean, (classes, d)."""
     means = torch.stack([activations[values == value].mean(0) for value in values.unique()])
     return means - means.mean(0)
 

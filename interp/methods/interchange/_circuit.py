@@ -1,4 +1,4 @@
-"""What the methods share that exchange what a circuit of the sublayer below the site computes."""
+"""Shared by the methods that exchange what a circuit of the sublayer below the site computes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

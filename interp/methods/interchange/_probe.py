@@ -1,4 +1,4 @@
-"""What the methods share that take a probe's directions or move activations until it reads another value."""
+"""Shared by the methods that use a probe's directions, or change activations until it reads another value."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""circuit_update with its weight of sparsity chosen on the select pairs, as ranks of directions are chosen.
+"""circuit_update with its weight of sparsity chosen on the select pairs, as ranks of directions are.
 
 The paper's weight is one that leaves many neurons; a little more of it, and the circuit is empty.
 """

@@ -1,4 +1,4 @@
-"""LEACE's eraser turned to an exchange: what it would take away is taken from the source instead.
+"""LEACE's eraser as an exchange: what it would remove is taken from the source instead.
 
 Oblique: it reads coordinates whitened by the activations' covariance and writes along the class means.
 """

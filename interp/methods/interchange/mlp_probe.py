@@ -1,4 +1,4 @@
-"""An MLP probe's counterfactual embedding towards what it reads off the source: it sets the variable, it does not
+"""An MLP probe's counterfactual embedding towards what it reads from the source: it sets the variable, it does not
 exchange it.
 """
 
@@ -20,7 +20,7 @@ CF_STEPS, CF_LR = 100, 0.1
 
 @dataclass(frozen=True)
 class Embedding(Interchange):
-    """Moves a base until the probe reads what it reads of the source; one of which it does already stays as it is."""
+    """Changes a base until the probe reads what it reads of the source, if it does not already."""
 
     def probe(self, device: torch.device) -> nn.Module:
         probe = build_probe(self.tensors["0.weight"].shape[1], len(self.tensors["2.bias"]), HIDDEN, 0).to(device)

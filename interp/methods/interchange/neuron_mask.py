@@ -1,6 +1,6 @@
 """A binary mask over the sublayer's neurons, as circuit probing's, but learned from answers instead of clusters.
 
-It exchanges as circuit_update does; what tells the two apart is what they learn from.
+It exchanges as circuit_update does; the two differ in what they learn from.
 """
 
 from functools import partial

@@ -1,4 +1,4 @@
-"""Nothing is exchanged: what the model answers anyway."""
+"""Nothing is exchanged: what the model answers without intervention."""
 
 import torch
 

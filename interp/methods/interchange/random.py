@@ -1,4 +1,4 @@
-"""Random directions: what exchanging so many dimensions does, whatever they are."""
+"""Random directions: what exchanging as many dimensions does, whichever they are."""
 
 import torch
 
