@@ -220,6 +220,28 @@ def test_ablation_by_position(sets, seeds, tmp_path, gallery):
     assert len(gallery["figure"].axes[0].get_xticklabels()) == len(sets)
 
 
+@pytest.mark.parametrize("layers", [[6], range(12)])
+def test_across_models(layers, tmp_path, analyse, gallery):
+    """One task published, of one model; one of ours, of the same; in the figure each at its depth."""
+    measured = {"knn_test_acc": 0.9, "full_model_knn_test_acc": 0.6, "vanilla_acc_iid": 0.95, "ablated_acc_iid": 0.7,
+                "random_ablated_acc_iid_mean": 0.9}
+    pd.DataFrame([{"experiment": "SV_Agreement", "task": "gpt2", "method": "circuit_probing", "variable": "labels",
+                   "component": "attn", "metric": metric, "value": value, "checkpoint": "", "layer": layer}
+                  for layer in layers for metric, value in measured.items()]).to_csv(tmp_path / "p.csv", index=False)
+    (tmp_path / "SV_Agreement/smollm2").mkdir(parents=True)
+    pd.DataFrame([{"target_layer": layer, "operation": "attn", "random_ablation_impossible": None} | measured
+                  | {"random_ablated_acc_iid_mean": None} for layer in layers]).to_csv(
+        tmp_path / "SV_Agreement/smollm2/results.csv", index=False)
+    said = analyse("summarize_across_models", "--published", tmp_path / "p.csv", "--results", tmp_path)
+    assert said.returncode == 0 and set(gallery) == {"SV_Agreement"}, said.stderr
+    table = pd.read_csv(tmp_path / "figures/across_models/SV_Agreement.csv").set_index(["model", "layer"])
+    assert table.loc[("gpt2", 6), "depth"] == pytest.approx(6 / 11)
+    assert table.loc[("smollm2", 6), "depth"] == pytest.approx(6 / 29)
+    assert table.loc[("gpt2", 6), "beyond_random"] == pytest.approx(0.2)
+    theirs, ours = [line for line in gallery["SV_Agreement"].axes[0].get_lines() if "(" in line.get_label()]
+    assert (theirs.get_linestyle(), theirs.get_markerfacecolor()) == ("--", "none") and ours.get_linestyle() == "-"
+
+
 @pytest.mark.parametrize("rows", [1, 60])
 def test_overlap(rows, tmp_path, gallery):
     table = pd.DataFrame([{"layer": layer, "operation": "attn", "map": "all maps", "block": "whole", "neurons": 90,
