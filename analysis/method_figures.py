@@ -1,5 +1,6 @@
 """What the scripts of this folder share: reading the methods' results, and the figures that compare methods."""
 
+import re
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
@@ -39,7 +40,8 @@ IDENTITY = ["variable", "component", "layer", "model_seed"]  # what may tell the
 def read_results(results: Path, variables: dict[str, str], never: tuple[tuple[str, str], ...] = (),
                  where: dict[str, str] | None = None, over: tuple[str, ...] = ()) -> pd.DataFrame:
     """All runs below a folder, a row for each variable, component, layer, model seed and what the figures go `over`; a
-    column METHOD:FIGURE for each figure, AMNESIC_FLOAT32:FIGURE for those of erasers fitted in float32.
+    column METHOD:FIGURE for each figure, AMNESIC_FLOAT32:FIGURE for those of erasers fitted in float32. Over
+    checkpoints, runs of single ones, METHOD/VARIABLE_EPOCH, are read beside a sweep; what both have is the sweep's.
 
     Says which runs are missing: those of circuit probing, and of any method that has some; but not
     those that are `never` done, (method, variable). where: values of settings, of which only the rows are taken.
@@ -51,9 +53,15 @@ def read_results(results: Path, variables: dict[str, str], never: tuple[tuple[st
     for method, known in METHODS.items():
         for variable in variables:
             file = results / method / variable / "results.csv"
-            if file.exists():
-                table = tidy(only(read_results_table(file), where or {}), method)
-                tables.append(refuse_sweep(file, table.assign(variable=variable), over))
+            parts = []
+            for own in [file] * file.exists() + singles(file.parent) * ("checkpoint" in over):
+                table = read_results_table(own)
+                table = with_epoch(own, table) if "checkpoint" in over else table
+                parts.append(refuse_sweep(own, tidy(only(table, where or {}), method).assign(variable=variable), over))
+            if parts:
+                table = pd.concat(parts)
+                keys = [name for name in (*IDENTITY, *over, "precision") if name in table]
+                tables.append(table[~table.duplicated(keys)])
             elif (method, variable) not in never and ((results / method).exists() or method == "circuit_probing"):
                 config = config_that_writes(file.parent)
                 hint = f", made by 'python {known.script} --config {config}'" if config else ""
@@ -61,6 +69,31 @@ def read_results(results: Path, variables: dict[str, str], never: tuple[tuple[st
     if not tables:
         raise BadInput(f"nothing to draw in {shown(results)}.")
     return pd.concat(tables, ignore_index=True)
+
+
+def singles(folder: Path) -> list[Path]:
+    """The tables of runs of one checkpoint of what a folder is about, in FOLDER_EPOCH, in the order of epochs."""
+    found = {file: file.parent.name.removeprefix(f"{folder.name}_")
+             for file in folder.parent.glob(f"{folder.name}_*/results.csv")}
+    return sorted((file for file, epoch in found.items() if epoch.isdigit()), key=lambda file: int(found[file]))
+
+
+def with_epoch(file: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """A results table with a column `checkpoint`, where it has none from the model that its run's config names.
+
+    Raises:
+        BadInput: neither tells the epoch; what a folder is called is no evidence of what was computed.
+    """
+    if "checkpoint" in table:
+        return table
+    config = file.with_name(CONFIG)
+    values = parse_yaml(config.read_text(encoding="utf-8"), shown(config)) if config.exists() else {}
+    model = str(values.get("model_path", ""))
+    epoch = re.search(r"_Seed_(\d+|{model_seed})\D.*?(\d+)/?$", model)
+    if not epoch:
+        raise BadInput(f"{shown(file)} does not tell the epoch of its model: it has no column 'checkpoint', and the "
+                       f"model_path in its run's {CONFIG} ({model or 'not there'}) does not end in Seed_..._EPOCH.")
+    return table.assign(checkpoint=int(epoch[2]))
 
 
 def only(table: pd.DataFrame, where: dict[str, str]) -> pd.DataFrame:
@@ -189,7 +222,7 @@ def asked(table: pd.DataFrame, measures: dict[str, str]) -> dict[str, str]:
 def role_of(column: str) -> str:
     """What a column METHOD:FIGURE is of, a key of COLORS: the untouched model, random draws, a baseline, the method."""
     method, _, name = column.partition(":")
-    return next((role for word, role in OTHER_ROLES.items() if name.startswith(word)), ROLES[method])
+    return next((role for word, role in OTHER_ROLES.items() if word in name), ROLES[method])
 
 
 def mean_and_sd(groups, measures: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:

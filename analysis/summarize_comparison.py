@@ -173,7 +173,7 @@ def about(table: pd.DataFrame, what: str) -> str:
 def draw_methods(table: pd.DataFrame, title: str, path: Path) -> None:
     """Interchange accuracy by method, where the variable is carried and where not; a dot a model, variable and site."""
     methods, truths = in_order(table["method"]), [truth for truth in (True, False) if table["carried"].eq(truth).any()]
-    figure, axes = plt.subplots(1, len(truths), figsize=(max(8, 6.2 * len(truths)), 1.4 + 0.4 * len(methods)),
+    figure, axes = plt.subplots(1, len(truths), figsize=(max(8, 6.2 * len(truths)), 2.8 + 0.4 * len(methods)),
                                 sharey=True, squeeze=False, layout="constrained")
     models = sorted(table["model"].unique())
     for axis, truth in zip(axes[0], truths):
@@ -252,7 +252,7 @@ def draw_layers(table: pd.DataFrame, title: str, path: Path) -> None:
     methods = list(dict.fromkeys(name for name in ("full", *in_order(table["method"])) if name in set(table["method"])))
     layers = sorted(set(table["target_layer"]))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure, axes = plt.subplots(2, 1, figsize=(max(7.5, 3.6 + 0.5 * len(layers)), 1.8 + 0.62 * len(methods)),
+    figure, axes = plt.subplots(2, 1, figsize=(max(7.5, 3.6 + 0.5 * len(layers)), 2.8 + 0.62 * len(methods)),
                                 layout="constrained")
     beyond = table[table["beyond_full"].astype(str).eq("True")]
     for axis, (column, label, digits, scale) in zip(axes, (

@@ -2,7 +2,8 @@
 
     python analysis/summarize_grokking.py [--results DIR] [--curves FILE] [--out DIR]
 
-Reads DIR/METHOD/{a2,b2}/results.csv, whichever exist, each a sweep over checkpoints, and the training's curves.csv.
+Reads DIR/METHOD/{a2,b2}/results.csv, each a sweep over checkpoints, and DIR/METHOD/{a2,b2}_EPOCH/results.csv, each of
+one checkpoint, whichever exist, and the training's curves.csv.
 Draws over training, after attention and after the MLP, for a² and for b², which the task does not need (the selectivity
 control), below the model's train and test accuracy on the same axis of epochs
 
@@ -96,8 +97,6 @@ def main() -> None:
     curves = read_csv(file)
     check_columns(file, curves, "train_algorithmic_models.py", [], ["epoch", "train_acc", "test_acc"])
     table = read_results(results, VARIABLES, where=options.where, over=("checkpoint",))
-    if "checkpoint" not in table:
-        raise BadInput(f"{shown(results)}: its tables have no column 'checkpoint', so there is no training to follow.")
     if not pd.api.types.is_numeric_dtype(table["checkpoint"]):
         raise BadInput(f"{shown(results)}: its tables have checkpoints that are no epochs, which no axis can show.")
     curves = curves[curves["epoch"] > 0]  # the axis is logarithmic

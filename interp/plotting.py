@@ -88,7 +88,9 @@ class UpdateAnimation:
             points *= np.where((points * self.before).sum(0) < 0, -1, 1)
         self.before = points
         figure, axis = plt.subplots(figsize=(5, 4.5), layout="constrained")
-        sns.scatterplot(x=points[:, 0], y=points[:, 1], hue=self.labels, palette="tab10", s=45, ax=axis)
+        few = len(set(self.labels)) <= len(plt.get_cmap("tab10").colors)
+        sns.scatterplot(x=points[:, 0], y=points[:, 1], hue=self.labels, palette="tab10" if few else "viridis", s=45,
+                        legend="full" if few else "brief", ax=axis)
         axis.legend(title="value", fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
         axis.set(title=title, xlabel="first principal component", ylabel="second principal component")
         figure.canvas.draw()

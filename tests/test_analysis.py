@@ -173,6 +173,37 @@ def test_grokking_is_followed_over_checkpoints(tiny, tmp_path, analyse):
     assert float(table["mlp"]["test_acc"]) == float(at_100["test_acc"])
 
 
+def test_runs_of_single_checkpoints_are_drawn_as_a_sweep_of_them_is(tmp_path, analyse):
+    curves = tmp_path / "curves.csv"
+    write_table(curves, [{"epoch": epoch, "train_acc": 1, "test_acc": 1} for epoch in (100, 200, 300)])
+
+    def write(name: str, *epochs: int, value: float = 0.5, model: str | None = None) -> None:
+        folder = tmp_path / "Grokking/circuit_probing" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        write_table(folder / "results.csv", [
+            {"model_seed": 0, "target_layer": 0, "operation": "mlp", "knn_test_acc": value}
+            | ({} if model else {"checkpoint": epoch}) for epoch in epochs])
+        write_yaml(folder / "config.yaml", {"model_path": model or "Models/model_LR_0.001_Seed_0_{checkpoint}"})
+
+    def drawn_values() -> dict[int, float]:
+        said = analyse("summarize_grokking", "--results", tmp_path / "Grokking", "--curves", curves)
+        assert said.returncode == 0, said.stderr
+        return {int(row["checkpoint"]): float(row["circuit_probing:knn_test_acc"])
+                for row in rows_of(tmp_path / "Grokking/figures/over_training.csv")}
+
+    write("a2_100", 100)
+    write("a2_200", 200)  # as configs/Grokking/circuit_probing/circuit_probing/a2/200.yaml writes it
+    write("a2_300", 0, value=0.7, model="Models/model_LR_0.001_Seed_{model_seed}_300")  # without checkpoint_list
+    assert drawn_values() == {100: 0.5, 200: 0.5, 300: 0.7}
+    write("a2", 100, value=0.9)
+    assert drawn_values() == {100: 0.9, 200: 0.5, 300: 0.7}  # of what both have, the sweep's
+    write("a2_300", 0, model="Models/model_LR_0.001_Seed_300")
+    refused = analyse("summarize_grokking", "--results", tmp_path / "Grokking", "--curves", curves)
+    assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1
+    assert all(words in refused.stderr for words in ("a2_300/results.csv does not tell the epoch",
+                                                     "model_LR_0.001_Seed_300"))
+
+
 def test_overlap_is_counted_and_its_chance_is_the_share_of_all_pairs_of_sets():
     first = Circuit({"c_attn": torch.tensor([1.0, 1, -1, -1, 1, -1]), "c_proj": torch.tensor([1.0, -1])},
                     {"c_attn": 2, "c_proj": 2})

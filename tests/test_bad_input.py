@@ -322,7 +322,8 @@ def test_data_that_a_run_does_not_read_may_be_missing(tiny, tmp_path):
 OUT = {script: [] for script in ("summarize_disambiguation", "summarize_shared_nodes", "summarize_grokking",
                                  "summarize_agreement", "summarize_reflexives", "summarize_syntactic_number",
                                  "summarize_comparison")} | {
-    "summarize_layers": ["--model", "x"], "summarize_model_overlap": ["--circuits", "a", "b"],
+    "summarize_layers": ["--model", "x"], "summarize_across_models": ["--published", "none"],
+    "summarize_model_overlap": ["--circuits", "a", "b"],
     "ablate_by_position": ["--layer", "0", "--operation", "attn", "--config",
                            PROJECT_ROOT / "configs/SV_Agreement/sv_agreement-smollm2.yaml"],
     "compare_with_published": ["--published", "none", "--experiment", "x"]}
