@@ -68,9 +68,10 @@ class Config(QuestionConfig):
     def consistent(self):
         if self.variable is not None:
             raise ValueError("the key 'variable' says nothing to this script; give 'variable_list'")
-        for name in {*self.method_list, *self.method_options} - {*method_names()}:
-            raise ValueError(f"there is no method '{name}'{suggestion(name, method_names())}; there are "
-                             f"{', '.join(method_names())}")
+        for key in ("method_list", "method_options"):
+            for name in sorted({*getattr(self, key)} - {*method_names()}):
+                raise ValueError(f"the key '{key}': there is no method '{name}'{suggestion(name, method_names())}; "
+                                 f"there are {', '.join(method_names())}")
         for name, options in self.method_options.items():
             checked_options(name, options)
         for name in () if self.of_sentences else self.variable_list:

@@ -23,7 +23,8 @@ MEMORY = 16 * 2**30  # bytes of addresses for a trial: what a fuzzed config asks
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="campaign", description=__doc__, allow_abbrev=False)
     parser.add_argument("--kind", nargs="+", choices=COUNTS, default=list(COUNTS), help="which kinds of trials")
-    parser.add_argument("--count", type=int, help=f"trials of each kind ({COUNTS})")
+    parser.add_argument("--count", nargs="+", default=[], metavar="KIND=N", help="how many of a kind; by default "
+                        + ", ".join(f"{kind}={count}" for kind, count in COUNTS.items()))
     parser.add_argument("--only", nargs="+", metavar="KIND:NUMBER", help="these trials, though they were made")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, help="begin no trial after so many")
@@ -37,10 +38,9 @@ def main() -> int:
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     known = read_records(out / "trials.jsonl", options.seed)
-    asked = [tuple(trial.split(":")) for trial in options.only or ()] or [
-        (kind, number) for kind in options.kind for number in range(options.count or COUNTS[kind])
-        if (kind, number) not in known]
-    asked = [(kind, int(number)) for kind, number in asked]
+    counts = COUNTS | {kind: int(count) for kind, count in (text.split("=") for text in options.count)}
+    asked = [(kind, int(number)) for kind, number in (trial.split(":") for trial in options.only or ())] or [
+        (kind, number) for kind in options.kind for number in range(counts[kind]) if (kind, number) not in known]
     if asked:
         make_trials(asked, options, out, known)
     text = report(known, options.seed)

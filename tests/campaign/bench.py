@@ -5,6 +5,7 @@ wherever a fuzzed path leads, stays in its folder. Scripts that are to be killed
 """
 
 import contextlib
+import csv
 import io
 import math
 import os
@@ -24,6 +25,7 @@ import conftest
 from conftest import circuit_values, comparison_values, language_values, method_values, rows_of, training_values
 from interp.experiment import Script, main
 from interp.runs import config as configs
+from interp.runs.files import read_table
 from language_model import make_language_model
 
 CODE = Path(configs.__file__).parents[2]
@@ -207,8 +209,8 @@ def saved(project: Path, name: str) -> dict[str, Any]:
         path = str(file.relative_to(project))
         if file.suffix == ".csv" and ".old-" not in path and file.is_file():
             try:
-                found[path] = rows_of(file)
-            except (UnicodeDecodeError, ValueError):
+                found[path] = [row | {"seconds": None} for row in read_table(file)]
+            except (UnicodeDecodeError, csv.Error):
                 found[path] = file.read_bytes()
         elif file.suffix in (".safetensors", ".yaml", ".json") and file.name != "run.json" and ".old-" not in path:
             found[path] = file.read_bytes() if file.is_file() else "a folder"

@@ -33,9 +33,10 @@ SECONDS_RUN, SECONDS_CHECK = 5, 120
 ODD = [
     None, True, False, 0, 1, -1, 2, 3, 7, 2**31, 2**32, 2**63, -2**40, 10**400, 0.5, -0.0, 1e-30, 1e-320, 1e30, 1e31,
     1e308, math.nan, math.inf, -math.inf, "", " ", "word", "é漢字🙂", "a" * 5000, "a\nb", "\0", "..", ".", "/", "~",
-    "~nobody/x", "/proc/x", "/dev/null", "c.yaml", "c.yaml/x", "{x}", "{", "{0.__class__}", "%s", "nan", "1e5", "0x10",
-    "1_000", [], [[]], [None], [[1], [2]], [1, 1], [1, "a"], ["a", "a"], [True], [math.nan], {}, {"a": 1}, {"a": {}}, [{}],
-    [{"a": [1]}], datetime.date(2024, 1, 1), datetime.datetime(2024, 1, 1, 1), b"\xff\x00", {1}]
+    "~nobody/x", "/proc/x", "/dev/null", "c.yaml", "c.yaml/x", "{x}", "{", "{0.__class__}", "%s", "nan", "1e5",
+    "0x10", "1_000", [], [[]], [None], [[1], [2]], [1, 1], [1, "a"], ["a", "a"], [True], [math.nan],
+    {}, {"a": 1}, {"a": {}}, [{}], [{"a": [1]}], datetime.date(2024, 1, 1), datetime.datetime(2024, 1, 1, 1),
+    b"\xff\x00", {1}]
 COLUMNS = ["data", "labels", "var_0", "var_1", "aux_0", "counter_var_0", "CF_Label_0", "sentence", "right", "group",
            "object labels"]
 TEXTS = [
@@ -43,7 +44,7 @@ TEXTS = [
     "x: !!python/object:os.system {}\n", "x: *a\n", "x: &a [*a]\n", "<<: 5\n", "---\na: 1\n---\nb: 2\n",
     "x: 2024-99-99\n", "base: c.yaml\n", "base: nowhere.yaml\n", "base: /\n", "base: 5\n", "base: [a]\n", "base: ''\n",
     "%YAML 9.9\n---\n"]
-OF_THE_FILE = ("c.yaml is", "c.yaml cannot", "'base'")  # what sentences name where no key is to blame
+OF_THE_FILE = ("c.yaml is", "c.yaml cannot", "'base'", "the path '", "unknown key")  # named where no key is to blame
 
 
 # ------------------------------------------------------------------------------ configs
