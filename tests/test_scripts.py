@@ -288,8 +288,9 @@ def test_rows_that_are_not_what_was_written_are_made_again(tiny, tmp_path):
     wanted = {name: rows_of(tmp_path / "run" / name) for name in ("results.csv", "ablations.csv")}
     for name, number, change in (
             ("results.csv", 1, lambda line: 2 * line), ("results.csv", 2, lambda line: line.replace("mlp", "mlq")),
-            ("results.csv", 1, lambda line: line.replace("0.", "0,", 1)), ("ablations.csv", 3, lambda line: ""),
-            ("ablations.csv", 5, lambda line: 2 * line), ("ablations.csv", 2, lambda line: line.replace("1", "2"))):
+            ("results.csv", 1, lambda line: line.replace("0.", "0,", 1)), ("ablations.csv", 2, lambda line: ""),
+            ("ablations.csv", -1, lambda line: 2 * line), ("ablations.csv", 0, lambda line: 2 * line),
+            ("ablations.csv", 2, lambda line: line.replace("0.", "0.1"))):
         change_line(tmp_path / "run" / name, number, change)
         assert main(CIRCUITS, ["--config", str(config)]) == 0
         assert {name: rows_of(tmp_path / "run" / name) for name in wanted} == wanted

@@ -51,7 +51,9 @@ class RunDirectory:
             self.done &= {self.key(row) for row in self.tables.get(name, [])}
         for name in self.needed:  # and those of rows that were cut
             self.done -= {self.key(row) for row in cut_rows(path / f"{name}.csv", self.tables.get(name, []))}
-        self.done &= self.order.keys()  # a row of none of the settings was one of them, before its cells were changed
+        self.foreign = [name for name in self.needed  # a cell was changed, or a line came from elsewhere
+                        if any(self.key(row) not in self.order for row in self.tables.get(name, []))]
+        self.done &= self.order.keys()
         self.done -= self.changed(account_of(path).get("rows", {}))
         for name, rows in self.tables.items():  # a setting cut off before its results row came is not done
             self.tables[name] = [row for row in rows if self.key(row) in self.done]
@@ -96,11 +98,13 @@ class RunDirectory:
         key = self.key(setting._asdict())
         for name, rows in {**tables, RESULTS: [row]}.items():
             others = [old for old in self.tables.get(name, []) if self.key(old) != key]
-            table = sorted(others + [setting._asdict() | new for new in rows],
-                           key=lambda entry: self.order[self.key(entry)])
-            self.tables[name] = table
-            write_table(self.path / f"{name}.csv", table, last="seconds" if name == RESULTS else None)
+            self.tables[name] = sorted(others + [setting._asdict() | new for new in rows],
+                                       key=lambda entry: self.order[self.key(entry)])
+            self.write(name)
         self.done.add(key)
+
+    def write(self, name: str) -> None:
+        write_table(self.path / f"{name}.csv", self.tables[name], last="seconds" if name == RESULTS else None)
 
 
 def cut_rows(file: Path, rows: list[Row]) -> list[Row]:
@@ -206,6 +210,8 @@ def open_run(config: ScriptConfig, settings: list[Setting], side_tables: Sequenc
                 refuse_foreign_files(path, artifacts)
             write_text(path / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False,
                                                      allow_unicode=True))
+        for name in directory.foreign:
+            directory.write(name)
         yield directory
 
 

@@ -1,6 +1,7 @@
 """python -m campaign: random trials of every kind, one report. Started again, it goes on with what is missing."""
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -35,6 +36,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # after cleaning up
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     known = read_records(out / "trials.jsonl", options.seed)
@@ -80,6 +82,7 @@ def in_a_process(work, *values):
     receiver, sender = context.Pipe(duplex=False)
 
     def child() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.setpgid(0, 0)
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         sender.send(work(*values))
@@ -87,14 +90,16 @@ def in_a_process(work, *values):
     process = context.Process(target=child)
     process.start()
     sender.close()
+    result, in_time = None, False
     try:
         in_time = receiver.poll(PATIENCE)
         result = receiver.recv() if in_time else None
     except EOFError:
-        result = None
+        pass
     finally:
-        if process.is_alive() and not receiver.closed and result is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        if result is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         process.join()
     if result is not None:
         return result

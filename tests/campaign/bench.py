@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 import conftest
 from conftest import circuit_values, comparison_values, language_values, method_values, rows_of, training_values
 from interp.experiment import Script, main
@@ -212,11 +214,22 @@ def saved(project: Path, name: str) -> dict[str, Any]:
                 found[path] = [row | {"seconds": None} for row in read_table(file)]
             except (UnicodeDecodeError, csv.Error):
                 found[path] = file.read_bytes()
-        elif file.suffix in (".safetensors", ".yaml", ".json") and file.name != "run.json" and ".old-" not in path:
+        elif file.name == "config.yaml" and file.is_file():
+            found[path] = meaning(file, JOBS[name].script.schema)
+        elif file.suffix in (".safetensors", ".json") and file.name != "run.json" and ".old-" not in path:
             found[path] = file.read_bytes() if file.is_file() else "a folder"
         elif file.suffix in (".png", ".pdf"):
             found[path] = None
     return found
+
+
+def meaning(file: Path, schema: type[configs.ScriptConfig]) -> dict[str, Any] | bytes:
+    """The keys of a run's config.yaml, however it is written."""
+    try:
+        return {key: value for key, value in yaml.safe_load(file.read_text()).items()
+                if key in schema.model_fields and value != schema.model_fields[key].default}
+    except (AttributeError, ValueError, yaml.YAMLError):
+        return file.read_bytes()
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:

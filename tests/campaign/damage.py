@@ -243,6 +243,7 @@ def empty(content: bytes, rng: Random) -> bytes:
 
 DAMAGES: list[Callable[[bytes, Random], bytes]] = [cut, empty, flipped, other_digit, line_removed, line_twice,
                                                    other_encoding, foreign]
+KEYS = ("train_data_path", "test_data_path", "model_path", "data_path", "gen_path", "transfer")  # that lead to inputs
 IN_ITS_PLACE = {"deleted": lambda file: None, "a folder": Path.mkdir,
                 "a link to nothing": lambda file: file.symlink_to("nowhere")}
 
@@ -273,15 +274,10 @@ def files(trial: Trial) -> None:
     elif ended.status == 0:
         require_same(trial, name)
     else:
-        require_sentence(name, ended, (1, 2) if fresh else (2,), named_by(file, trial.project, fresh))
-        require(fresh or saved(trial.project, name) == before, "it was refused, but something was changed")
-
-
-def named_by(file: Path, project: Path, fresh: bool) -> list[str]:
-    """The words by which a sentence names a file: its own, its folder's, or a key that leads to it."""
-    keys = ["train_data_path", "test_data_path", "model_path", "data_path", "gen_path", "transfer", "results_dir",
-            "data_dir"] if fresh else []
-    return [file.name, str(file.parent.relative_to(project)), *keys]
+        words = [file.name, str(file.parent.relative_to(trial.project)), *(KEYS if path in inputs else ())]
+        require_sentence(name, ended, (1, 2) if fresh else (2,), words)
+        begun_anew = fresh or trial.what.startswith("unfinished")  # a setting may have been done before the refusal
+        require(begun_anew or saved(trial.project, name) == before, "it was refused, but something was changed")
 
 
 def input_files(trial: Trial, name: str) -> Iterator[str]:

@@ -47,8 +47,9 @@ def kills(trial: Trial) -> None:
         status, errors = killed(command, trial.folder / f"stderr_{number}", how, ready, rest)
         told[-1] += f" ({status})"
         trial.what = f"{name}: {', '.join(told)}"
-        require("Traceback" not in errors, f"after {how.name} {when}: {errors.strip()}")
-        allowed = (0, 130, -how) if how is signal.SIGINT else (0, -how)
+        ours = str(trial.project) in errors  # else Python was interrupted before it came to the script's first line
+        require("Traceback" not in errors or not ours, f"after {how.name} {when}: {errors.strip()}")
+        allowed = {0, -how} | ({130} if how is signal.SIGINT else set()) | ({1} if errors and not ours else set())
         require(status in allowed, f"after {how.name} {when}: exit {status}; {errors.strip()}")
     ended = run(trial.project, name, JOBS[name].values)
     require(ended.status == 0 and not ended.errors, f"the last start: exit {ended.status}; {' | '.join(ended.errors)}")
@@ -57,25 +58,18 @@ def kills(trial: Trial) -> None:
 
 
 def moment(trial: Trial, name: str) -> tuple[str, Callable[[], bool], float]:
-    """A moment of a run: in words, whether it has come, and how many seconds after that."""
-    rng, run_dir, models = trial.rng, trial.project / name / "run", trial.project / name / "models"
-    match rng.choice(("import", "import", "begun", "rows", "rows", "saved", "recorded")):
-        case "import":
-            seconds = rng.uniform(0, 1.2 * trial.bench.seconds_to_start)
-            return f"{seconds:.1f} s after the start", lambda: True, seconds
-        case "begun":
-            return "once begun", (run_dir / "config.yaml").exists, rng.uniform(0, 1)
-        case "rows":
-            rows = rng.randint(1, len(trial.bench.saved[name][f"{name}/run/results.csv"]))
-            return f"after row {rows}", lambda: lines_in(run_dir / "results.csv") > rows, rng.uniform(0, 0.3)
-        case "saved":
-            return "once a model is saved", lambda: models.exists() and any(models.iterdir()), rng.uniform(0, 0.1)
-        case _:
-            return "once recorded", (run_dir / "run.json").exists, rng.uniform(0, 2)
+    """A moment of a start: in words, whether it has come, and how many seconds after that."""
+    if trial.rng.random() < 0.3:
+        seconds = trial.rng.uniform(0, 1.2 * trial.bench.seconds_to_start)
+        return f"{seconds:.1f} s after the start", lambda: True, seconds
+    words, path = trial.rng.choice((("is begun", "run/run.json"), ("writes a row", "run/results.csv"),
+                                    ("saves", "models" if name in SAVING else "run")))
+    before = stamp(trial.project / name / path)  # an earlier start may have left some
+    return f"once it {words}", lambda: stamp(trial.project / name / path) != before, trial.rng.uniform(0, 0.7)
 
 
-def lines_in(file: Path) -> int:
-    return file.read_bytes().count(b"\n") if file.exists() else 0
+def stamp(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def killed(command: list, errors: Path, how: signal.Signals, ready: Callable[[], bool], rest: float) -> tuple[int, str]:
