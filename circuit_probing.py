@@ -69,6 +69,7 @@ if __name__ == "__main__":  # before what follows loads torch, which takes secon
 import sys
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -174,7 +175,7 @@ def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome
     for file in artifacts(config, setting):
         save_circuit(circuit, file, description(config, setting, prepared.question.path(setting)))
     if animation:
-        animation.save(project_path(config.results_dir) / f"updates_{setting_name(setting)}.gif")
+        animation.save(animated(config, setting))
     return Outcome(figures, tables)
 
 
@@ -263,7 +264,20 @@ def write_qualitative(config: Config, setting: Setting, bench: Bench, whole: dic
     texts = [examples.texts[row] for row in first.tolist()]
     rows = [{"sentence": text, "before": before, "after": after} for text, before, after in zip(
         texts, said(whole[name]), said(without[name]))]
-    write_table(project_path(config.results_dir) / "qualitative" / f"{setting_name(setting)}.csv", rows)
+    write_table(qualitative(config, setting), rows)
+
+
+def qualitative(config: Config, setting: Setting) -> Path:
+    return project_path(config.results_dir) / "qualitative" / f"{setting_name(setting)}.csv"
+
+
+def animated(config: Config, setting: Setting) -> Path:
+    return project_path(config.results_dir) / f"updates_{setting_name(setting)}.gif"
+
+
+def details(config: Config, setting: Setting) -> list[Path]:
+    return [qualitative(config, setting)] * (config.of_sentences and config.lm_eval) + [
+        animated(config, setting)] * config.gif
 
 
 def headline(config: Config, rows: list[dict[str, Any]], reason: str | None) -> dict[str, Any]:
@@ -303,7 +317,7 @@ class Animation(UpdateAnimation):
 
 
 SCRIPT = Script("circuit_probing", Config, prepare, run_setting, artifacts,
-                side_tables=lambda config: ["ablations"] if config.lm_eval else [])
+                side_tables=lambda config: ["ablations"] if config.lm_eval else [], details=details)
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))

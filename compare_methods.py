@@ -58,9 +58,11 @@ class Config(QuestionConfig):
     def consistent(self):
         if self.variable is not None:
             raise ValueError("the key 'variable' has no effect in this script; give 'variable_list'")
-        for name in {*self.method_list, *self.method_options} - {*interchange_methods()}:
-            raise ValueError(f"there is no method '{name}'{suggestion(name, interchange_methods())}; there are "
-                             f"{', '.join(interchange_methods())}")
+        known = interchange_methods()
+        for key in ("method_list", "method_options"):
+            for name in sorted({*getattr(self, key)} - {*known}):
+                raise ValueError(f"the key '{key}': there is no method '{name}'{suggestion(name, known)}; there are "
+                                 f"{', '.join(known)}")
         for name in () if self.of_sentences else self.variable_list:
             if name not in self.counterfactual_labels:
                 raise ValueError(f"the key 'counterfactual_labels' lacks '{name}'")

@@ -51,7 +51,8 @@ class Script:
     long and writes nothing; it raises BadInput. artifacts(config, setting) are the files and
     folders that a setting leaves in model_dir: another run's are never replaced, and a setting
     without its own is not done. side_tables(config) are the tables besides results.csv in which every
-    setting has rows. finish(config, prepared, run) draws what the script draws.
+    setting has rows, details(config, setting) what it leaves in results_dir besides tables.
+    finish(config, prepared, run) draws what the script draws.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Script:
     artifacts: Callable[[ScriptConfig, Setting], list[Path]] = lambda config, setting: []
     finish: Callable[[ScriptConfig, Any, RunDirectory], None] | None = None
     side_tables: Callable[[ScriptConfig], list[str]] = lambda config: []
+    details: Callable[[ScriptConfig, Setting], list[Path]] = lambda config, setting: []
 
 
 def main(script: Script, arguments: list[str] | None = None) -> int:
@@ -88,7 +90,7 @@ def main(script: Script, arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         status, message = 130, "interrupted; the same command goes on from here."
     if status:
-        print(f"{script.name}: {message}", file=sys.stderr)
+        print(f"{script.name}: {' '.join(str(message).splitlines())}", file=sys.stderr)  # a path may hold a line's end
     return status
 
 
@@ -117,9 +119,10 @@ def say_what_is_left(script: Script, config: ScriptConfig, settings: list[Settin
 
 
 def todo(script: Script, config: ScriptConfig, settings: list[Setting], directory: RunDirectory) -> list[Setting]:
-    """The settings that have no row yet, or whose files are gone or are not what was written."""
+    """The settings that have no row yet, or whose rows or files are gone or are not what was written."""
     return [setting for setting in settings if not (
-        directory.has(setting) and as_written(directory.path, script.artifacts(config, setting)))]
+        directory.has(setting)
+        and as_written(directory.path, script.artifacts(config, setting), script.details(config, setting)))]
 
 
 def all_artifacts(script: Script, config: ScriptConfig, settings: list[Setting]) -> list[Path]:
@@ -174,9 +177,10 @@ def read_by(config: ScriptConfig, settings: list[Setting]) -> dict[str, list[Pat
 
 
 def compute(script: Script, config: ScriptConfig, setting: Setting, prepared: Any, directory: RunDirectory,
-            note: Callable[[list[Path]], None]) -> None:
+            note: Callable[[list[Path], dict[str, str]], None]) -> None:
     start = time.perf_counter()
     outcome = script.run_setting(config, setting, prepared)
-    seconds = round(time.perf_counter() - start, 2)
-    note(script.artifacts(config, setting))
-    directory.record(setting, outcome.figures | {"seconds": seconds}, outcome.tables)
+    row = outcome.figures | {"seconds": round(time.perf_counter() - start, 2)}
+    note(script.artifacts(config, setting) + script.details(config, setting),
+         directory.digests(setting, row, outcome.tables))
+    directory.record(setting, row, outcome.tables)

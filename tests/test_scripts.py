@@ -224,6 +224,7 @@ def test_an_answer_after_the_exchange_of_another_variable_is_said(tiny, tmp_path
 
 def test_transfer_trains_from_both_starts(tiny, tmp_path, capsys):
     shutil.copytree(tiny.circuits["model_path"], tmp_path / "old")
+    (tmp_path / "old/generation_config.json").write_text('{"temperature": 0.5}')  # says nothing of what is trained
     config = write_yaml(tmp_path / "c.yaml", tiny.training | {
         "transfer": str(tmp_path / "old"), "num_epochs": 20, "checkpoint_every": 1, "save_checkpoints": [],
         "results_dir": str(tmp_path / "run"), "model_dir": str(tmp_path / "models")})
@@ -235,6 +236,7 @@ def test_transfer_trains_from_both_starts(tiny, tmp_path, capsys):
     assert float(curves["fresh", 0]["test_acc"]) < 0.4
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == [
         "model_LR_0.01_Seed_0_fresh_final", "model_LR_0.01_Seed_0_transfer_final"]
+    assert len({file.read_bytes() for file in (tmp_path / "models").glob("*/generation_config.json")}) == 1
     shutil.copy(tiny.folder / "models/model_LR_0.01_Seed_0_100/model.safetensors", tmp_path / "old")
     assert main(TRAINING, ["--config", str(config)]) == 2
     assert "old, which has changed since" in capsys.readouterr().err
@@ -271,6 +273,33 @@ def test_a_side_table_that_was_lost_is_made_again_and_a_damaged_one_refused(tiny
         table.write_bytes(whole[:end])
         assert main(CIRCUITS, ["--config", str(config)]) == 0
         assert table.read_bytes() == whole
+
+
+def change_line(file, number, change):
+    lines = file.read_text().splitlines(keepends=True)
+    lines[number] = change(lines[number])
+    file.write_text("".join(lines))
+
+
+def test_rows_that_are_not_what_was_written_are_made_again(tiny, tmp_path):
+    config = write_yaml(tmp_path / "c.yaml", tiny.circuits | {"results_dir": str(tmp_path / "run"),
+                                                              "save_models": False})
+    assert main(CIRCUITS, ["--config", str(config)]) == 0
+    wanted = {name: rows_of(tmp_path / "run" / name) for name in ("results.csv", "ablations.csv")}
+    for name, number, change in (
+            ("results.csv", 1, lambda line: 2 * line), ("results.csv", 2, lambda line: line.replace("mlp", "mlq")),
+            ("results.csv", 1, lambda line: line.replace("0.", "0,", 1)), ("ablations.csv", 2, lambda line: ""),
+            ("ablations.csv", -1, lambda line: 2 * line), ("ablations.csv", 0, lambda line: 2 * line),
+            ("ablations.csv", 2, lambda line: line.replace("0.", "0.1"))):
+        change_line(tmp_path / "run" / name, number, change)
+        assert main(CIRCUITS, ["--config", str(config)]) == 0
+        assert {name: rows_of(tmp_path / "run" / name) for name in wanted} == wanted
+    for name in wanted:  # a spreadsheet's line ends and mark change no row
+        table = tmp_path / "run" / name
+        table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes().replace(b"\n", b"\r\n"))
+    before = (tmp_path / "run/run.json").read_bytes()
+    assert main(CIRCUITS, ["--config", str(config)]) == 0
+    assert (tmp_path / "run/run.json").read_bytes() == before
 
 
 def test_a_run_does_not_go_on_with_another_model_or_other_data(tiny, tmp_path, capsys):

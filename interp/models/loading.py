@@ -17,6 +17,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedModel,
@@ -246,6 +247,7 @@ def first_line(error: Exception) -> str:
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:
     """Save in Hugging Face layout, in one step; a different model standing there is set aside."""
+    model.generation_config = GenerationConfig.from_model_config(model.config)  # not what a transferred model came with
     with writing(folder) as temporary:
         model.save_pretrained(temporary)
         place(temporary, folder)

@@ -224,7 +224,7 @@ def place_of(path: tuple[str | int, ...], values: Any) -> str:
     parts = [str(part) for part in path[:1]]
     values = values.get(path[0]) if path else None
     for part in path[1:]:  # the others are pydantic's own names of a type's branches
-        if part in values if isinstance(values, dict) else isinstance(values, list) and isinstance(part, int):
+        if part in values if isinstance(values, dict) else isinstance(values, list) and part in range(len(values)):
             parts.append(str(part))
             values = values[part]
     return ".".join(parts)

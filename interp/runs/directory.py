@@ -7,6 +7,8 @@
 """
 
 import csv
+import hashlib
+import json
 import os
 import socket
 from collections.abc import Sequence
@@ -19,6 +21,7 @@ from pydantic import ValidationError
 
 from interp.runs.config import BadInput, ScriptConfig, project_path, shown
 from interp.runs.files import Row, cell, naming, read_table, set_aside, write_table, write_text
+from interp.runs.record import account_of
 from interp.runs.settings import Setting
 
 FREE_KEYS = ("device", "results_dir", "layers_at_once")  # where and in what portions: no figure depends on them
@@ -48,6 +51,10 @@ class RunDirectory:
             self.done &= {self.key(row) for row in self.tables.get(name, [])}
         for name in self.needed:  # and those of rows that were cut
             self.done -= {self.key(row) for row in cut_rows(path / f"{name}.csv", self.tables.get(name, []))}
+        self.foreign = [name for name in self.needed  # a cell was changed, or a line came from elsewhere
+                        if any(self.key(row) not in self.order for row in self.tables.get(name, []))]
+        self.done &= self.order.keys()
+        self.done -= self.changed(account_of(path).get("rows", {}))
         for name, rows in self.tables.items():  # a setting cut off before its results row came is not done
             self.tables[name] = [row for row in rows if self.key(row) in self.done]
 
@@ -67,6 +74,22 @@ class RunDirectory:
         """What identifies a row's setting, however its numbers are written."""
         return tuple(plain_number(cell(row[name])) for name in self.setting_names)
 
+    def changed(self, known: dict[str, str]) -> set[tuple[str, ...]]:
+        """The settings whose rows are not those that were written: known has the digests, where they are known."""
+        rows: dict[str, list[Row]] = {}
+        for name, table in self.tables.items():
+            for row in table:
+                rows.setdefault(label(name, self.key(row)), []).append(row)
+        changed = {setting for setting in known if digest_of(rows.get(setting, [])) != known[setting]}
+        tables = {setting.partition(" ")[0] for setting in known}
+        return {key for key in self.done if any(label(name, key) in changed for name in tables)}
+
+    def digests(self, setting: Setting, row: Row, tables: dict[str, list[Row]]) -> dict[str, str]:
+        """The digests of a finished setting's rows, by table and setting."""
+        own = setting._asdict()
+        return {label(name, self.key(own)): digest_of([own | new for new in rows])
+                for name, rows in {**tables, RESULTS: [row]}.items()}
+
     def has(self, setting: Setting) -> bool:
         return self.key(setting._asdict()) in self.done
 
@@ -75,11 +98,13 @@ class RunDirectory:
         key = self.key(setting._asdict())
         for name, rows in {**tables, RESULTS: [row]}.items():
             others = [old for old in self.tables.get(name, []) if self.key(old) != key]
-            table = sorted(others + [setting._asdict() | new for new in rows],
-                           key=lambda entry: self.order.get(self.key(entry), len(self.order)))
-            self.tables[name] = table
-            write_table(self.path / f"{name}.csv", table, last="seconds" if name == RESULTS else None)
+            self.tables[name] = sorted(others + [setting._asdict() | new for new in rows],
+                                       key=lambda entry: self.order[self.key(entry)])
+            self.write(name)
         self.done.add(key)
+
+    def write(self, name: str) -> None:
+        write_table(self.path / f"{name}.csv", self.tables[name], last="seconds" if name == RESULTS else None)
 
 
 def cut_rows(file: Path, rows: list[Row]) -> list[Row]:
@@ -87,6 +112,16 @@ def cut_rows(file: Path, rows: list[Row]) -> list[Row]:
     may be of the same setting."""
     cut = [row for row in rows if None in row or None in row.values()]
     return cut + (rows[-2:] if rows and not file.read_bytes().endswith(b"\n") else [])
+
+
+def label(table: str, key: tuple[str, ...]) -> str:
+    return " ".join((table, *key))
+
+
+def digest_of(rows: list[Row]) -> str:
+    """Tells whether rows have changed; empty cells, which the columns of other settings' rows bring, do not count."""
+    cells = [sorted((str(name), cell(value)) for name, value in row.items() if cell(value)) for row in rows]
+    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()[:16]
 
 
 def plain_number(text: str) -> str:
@@ -175,6 +210,8 @@ def open_run(config: ScriptConfig, settings: list[Setting], side_tables: Sequenc
                 refuse_foreign_files(path, artifacts)
             write_text(path / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False,
                                                      allow_unicode=True))
+        for name in directory.foreign:
+            directory.write(name)
         yield directory
 
 

@@ -23,9 +23,10 @@ def recorded(folder: Path, device: torch.device, inputs: dict[str, str]):
     """Record a start in run.json: with what, from when to when, and how it ended.
 
     The records of earlier starts, whose rows stay, go under `earlier`. Yields a function that notes what files and
-    folders were written, with their digests.
+    folders were written, with their digests, and rows of tables, of which it is given the digests.
     """
     last = account_of(folder)
+    rows = last.pop("rows", {})
     earlier = [*last.pop("earlier", []), last] if last else []
     record = {
         "status": "running",
@@ -38,16 +39,17 @@ def recorded(folder: Path, device: torch.device, inputs: dict[str, str]):
         "threads": torch.get_num_threads(),
         "inputs": last.get("inputs", {}) | inputs,
         "written": last.get("written", {}),
+        "rows": rows,
         "earlier": earlier,
     }
 
     def write(**changes: str) -> None:
         write_text(folder / RECORD, json.dumps(record | changes, indent=2) + "\n")
 
-    def note(paths: list[Path]) -> None:
-        if paths:
-            record["written"] |= digests({shown(path): files_of(path) for path in paths})
-            write()
+    def note(paths: list[Path], rows: dict[str, str]) -> None:
+        record["written"] |= digests({shown(path): files_of(path) for path in paths})
+        record["rows"] |= rows
+        write()
 
     write()
     try:
@@ -86,11 +88,14 @@ def files_of(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
 
 
-def as_written(folder: Path, paths: list[Path]) -> bool:
-    """Whether files and folders are there, and match the digests in the run's record, if it has them."""
+def as_written(folder: Path, paths: list[Path], details: list[Path] = ()) -> bool:
+    """Whether files and folders are there, and match the digests in the run's record, if it has them.
+
+    details: which need not be there where the record has nothing of them.
+    """
     known = account_of(folder).get("written", {})
     return all(path.exists() and known.get(shown(path)) in (None, *digests({"": files_of(path)}).values())
-               for path in paths)
+               for path in [*paths, *(path for path in details if shown(path) in known)])
 
 
 def refuse_changed_inputs(path: Path, inputs: dict[str, str]) -> None:
@@ -108,7 +113,7 @@ def refuse_changed_inputs(path: Path, inputs: dict[str, str]) -> None:
 
 def account_of(folder: Path) -> Row:
     """A run's account, without what an editor has given another form."""
-    forms = {"inputs": dict, "written": dict, "earlier": list}
+    forms = {"inputs": dict, "written": dict, "rows": dict, "earlier": list}
     return {name: value for name, value in read_record(folder / RECORD).items()
             if isinstance(value, forms.get(name, object))}
 
