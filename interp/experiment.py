@@ -7,6 +7,7 @@ status 2 before anything is computed or written.
 """
 
 import argparse
+import platform
 import sys
 import time
 from collections.abc import Callable
@@ -156,12 +157,18 @@ def run(script: Script, config: ScriptConfig, settings: list[Setting], prepared:
         if len(left) < len(settings):
             print(f"{where}: {len(settings) - len(left)} of {len(settings)} settings are done already.")
         if left:
-            with recorded(directory.path, device, read) as note:
+            with recorded(directory.path, machine(device), read) as note:
                 for setting in Progress(left, desc=where, unit="setting", leave=True):
                     compute(script, config, setting, prepared, directory, note)
         if script.finish:
             script.finish(config, prepared, directory)
         print(f"{where}/results.csv: {len(settings)} settings.")
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What a run is computed on, for its record."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {"device": str(device), "device_name": name, "threads": torch.get_num_threads()}
 
 
 def read_by(config: ScriptConfig, settings: list[Setting]) -> dict[str, list[Path]]:

@@ -8,8 +8,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from interp.runs.config import PROJECT_ROOT, BadInput, shown
 from interp.runs.files import Row, write_text
@@ -19,7 +18,7 @@ RECORD = "run.json"
 
 
 @contextmanager
-def recorded(folder: Path, device: torch.device, inputs: dict[str, str]):
+def recorded(folder: Path, machine: dict[str, Any], inputs: dict[str, str]):
     """Record a start in run.json: with what, from when to when, and how it ended.
 
     The records of earlier starts, whose rows stay, go under `earlier`. Yields a function that notes what files and
@@ -34,9 +33,7 @@ def recorded(folder: Path, device: torch.device, inputs: dict[str, str]):
         "end": None,
         "code_version": code_version(),
         "packages": {"python": platform.python_version()} | {name: installed(name) for name in PACKAGES},
-        "device": str(device),
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "threads": torch.get_num_threads(),
+        **machine,
         "inputs": last.get("inputs", {}) | inputs,
         "written": last.get("written", {}),
         "rows": rows,
