@@ -43,7 +43,7 @@ def gallery(monkeypatch):
 
 
 def look_at(figure) -> None:
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     plotted, told = set(), set()
     for axis in figure.axes:
         panel = axis.get_window_extent()
