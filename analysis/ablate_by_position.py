@@ -98,9 +98,9 @@ def draw(table: pd.DataFrame, title: str, path: Path) -> None:
     """A group of bars for each evaluation set, a bar for each case, seeds as standard deviation."""
     said = {case: f"circuit ablated: {case}" for case in (EVERYWHERE, FIRST, OTHERS)}
     groups = table.replace({"ablated_at": said}).groupby(["evaluation", "ablated_at"], sort=False)["accuracy"]
-    heights, errors = (own.unstack(sort=False) for own in (groups.mean(), groups.std()))
+    heights, errors = (own.unstack(sort=False).rename(index=SETS) for own in (groups.mean(), groups.std()))
     figure, axis = plt.subplots(figsize=(3 + 2.4 * max(len(heights), 2), 4.4), layout="constrained")
-    draw_bars(axis, heights.rename(index=SETS), errors, ["whole" if case == NOWHERE else "circuit" for case in heights])
+    draw_bars(axis, heights, errors, ["whole" if case == NOWHERE else "circuit" for case in heights])
     circuits = table.groupby(["evaluation", "ablated_at"]).size().max()
     axis.set(ylabel="model accuracy", xlabel="evaluation set")
     axis.set_title(f"{title}, {'one circuit' if circuits == 1 else f'mean of {circuits} circuits'}", parse_math=False)
