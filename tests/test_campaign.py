@@ -19,7 +19,7 @@ SHARE = {"configs": 100, "files": 40, "kills": 2, "at_once": 1}
 
 def test_a_share_of_the_campaign(tmp_path):
     environment = os.environ | {"PYTHONPATH": f"{PROJECT_ROOT}:{PROJECT_ROOT / 'tests'}"}
-    command = [sys.executable, "-m", "campaign", "--seed", "1", "--out", tmp_path, "--kind", *SHARE, "--count",
+    command = [sys.executable, "-m", "campaign", "--seed", "17", "--out", tmp_path, "--kind", *SHARE, "--count",
                *(f"{kind}={count}" for kind, count in SHARE.items())]
     ended = subprocess.run(command, cwd=PROJECT_ROOT, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout[-10000:] + ended.stderr[-3000:]
@@ -64,7 +64,7 @@ def test_planted_faults_are_found(kind, planted, found, tmp_path, monkeypatch):
     undisturbed.saved["sentences"] = bench.saved(undisturbed.project, "sentences")
     monkeypatch.setitem(bench.JOBS, "sentences", job._replace(script=dataclasses.replace(SENTENCES, **planted)))
     known = {}
-    for number in range(25):
+    for number in range(12):
         known[kind, number] = in_a_process(attempt, getattr(damage, kind), undisturbed, 0, kind, number,
                                            tmp_path / f"{kind}-{number}")
         (tmp_path / "stray").unlink(missing_ok=True)

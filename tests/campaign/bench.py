@@ -27,6 +27,7 @@ import conftest
 from conftest import circuit_values, comparison_values, language_values, method_values, rows_of, training_values
 from interp.experiment import Script, main
 from interp.runs import config as configs
+from interp.runs.directory import FREE_KEYS
 from interp.runs.files import read_table
 from language_model import make_language_model
 
@@ -224,10 +225,10 @@ def saved(project: Path, name: str) -> dict[str, Any]:
 
 
 def meaning(file: Path, schema: type[configs.ScriptConfig]) -> dict[str, Any] | bytes:
-    """The keys of a run's config.yaml, however it is written."""
+    """The keys of a run's config.yaml on which its figures depend, however it is written."""
     try:
         return {key: value for key, value in yaml.safe_load(file.read_text()).items()
-                if key in schema.model_fields and value != schema.model_fields[key].default}
+                if key in schema.model_fields.keys() - FREE_KEYS and value != schema.model_fields[key].default}
     except (AttributeError, ValueError, yaml.YAMLError):
         return file.read_bytes()
 
