@@ -169,7 +169,8 @@ def check_data_files(files: dict[Path, str]) -> None:
 
 def write_missing(files: dict[Path, str]) -> None:
     """Write data files that are not there, or that somebody deleted; errors as check_data_files."""
-    for folder in {file.parent for file in files}:
+    check_data_files(files)
+    for folder in {file.parent for file in files if not file.exists()}:
         folder.mkdir(parents=True, exist_ok=True)
         own = {file: text for file, text in files.items() if file.parent == folder}
         with briefly_locked(folder):  # another process may have written since the check
