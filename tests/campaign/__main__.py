@@ -47,7 +47,7 @@ def main() -> int:
         make_trials(asked, options, out, known)
     text = report(known, options.seed)
     (out / "report.md").write_text(text)
-    print(text)
+    print(text, end="")
     return int(any(record["outcome"] == "failed" for record in known.values()))
 
 
