@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from interp.models.loading import choose_device, model_files
-from interp.runs.command_line import naming_config, parse_arguments, read_config
+from interp.runs.command_line import naming_config, parse_arguments, read_config, take_over
 from interp.runs.config import (
     DATA,
     MODEL,
@@ -70,6 +70,7 @@ def main(script: Script, arguments: list[str] | None = None) -> int:
     """Run a script's command line; returns the exit status: 0, 1 (failed), 2 (bad input) or 130 (Ctrl-C)."""
     options = parse_arguments(script.name, script.schema, arguments)
     status = 0
+    take_over()
     try:
         jobs = [check(script, file, options) for file in options.config]
         refuse_twice(script, [job[:2] for job in jobs])

@@ -1,12 +1,13 @@
 """How scripts start: what they answer at once, and how threads wait."""
 
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from conftest import write_yaml
+from conftest import start, write_yaml
 from interp.runs import progress
 from interp.runs.config import PROJECT_ROOT
 
@@ -48,3 +49,15 @@ def test_a_log_gets_a_line_at_times_and_nothing_of_what_is_quickly_done(monkeypa
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 30)
     assert list(progress.Progress(range(3), desc="quick", unit="setting", leave=True)) == [0, 1, 2]
     assert not capsys.readouterr().err
+
+
+def test_ctrl_c_while_torch_is_loaded_ends_in_a_sentence(tiny):
+    config = write_yaml(tiny.folder / "early.yaml", tiny.circuits | {"results_dir": str(tiny.folder / "early")})
+    process = start("circuit_probing", config)
+    try:
+        process.wait(2.0)  # the config is read after half a second, torch is loaded after several
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and said == "circuit_probing: interrupted before anything was computed.\n"
+    assert not (tiny.folder / "early").exists()
