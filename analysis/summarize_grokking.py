@@ -99,7 +99,7 @@ def main() -> None:
     table = read_results(results, VARIABLES, where=options.where, over=("checkpoint",))
     if not pd.api.types.is_numeric_dtype(table["checkpoint"]):
         raise BadInput(f"{shown(results)}: its tables have checkpoints that are no epochs, which no axis can show.")
-    curves = curves[curves["epoch"] > 0]  # the axis is logarithmic
+    curves = curves[curves["epoch"] > 0].groupby("epoch", as_index=False)[["train_acc", "test_acc"]].mean()  # log axis
     for rows, folder, of in each_layer(table, out):
         for name in FIGURES:
             draw_over_training(curves, rows, name, folder, of)
