@@ -43,16 +43,6 @@ class Config(QuestionConfig):
 
     sequence_keys = (*QuestionConfig.sequence_keys, "multitask", *OTHER_KEYS.values())
 
-    @model_validator(mode="before")
-    @classmethod
-    def one_precision(cls, values):
-        values = dict(values)
-        if "precision" in values:
-            if "precision_list" in values:
-                raise ValueError("the keys 'precision' and 'precision_list' are two names of one; give one of them")
-            values["precision_list"] = [values.pop("precision")]
-        return values
-
     def reads(self, key):
         return self.multitask or key not in OTHER_KEYS.values()
 

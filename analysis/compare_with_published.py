@@ -45,8 +45,9 @@ def our_figures(results: Path, published: pd.DataFrame, where: dict[str, str]) -
         table = only(read_csv(file), where)
         as_published = table.get("precision", pd.Series("float32", table.index)) == "float32"
         for cell in cells.to_dict("records"):
-            rows = only(table[places_of(table).isin(["", cell["component"]])],
-                        {"checkpoint": cell["checkpoint"]} if cell["checkpoint"] else {})
+            rows = table[places_of(table).isin(["", cell["component"]])]
+            if cell["checkpoint"]:  # of a run that does not say its checkpoint there is no figure of one
+                rows = only(rows, {"checkpoint": cell["checkpoint"]}) if "checkpoint" in rows else rows[:0]
             if cell["metric"] not in rows or not rows[cell["metric"]].notna().any():
                 continue
             if rows.duplicated([name for name in ("model_seed", "precision") if name in rows]).any():

@@ -20,9 +20,11 @@ def why_not_the_papers(run: Path, papers: Path, schema: type[ScriptConfig], trai
     config, trained_by = load_config(papers, schema), load_config(training, train_algorithmic_models.Config)
     trained = project_path(trained_by.results_dir)
     try:
-        for folder, wanted, ignored in ((run, config, SAVED), (trained, trained_by, set())):
+        for folder, wanted, file, ignored in ((run, config, papers, SAVED), (trained, trained_by, training, set())):
+            if not (folder / CONFIG).exists():
+                return f"there is no {shown(folder / CONFIG)}"
             if changed := set(changed_keys(folder / CONFIG, wanted)) - ignored:
-                return f"{shown(folder)} has another {', '.join(sorted(changed))} than {shown(papers)}"
+                return f"{shown(folder)} has another {', '.join(sorted(changed))} than {shown(file)}"
         now = digests({config.model_path: model_files("model_path", config.model_path)})
     except BadInput as error:
         return str(error).rstrip(".")

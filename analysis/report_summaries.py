@@ -118,7 +118,7 @@ def read_method(results: Path, run: Run, part: str, labels: dict[str, str]) -> p
         return pd.DataFrame()
     check_columns(file, run.table, METHODS[method].script, [METHODS[method].place],
                   [column for column in run.table if column in numbers])
-    named = tidy(run.table.copy(), method).assign(variable=labels.get(variable, variable))
+    named = tidy(run.table, method).assign(variable=labels.get(variable, variable))
     return named.assign(task=part.replace("_", " ")) if part else named
 
 

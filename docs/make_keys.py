@@ -48,7 +48,7 @@ def page() -> str:
         told |= set(rows)
         lines += [f"## {title}", "", about, "", *table(rows), ""]
     aliases = ", ".join(f"`{alias}` for `{name}`" for alias, name in ALIASES.items())
-    lines += [f"The paper's configs call some keys by two names: {aliases}. A script takes either.", ""]
+    lines += [f"Some keys have two names, as in the paper's configs: {aliases}. A script takes either.", ""]
     for script in SCRIPTS:
         schema = import_module(script).Config
         shared = "the methods" if issubclass(schema, ModelSweep) else "every script"

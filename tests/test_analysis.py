@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -79,6 +80,8 @@ def test_a_run_is_the_papers_only_with_its_settings_and_its_model(tiny, tmp_path
 
     assert why("elsewhere") is None
     assert "l0_lambda" in why("run") and "config.yaml" in why("nothing")
+    other = write_yaml(tmp_path / "other.yaml", training_values(tmp_path / "tiny") | {"wd": 0.2})
+    assert why_not_the_papers(tmp_path / "elsewhere", paper, CIRCUITS.schema, other).endswith("wd than " + str(other))
     weights = Path(values["model_path"]) / "model.safetensors"
     shutil.copy(weights.parent.with_name("model_LR_0.01_Seed_0_100") / weights.name, weights)
     assert "no longer, the model that" in why("elsewhere")
@@ -150,6 +153,10 @@ def test_leace_is_set_beside_the_published_in_both_precisions_and_checkpoint_by_
                         "ours, float64 |")
     assert lines[2:] == ["| a2 | resid_mid | 100 | test_acc | 0.1 | 0.2 | -0.1 ** | 0.6 |",
                          "| a2 | resid_mid | 200 | test_acc | 0.2 | 0.2 | +0 | 0.7 |"]
+    write_table(folder / "results.csv", [{**rows[1], "checkpoint": None}])
+    table = pd.read_csv(folder / "results.csv").drop(columns="checkpoint")
+    table.to_csv(folder / "results.csv", index=False)  # of one checkpoint, which it does not tell
+    assert analyse(*command).returncode == 2
     write_table(folder / "results.csv", [row | {"lr": lr} for row in rows for lr in (1, 2)])
     refused = analyse(*command)
     assert refused.returncode == 2 and "--where" in refused.stderr

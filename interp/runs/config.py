@@ -15,8 +15,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 PROJECT_ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIGS = PROJECT_ROOT / "configs"
 TRAINING = "Train_Algorithmic_Models"  # the folder of configs that make the data and models of the others
-ALIASES = {  # the paper's several names for one key: they are read under the one that the script's config has
-    "train_path": "train_data_path", "test_path": "test_data_path", "epochs": "num_epochs"}
+ALIASES = {  # several names for one key, most of them the paper's: read under the one that the script's config has
+    "train_path": "train_data_path", "test_path": "test_data_path", "epochs": "num_epochs",
+    "precision": "precision_list"}  # one value for a list of one
 CONVERTED = {  # models that no config makes, and what does
     "Models/SmolLM2-135M": "python -m interp.convert_gguf",
     "Models/Gemma3-270M": "python -m interp.convert_gguf --model gemma3"}
@@ -66,14 +67,15 @@ class ScriptConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def one_name(cls, values):
-        """Keys under the paper's other names."""
+        """Keys under their other names."""
         values = dict(values)
         for alias, name in ALIASES.items():
             for given, known in ((alias, name), (name, alias)):
                 if given in values and given not in cls.model_fields and known in cls.model_fields:
                     if known in values:
                         raise ValueError(f"the keys '{given}' and '{known}' are two names of one; give one of them")
-                    values[known] = values.pop(given)
+                    value = values.pop(given)
+                    values[known] = [value] if known == f"{given}_list" else value
         return values
 
 
