@@ -14,6 +14,7 @@ from interp.methods.table import BEFORE_AND_AFTER, COMPONENT_OF, METHODS, PLACES
 from interp.plotting import draw_bars, plt, save_figure, sns, wrapped
 from interp.runs.config import PROJECT_ROOT, BadInput, config_that_writes, parse_yaml, project_path, shown
 from interp.runs.directory import CONFIG, check_folder
+from interp.runs.parts import has_table, source, stored_config, tables_below
 from interp.statistics import interval
 
 RESULTS = PROJECT_ROOT / "Results"
@@ -54,7 +55,7 @@ def read_results(results: Path, variables: dict[str, str], never: tuple[tuple[st
         for variable in variables:
             file = results / method / variable / "results.csv"
             parts = []
-            for own in [file] * file.exists() + singles(file.parent) * ("checkpoint" in over):
+            for own in [file] * has_table(file) + singles(file.parent) * ("checkpoint" in over):
                 table = read_results_table(own)
                 table = with_epoch(own, table) if "checkpoint" in over else table
                 parts.append(refuse_sweep(own, tidy(only(table, where or {}), method).assign(variable=variable), over))
@@ -74,7 +75,7 @@ def read_results(results: Path, variables: dict[str, str], never: tuple[tuple[st
 def singles(folder: Path) -> list[Path]:
     """The tables of runs of one checkpoint of what a folder is about, in FOLDER_EPOCH, in the order of epochs."""
     found = {file: file.parent.name.removeprefix(f"{folder.name}_")
-             for file in folder.parent.glob(f"{folder.name}_*/results.csv")}
+             for file in tables_below(folder.parent, f"{folder.name}_*")}
     return sorted((file for file, epoch in found.items() if epoch.isdigit()), key=lambda file: int(found[file]))
 
 
@@ -86,7 +87,7 @@ def with_epoch(file: Path, table: pd.DataFrame) -> pd.DataFrame:
     """
     if "checkpoint" in table:
         return table
-    config = file.with_name(CONFIG)
+    config = stored_config(file.parent)
     values = parse_yaml(config.read_text(encoding="utf-8"), shown(config)) if config.exists() else {}
     model = str(values.get("model_path", ""))
     epoch = re.search(r"_Seed_(\d+|{model_seed})\D.*?(\d+)/?$", model)
@@ -107,7 +108,7 @@ def refuse_sweep(file: Path, table: pd.DataFrame, over: tuple[str, ...]) -> pd.D
     """A tidy table as it is, where nothing but IDENTITY and `over` tells its rows apart; else raises BadInput."""
     if not table.duplicated([name for name in (*IDENTITY, *over, "precision") if name in table]).any():
         return table
-    stored = file.parent / CONFIG
+    stored = stored_config(file.parent)
     lists = parse_yaml(stored.read_text(encoding="utf-8"), shown(stored)) if stored.exists() else {}
     swept = [key.removesuffix("_list") for key, values in lists.items() if key.endswith("_list") and values]
     swept = [key for key in swept if len(lists[f"{key}_list"]) > 1 and key not in (
@@ -137,9 +138,9 @@ def by_model(table: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def read_csv(file: Path, **options) -> pd.DataFrame:
-    """A CSV file; raises BadInput where it is none."""
+    """A CSV file, or a table of a run in parts; raises BadInput where it is none, or the parts do not fit."""
     try:
-        return pd.read_csv(file, **options)
+        return pd.read_csv(source(file), **options)
     except ValueError as error:
         raise BadInput(f"{shown(file)} cannot be read as CSV: {str(error).strip()}.") from None
 

@@ -17,7 +17,8 @@ import pandas as pd
 
 from analysis.method_figures import read_csv
 from interp.runs.config import BadInput, read_yaml
-from interp.runs.directory import CONFIG
+from interp.runs.directory import CONFIG, PART
+from interp.runs.parts import has_table, stored_config, tables_of_parts
 from interp.runs.record import RECORD, read_record
 
 ROWS_AT_MOST = 100  # of one table; the file has the rest
@@ -98,7 +99,9 @@ def find_runs(results: Path, problems: Problems) -> list[Run]:
     for folder, folders, files in os.walk(results):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and ".old-" not in name
                             and name not in PASSED_OVER)
-        if {CONFIG, RECORD, "results.csv"} & set(files) and Path(folder) != results:
+        parts = [name for name in folders if name.startswith(PART)]
+        folders[:] = [name for name in folders if name not in parts]
+        if ({CONFIG, RECORD, "results.csv"} & set(files) or parts) and Path(folder) != results:
             runs.append(read_run(Path(folder), Path(folder).relative_to(results).as_posix(), problems))
             runs[-1].id = f"run-{len(runs)}"
     return runs
@@ -106,17 +109,20 @@ def find_runs(results: Path, problems: Problems) -> list[Run]:
 
 def read_run(folder: Path, name: str, problems: Problems) -> Run:
     run = Run(name, others=sorted(file.name for file in folder.glob("*.csv") if file.stem != "results"))
-    if (folder / CONFIG).exists():
-        run.config = problems.attempt(f"{name}/{CONFIG}", read_yaml, folder / CONFIG) or {}
-    if (folder / RECORD).exists():
-        run.record = read_record(folder / RECORD)
+    stored = problems.attempt(name, stored_config, folder) or folder / CONFIG
+    record = stored.with_name(RECORD)
+    if stored.exists():
+        run.config = problems.attempt(f"{name}/{CONFIG}", read_yaml, stored) or {}
+    if record.exists():
+        run.record = read_record(record)
         if not run.record:
             problems.add(f"{name}/{RECORD}: it is damaged, so nothing is known of when and with what the run was made.")
     swept = {key.removesuffix("_list"): values for key, values in run.config.items()
              if key.endswith("_list") and isinstance(values, list)}
-    if (folder / "results.csv").exists():
-        run.table = problems.attempt(f"{name}/results.csv", read_results, folder / "results.csv", list(swept))
-        run.changed = (folder / "results.csv").stat().st_mtime
+    table = folder / "results.csv"
+    if problems.attempt(name, has_table, table):
+        run.table = problems.attempt(f"{name}/results.csv", read_results, table, list(swept))
+        run.changed = max(file.stat().st_mtime for file in [table, *tables_of_parts(table)] if file.exists())
     if run.config:
         run.settings = math.prod(len(values) for values in swept.values())
     if run.table is not None:

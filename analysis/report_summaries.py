@@ -264,7 +264,7 @@ def leaderboard(known: pd.DataFrame, results: Path) -> pd.DataFrame:
     folder = results / "Comparison"
     written = folder / "figures" / "leaderboard.csv"
     tables = [folder / name / "results.csv" for name in known["experiment"].unique()]
-    if written.exists() and all(file.stat().st_mtime <= written.stat().st_mtime for file in tables):
+    if written.exists() and all(file.exists() and file.stat().st_mtime <= written.stat().st_mtime for file in tables):
         return read_csv(written)
     return summarize_comparison.leaderboard(known)
 

@@ -29,8 +29,8 @@ from interp.methods.interchange import method
 from interp.methods.table import interchange_methods
 from interp.plotting import COLORS, STYLES, plt, save_figure, sns
 from interp.runs.config import BadInput, read_yaml, shown
-from interp.runs.directory import CONFIG
 from interp.runs.files import write_text
+from interp.runs.parts import stored_config, tables_below
 from interp.statistics import auroc, clustered_auroc_interval, clustered_interval, holm
 
 ORDER = ["none", "random", "pca", "full", "difference_in_means", "linear_probe", "leace", "lda", "mlp_probe",
@@ -56,7 +56,7 @@ def read_runs(results: Path) -> pd.DataFrame:
     Raises:
         BadInput: there is none, or a table cannot be read.
     """
-    tables = [read_run(file) for file in sorted(results.glob("*/results.csv"))
+    tables = [read_run(file) for file in tables_below(results, "*")
               if ".old-" not in file.parent.name]  # what --overwrite set aside
     if not tables:
         raise BadInput(f"nothing to draw in {shown(results)}: it has no */results.csv; 'python compare_methods.py "
@@ -83,7 +83,8 @@ def is_swept(table: pd.DataFrame) -> pd.Series:
 
 def model_of(file: Path, table: pd.DataFrame) -> pd.Series:
     """What tells a run's models from others': several runs may ask the same ones, and are no evidence of more."""
-    config = read_yaml(file.with_name(CONFIG)) if file.with_name(CONFIG).exists() else {}
+    stored = stored_config(file.parent)
+    config = read_yaml(stored) if stored.exists() else {}
     path = f"{config.get('model_path', file.parent.name)}{' fresh' if config.get('random_init') else ''}"
     return path + " " + table["model_seed"].astype(str)
 

@@ -33,6 +33,7 @@ from analysis.method_figures import (
 from analysis.papers import why_not_the_papers
 from interp.runs.config import CONFIGS
 from interp.runs.files import write_text
+from interp.runs.parts import tables_below
 
 PAPER = Path(__file__).with_name("paper_experiment_1.csv")
 PAPERS = CONFIGS / "Disambiguation/circuit_probing"
@@ -46,7 +47,7 @@ ABLATION = {"circuit_probing:vanilla_acc_test": "full model", "circuit_probing:a
 
 def with_own(results: Path, known: dict[str, str]) -> dict[str, str]:
     """The variables to draw: those of the paper, and the reader's own; of the reader's alone, those alone."""
-    found = sorted({file.parent.name for method in METHODS for file in (results / method).glob("*/results.csv")})
+    found = sorted({file.parent.name for method in METHODS for file in tables_below(results / method, "*")})
     own = {name: name for name in found if name not in known}
     return known | own if set(found) & set(known) or not own else own
 

@@ -30,9 +30,11 @@ from interp.runs.config import (
     require_file,
     shown,
 )
-from interp.runs.directory import RunDirectory, check_folder, open_run, refuse_foreign_files
+from interp.runs.directory import RunDirectory, check_folder, locked, open_run, refuse_foreign_files
+from interp.runs.files import copy_missing
+from interp.runs.parts import Part, all_parts
 from interp.runs.progress import Progress
-from interp.runs.record import as_written, digests, recorded, refuse_changed_inputs
+from interp.runs.record import account_of, as_written, digests, recorded, refuse_changed_inputs
 from interp.runs.settings import Setting, fill_in
 
 
@@ -73,11 +75,12 @@ def main(script: Script, arguments: list[str] | None = None) -> int:
     take_over()
     try:
         jobs = [check(script, file, options) for file in options.config]
+        jobs = [job for job in jobs if job[1]]  # a part may have no settings
         refuse_twice(script, [job[:2] for job in jobs])
         for job in jobs if options.check else ():
             say_what_is_left(script, *job[:2])
         while jobs and not options.check:  # popped, so that a job's model does not stay in memory during the next ones
-            run(script, *jobs.pop(0), options.overwrite)
+            run(script, *jobs.pop(0), options)
     except BadInput as error:
         status, message = 2, error
     except OSError as error:
@@ -100,12 +103,17 @@ def check(script: Script, file: str, options: argparse.Namespace) -> tuple:
     """Read a config and look for all mistakes in it that can be found beforehand."""
     with naming_config(file):
         config, settings = read_config(file, script.schema, options)
+        if not settings:
+            print(f"{shown(project_path(config.results_dir))}: no settings fall to this part.")
+            return config, settings, None, None
         device = choose_device(options.device or config.device)
         prepared = script.prepare(config, settings, device)
         paths = all_artifacts(script, config, settings)
         for folder in {path.parent for path in paths}:
             check_folder("model_dir", folder)
         if not options.overwrite:
+            if not options.part:
+                refuse_missing_parts(script, config, settings)
             refuse_foreign_files(project_path(config.results_dir), paths)
     return config, settings, prepared, device
 
@@ -125,6 +133,44 @@ def todo(script: Script, config: ScriptConfig, settings: list[Setting], director
     return [setting for setting in settings if not (
         directory.has(setting)
         and as_written(directory.path, script.artifacts(config, setting), script.details(config, setting)))]
+
+
+def parts_of(script: Script, config: ScriptConfig,
+             settings: list[Setting]) -> list[tuple[Part, ScriptConfig, list[Setting], RunDirectory]]:
+    """The parts of a run that is computed in parts and not joined yet, each with its run directory; else nothing."""
+    whole = RunDirectory(project_path(config.results_dir), settings, script.side_tables(config))
+    if all(map(whole.has, settings)):
+        return []
+    return [(part, own, share, RunDirectory(project_path(own.results_dir), share, script.side_tables(own)))
+            for part, (own, share) in all_parts(config, settings).items()]
+
+
+def refuse_missing_parts(script: Script, config: ScriptConfig, settings: list[Setting]) -> None:
+    """A run in parts is joined when all are complete; raises BadInput naming those that are not."""
+    parts = parts_of(script, config, settings)
+    lacking = [f"{part} lacks {left} of {len(share)} settings" for part, own, share, directory in parts
+               if (left := len(todo(script, own, share, directory)))]
+    if lacking:
+        raise BadInput(f"results_dir: {shown(project_path(config.results_dir))} is computed in {parts[0][0].of} parts, "
+                       f"which are not complete: {', '.join(lacking)}; compute them with --part.")
+
+
+def summary_of(part: RunDirectory) -> dict[str, Any]:
+    """What the record of a whole run says of a part."""
+    account = account_of(part.path)
+    return {key: account.get(key) for key in ("start", "end", "code_version", "device", "device_name", "threads")}
+
+
+def join(script: Script, config: ScriptConfig, parts: list, whole: RunDirectory,
+         note: Callable[[list[Path], dict[str, str]], None]) -> None:
+    """Take over the rows and files of parts, all of them complete."""
+    for _, own, share, directory in parts:
+        with locked(directory.path):
+            for setting in share:
+                copy_missing(zip(script.details(own, setting), script.details(config, setting)))
+            whole.adopt(directory)
+            note([path for setting in share for path in script.artifacts(config, setting) + script.details(
+                config, setting) if path.exists()], account_of(directory.path).get("rows", {}))
 
 
 def all_artifacts(script: Script, config: ScriptConfig, settings: list[Setting]) -> list[Path]:
@@ -147,9 +193,9 @@ def refuse_twice(script: Script, jobs: list[tuple[ScriptConfig, list[Setting]]])
 
 
 def run(script: Script, config: ScriptConfig, settings: list[Setting], prepared: Any,
-        device: torch.device, overwrite: bool) -> None:
-    """Compute the settings that the run directory lacks, a row each."""
-    with open_run(config, settings, script.side_tables(config), overwrite,
+        device: torch.device, options: argparse.Namespace) -> None:
+    """Compute the settings that the run directory lacks, a row each, or take them over from its parts."""
+    with open_run(config, settings, script.side_tables(config), options.overwrite,
                   all_artifacts(script, config, settings)) as directory:
         read = digests(read_by(config, settings))
         refuse_changed_inputs(directory.path, read)
@@ -158,10 +204,17 @@ def run(script: Script, config: ScriptConfig, settings: list[Setting], prepared:
         if len(left) < len(settings):
             print(f"{where}: {len(settings) - len(left)} of {len(settings)} settings are done already.")
         if left:
-            with recorded(directory.path, machine(device), read) as note:
+            parts = parts_of(script, config, settings)
+            for part in parts:
+                refuse_changed_inputs(part[-1].path, read)
+            accounts = {str(part[0]): summary_of(part[-1]) for part in parts}
+            with recorded(directory.path, machine(device) | ({"parts": accounts} if parts else {}), read) as note:
+                if parts:
+                    join(script, config, parts, directory, note)
+                    left = todo(script, config, settings, directory)
                 for setting in Progress(left, desc=where, unit="setting", leave=True):
                     compute(script, config, setting, prepared, directory, note)
-        if script.finish:
+        if script.finish and not options.part:
             script.finish(config, prepared, directory)
         print(f"{where}/results.csv: {len(settings)} settings.")
 

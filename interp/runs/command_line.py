@@ -17,10 +17,12 @@ from interp.runs.config import (
     keys_as_text,
     keys_that_read,
     load_config,
+    project_path,
     require_file,
     shown,
 )
-from interp.runs.directory import check_results_dir
+from interp.runs.directory import check_folder, check_results_dir
+from interp.runs.parts import narrow, parse_part
 from interp.runs.settings import Setting, expand_settings
 
 
@@ -35,6 +37,9 @@ def parse_arguments(name: str, schema: type[ScriptConfig], arguments: list[str] 
                         help="move an earlier run in results_dir aside and begin anew")
     parser.add_argument("--check", action="store_true",
                         help="read and check all of it, say what would be computed, compute and write nothing")
+    parser.add_argument("--part", type=parse_part, metavar="K/N",
+                        help="compute every N-th setting from the K-th on, in results_dir/part_K_of_N; once all parts "
+                             "are complete, the command without --part joins them")
     parser.add_argument("--device", help="auto (cuda if present, else cpu), cpu, cuda, cuda:1, mps")
     return parser.parse_args(arguments)
 
@@ -69,13 +74,16 @@ def take_over() -> None:
 
 
 def read_config(file: str, schema: type[C], options: argparse.Namespace) -> tuple[C, list[Setting]]:
-    """A config with its settings.
+    """A config with its settings; those of a part, which may have none, where one is asked for.
 
     Raises:
         BadInput: it is wrong, its results_dir cannot be written or is another run's, or a data file is missing.
     """
     config = load_config(file, schema, options.set)
     settings = expand_settings(config)
+    if options.part:
+        check_folder("results_dir", project_path(config.results_dir))
+        config, settings = narrow(config, settings, options.part, options.overwrite)
     check_results_dir(config, options.overwrite)
     for key in keys_that_read(schema, DATA):
         if config.reads(key) and getattr(config, key):

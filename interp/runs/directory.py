@@ -26,6 +26,7 @@ from interp.runs.settings import Setting
 
 FREE_KEYS = ("device", "results_dir", "layers_at_once")  # where and in what portions: no figure depends on them
 RESULTS, CONFIG = "results", "config.yaml"
+PART = "part_"  # what folders of parts begin with (parts.py)
 
 
 class RunDirectory:
@@ -71,8 +72,7 @@ class RunDirectory:
         return None
 
     def key(self, row: Row) -> tuple[str, ...]:
-        """What identifies a row's setting, however its numbers are written."""
-        return tuple(plain_number(cell(row[name])) for name in self.setting_names)
+        return key_of(row, self.setting_names)
 
     def changed(self, known: dict[str, str]) -> set[tuple[str, ...]]:
         """The settings whose rows are not those that were written: known has the digests, where they are known."""
@@ -103,8 +103,22 @@ class RunDirectory:
             self.write(name)
         self.done.add(key)
 
+    def adopt(self, other: "RunDirectory") -> None:
+        """Take over the finished settings of a run of some of these settings that this one has not."""
+        for name, rows in other.tables.items():
+            new = [row for row in rows if self.key(row) not in self.done]
+            self.tables[name] = sorted(self.tables.get(name, []) + new, key=lambda row: self.order[self.key(row)])
+        for name in sorted(other.tables, key=RESULTS.__eq__):  # side tables first, as in `record`
+            self.write(name)
+        self.done |= other.done
+
     def write(self, name: str) -> None:
         write_table(self.path / f"{name}.csv", self.tables[name], last="seconds" if name == RESULTS else None)
+
+
+def key_of(row: Row, names: Sequence[str]) -> tuple[str, ...]:
+    """What identifies a row's setting, however its numbers are written."""
+    return tuple(plain_number(cell(row[name])) for name in names)
 
 
 def cut_rows(file: Path, rows: list[Row]) -> list[Row]:
@@ -135,7 +149,7 @@ def check_results_dir(config: ScriptConfig, overwrite: bool) -> None:
     """Refuse a results_dir that cannot be written, that is no run's, or that is another config's; raises BadInput."""
     path = project_path(config.results_dir)
     check_folder("results_dir", path)
-    foreign = path.exists() and any(not file.name.startswith(".") for file in path.iterdir())
+    foreign = path.exists() and any(not file.name.startswith((".", PART)) for file in path.iterdir())
     begun = (path / CONFIG).exists()  # asked last: another process writes it before anything else
     if foreign and not begun:
         raise BadInput(f"results_dir: {shown(path)} is not empty and holds no run; give another results_dir.")
@@ -183,9 +197,14 @@ def write_missing(files: dict[Path, str]) -> None:
 def refuse_foreign_files(results: Path, paths: list[Path]) -> None:
     """A run that has not begun must not find what it would write: that belongs to another run; raises BadInput."""
     for path in paths:
-        if path.exists() and not (results / CONFIG).exists():  # asked last: it is written before any of them
+        if path.exists() and not is_begun(results):  # asked last: its config is written before any of them
             raise BadInput(f"model_dir: {shown(path)} is there already, from another run; give another model_dir, "
                            "or --overwrite, which sets it aside.")
+
+
+def is_begun(results: Path) -> bool:
+    """Whether a folder holds a run, as a whole or in parts."""
+    return (results / CONFIG).exists() or any(results.glob(f"{PART}*/{CONFIG}"))
 
 
 @contextmanager
@@ -199,8 +218,10 @@ def open_run(config: ScriptConfig, settings: list[Setting], side_tables: Sequenc
         BadInput: another process works in it or writes an artifact, or it holds a run of a different config.
     """
     path = project_path(config.results_dir)
-    if overwrite and (path / CONFIG).exists():
-        with locked(path):
+    if overwrite and is_begun(path):
+        with ExitStack() as locks:
+            for folder in (path, *(file.parent for file in path.glob(f"{PART}*/{CONFIG}"))):
+                locks.enter_context(locked(folder))
             (set_aside(path) / ".lock").unlink()  # who waits at the old place locks nothing
     path.mkdir(parents=True, exist_ok=True)
     with locked(path), held("model_dir", artifacts):

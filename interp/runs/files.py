@@ -7,7 +7,7 @@ import io
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,15 @@ def is_at_work(process: int) -> bool:
     return process != os.getpid()
 
 
+def copy_missing(pairs: Iterable[tuple[Path, Path]]) -> None:
+    """Copy the first file of each pair, where there is one, to the second, where there is none."""
+    for file, target in pairs:
+        if file.exists() and not target.exists():
+            with writing(target) as temporary:
+                shutil.copyfile(file, temporary)
+                temporary.replace(target)
+
+
 def remove(temporary: Path) -> None:
     if temporary.is_dir():
         shutil.rmtree(temporary, ignore_errors=True)
@@ -115,14 +124,18 @@ def cell(value: Any) -> str:
 
 def write_table(path: Path, rows: list[Row], last: str | None = None) -> None:
     """Write tidy rows as CSV; columns in order of appearance, `last` at the end."""
+    text = io.StringIO()
+    put_rows(text, rows, last)
+    write_text(path, text.getvalue())
+
+
+def put_rows(text: io.StringIO, rows: list[Row], last: str | None) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row if name != last))
     if last:
         names.append(last)
-    text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
     writer.writerows([[cell(row.get(name)) for name in names] for row in rows])
-    write_text(path, text.getvalue())
 
 
 def read_table(path: Path) -> list[Row]:

@@ -21,6 +21,11 @@ def expand_settings(config: ScriptConfig) -> list[Setting]:
     for name, values in lists.items():
         if len({str(value) for value in values}) < len(values):
             raise BadInput(f"{name}_list: a value stands twice in {values}.")
+    return combinations(lists)
+
+
+def combinations(lists: dict[str, list]) -> list[Setting]:
+    """Every combination of some named values, those of the last name varying fastest."""
     setting = namedtuple("Setting", lists)
     return [setting(*values) for values in itertools.product(*lists.values())]
 
