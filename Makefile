@@ -4,9 +4,10 @@
 # make comparison   set up, then all methods by one measure on the models of the three  (hours; with language models:
 #                   make comparison-language)
 # make campaign     set up, then kills, fuzzed configs, damaged files, full disks, processes at once  (hours; docs/campaign.md)
+# make cluster-test  set up, then the graph on a SLURM cluster of two nodes on this machine, as root  (docs/cluster.md)
 # make report       set up, then one page of all results there are, Results/report.html
 # make experiment1  set up, then everything of Experiment 1; also experiment2, experiment3, paper (all three);
-#                   SEEDS="0 1 2" for several models
+#                   SEEDS="0 1 2" for several models, PARTS=8 for sweeps in parts, PROFILE=profiles/slurm on a cluster
 PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
@@ -14,19 +15,21 @@ VARIABLES := a2 minus_b2 a_plus_b a_minus_b
 
 # After a kill Snakemake must be unlocked, and must repeat what was being written. Only the process that holds this lock
 # may do so; a second make waits for the first, or for a script that outlived a killed one.
-SNAKEMAKE := .venv/bin/snakemake --cores all --rerun-triggers mtime --quiet rules
+SNAKEMAKE := .venv/bin/snakemake $(if $(PROFILE),--profile $(PROFILE),--cores all) --rerun-triggers mtime --quiet rules
+ASKED := $(if $(SEEDS),seeds="$(SEEDS)") $(if $(PARTS),parts=$(PARTS))
 LOCK := .venv/.at_work
 ALONE := $(if $(shell command -v flock),flock --nonblock $(LOCK) true || echo 'waiting for another make that is running here'; flock $(LOCK))
 
-.PHONY: quickstart test lint paper experiment1 experiment2 experiment3 comparison language comparison-language report campaign
+.PHONY: quickstart test lint paper experiment1 experiment2 experiment3 comparison language comparison-language report campaign \
+        cluster-test
 
 quickstart: $(READY)
 	$(PY) train_algorithmic_models.py --config configs/Quickstart/train.yaml
 	$(PY) circuit_probing.py --config $(VARIABLES:%=configs/Quickstart/circuit_probing/%.yaml)
 	$(PY) analysis/summarize_disambiguation.py --results Results/Quickstart
 
-paper experiment1 experiment2 experiment3 comparison: .venv/.snakemake
-	@$(ALONE) sh -c '$(SNAKEMAKE) --unlock 2>/dev/null; $(SNAKEMAKE) --rerun-incomplete $@ $(if $(SEEDS),--config seeds="$(SEEDS)")'
+paper experiment1 experiment2 experiment3 comparison: .venv/.snakemake $(if $(findstring slurm,$(PROFILE)),.venv/.slurm)
+	@$(ALONE) sh -c '$(SNAKEMAKE) --unlock 2>/dev/null; $(SNAKEMAKE) --rerun-incomplete $@ $(if $(strip $(ASKED)),--config $(ASKED))'
 
 language: .venv/.language
 	$(PY) generate_language_data.py --config configs/Language/sentences.yaml
@@ -47,6 +50,9 @@ report: $(READY)
 test: .venv/.snakemake
 	HF_HUB_OFFLINE=1 $(PY) -m pytest
 
+cluster-test: .venv/.slurm
+	HF_HUB_OFFLINE=1 $(PY) -m pytest -m cluster tests/test_cluster.py
+
 campaign: $(READY)
 	PYTHONPATH=tests $(PY) -m campaign $(if $(ONLY),--only $(ONLY)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
@@ -62,6 +68,10 @@ $(READY): requirements.txt pyproject.toml
 
 .venv/.snakemake: requirements-workflow.txt $(READY)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-workflow.txt -c requirements.txt
+	@touch $@
+
+.venv/.slurm: requirements-slurm.txt .venv/.snakemake
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-slurm.txt
 	@touch $@
 
 .venv/.language: requirements-language.txt $(READY)

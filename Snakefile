@@ -4,8 +4,10 @@
 #     make comparison         all methods by one measure, on the models of all three
 #     snakemake -n paper      what is left to do for all three
 #     make experiment1 SEEDS="0 1 2"      the same for three models: figures show every one, results in Results/Seeds
+#     make paper PROFILE=profiles/slurm   the same on a cluster; or profiles/gpus, on one machine with several GPUs
 #     snakemake experiment1 --config configs=mine/configs results=mine/Results
 #                             over configs of your own in the same layout, whose results_dir lie in mine/Results
+#     ... --config parts=8    every sweep in up to eight jobs, and one that joins them
 #
 # Each step is one command of this project, run from this folder; the scripts do not depend on the graph. Their tables
 # grow row by row and a killed script continues them, so a step's output is a mark that is set when all its runs are
@@ -14,6 +16,8 @@
 
 import subprocess
 import sys
+from math import prod
+from typing import NamedTuple
 
 from snakemake.exceptions import WorkflowError
 
@@ -21,6 +25,7 @@ from interp.methods.table import METHODS
 from interp.runs.config import project_path, read_chain, read_yaml, shown
 
 CONFIGS, RESULTS = config.get("configs", "configs"), config.get("results", "Results")
+PARTS = int(config.get("parts", 1))  # of every sweep
 if "seeds" in config:  # --config seeds="0 1 2": the same for several models, in folders of their own
     seeds = str(config["seeds"]).split()
     if not seeds or not all(seed.isdecimal() for seed in seeds):
@@ -75,15 +80,16 @@ def read_by(files):
     return sorted({shown(path) for file in files for path, _ in read_chain(project_path(file))})
 
 
-def marks(files):
-    """A file in each config's run directory that is there when the run is complete.
+def marks(files, part=""):
+    """A file in each config's run directory that is there when the run, or a part of it, is complete.
 
     If a run's table or models have been deleted, its mark does not count.
     """
     found = []
     for values in (read_yaml(project_path(file)) for file in files):
-        mark = project_path(values["results_dir"]) / ".complete"
-        written = [mark.with_name("results.csv")]
+        results = project_path(values["results_dir"])
+        mark = results / f".{part}.complete".replace("..", ".")
+        written = [] if part else [results / "results.csv"]
         if values.get("save_models"):
             written.append(project_path(values["model_dir"]))
         if not all(path.exists() for path in written):
@@ -96,37 +102,81 @@ def figures(experiment, names):
     return [f"{RESULTS}/{experiment}/figures/{name}.{ending}" for name in names for ending in ("png", "pdf")]
 
 
+def settings_of(files):
+    """How many settings the largest of some configs sweeps."""
+    def size(values):
+        return prod(len(value) for key, value in values.items() if key.endswith("_list") and value)
+    return max((size(read_yaml(project_path(file))) for file in files), default=0)
+
+
+class Step(NamedTuple):
+    """A command on some configs. measured: minutes and MiB at most, by the graph's own benchmarks (docs/reproducing.md)."""
+
+    script: str
+    configs: list
+    needs: list
+    times: str
+    measured: tuple
+
+
 TRAINED = {experiment: marks([config_file(f"Train_Algorithmic_Models/{name}")]) for experiment, name in TRAINING.items()}
 TRANSFERS = [config_file(f"Disambiguation/transfer/{name}") for name in ("a2", "a_plus_b")]
-PROBED = {}  # the marks of all methods, by experiment
+SEEDED = marks(there([SEEDS]))
+STEPS = {}  # by the name of the rule
+PROBED = {experiment: [] for experiment in TRAINING}  # the marks of all methods
+COMPARISONS = []  # the marks of the runs of the comparison
+
+for experiment, name in TRAINING.items():
+    STEPS[f"train_{experiment}"] = Step(
+        "train_algorithmic_models.py", [config_file(f"Train_Algorithmic_Models/{name}")], [], f"{experiment}/train",
+        {"Shared_Nodes": (85, 1000)}.get(experiment, (36, 740)))
+for folder in VARIABLES:
+    experiment = folder.split("/")[0]
+    for method, script in SCRIPTS.items():
+        files = configs_of(folder, method)
+        STEPS[f"{method}_{folder.replace('/', '_')}"] = Step(
+            script, files, TRAINED[experiment], f"{folder}/{method}", (41 if experiment == "Grokking" else 6, 830))
+        PROBED[experiment] += marks(files)
+STEPS["transfer"] = Step("train_algorithmic_models.py", TRANSFERS, TRAINED["Disambiguation"], "Disambiguation/transfer",
+                         (6, 780))
+if SEEDED:  # after the first model, which writes the same data
+    STEPS["train_seeds"] = Step("train_algorithmic_models.py", there([SEEDS]), TRAINED["Disambiguation"],
+                                "Disambiguation/train_seeds", (52, 740))
+for name, experiment in COMPARISON.items():
+    if files := there([f"Comparison/{name}"]):
+        STEPS[f"compare_{name}"] = Step(
+            "compare_methods.py", files, TRAINED[experiment] + (SEEDED if experiment == "Disambiguation" else []),
+            f"Comparison/{name}", (54, 2200))
+        COMPARISONS += marks(files)
+
+
+for name, step in STEPS.items():
+    complete, parts = marks(step.configs), min(PARTS, settings_of(step.configs))
+    # --wait: if Snakemake is killed, its jobs may live on, and a second one of the same step goes on after them
+    command = f"OMP_NUM_THREADS=1 {sys.executable} {step.script} --wait --config {' '.join(step.configs)}"
+    minutes, mebibytes = step.measured
+    division = [(f"{name}_part_{number}", f" --part {number}/{parts}", marks(step.configs, f"part_{number}_of_{parts}"))
+                for number in range(1, parts + 1)] if parts > 1 else []
+    joined = [mark for *_, own in division for mark in own]
+
+    for rule_name, option, wanted in [*division, (name, "", complete)]:
+
+        rule:
+            name: rule_name
+            input: joined if wanted is complete and joined else step.needs + read_by(step.configs),
+            output: touch(wanted),
+            benchmark: f"{RESULTS}/times/{step.times}{rule_name.removeprefix(name)}.tsv"
+            threads: 1
+            resources:  # twice what was measured, twice that in a second try
+                mem_mb=lambda wildcards, attempt, mebibytes=mebibytes: 2 * mebibytes * attempt,
+                runtime=lambda wildcards, attempt, minutes=minutes: max(10, 2 * minutes) * attempt,
+            params:
+                command=command + option,
+                on=lambda wildcards, resources: "profiles/on_a_free_gpu.sh env " if resources.get("gpu") else "",
+            shell: "{params.on}{params.command}"
 
 
 for experiment in TRAINING:
-    folders = [folder for folder in VARIABLES if folder.split("/")[0] == experiment]
-    PROBED[experiment] = []
-
-    rule:
-        name: f"train_{experiment}"
-        input: config_file(f"Train_Algorithmic_Models/{TRAINING[experiment]}"),
-        output: touch(TRAINED[experiment]),
-        benchmark: f"{RESULTS}/times/{experiment}/train.tsv"
-        threads: 1
-        shell: "OMP_NUM_THREADS={threads} {sys.executable} train_algorithmic_models.py --config {input}"
-
-    for folder in folders:
-        for method, script in SCRIPTS.items():
-            configs = configs_of(folder, method)
-            complete = marks(configs)
-            PROBED[experiment] += complete
-
-            rule:
-                name: f"{method}_{folder.replace('/', '_')}"
-                input: TRAINED[experiment], read_by(configs),
-                output: touch(complete),
-                benchmark: f"{RESULTS}/times/{folder}/{method}.tsv"
-                params: script=script, configs=configs,
-                threads: 1
-                shell: "OMP_NUM_THREADS={threads} {sys.executable} {params.script} --config {params.configs}"
 
     rule:
         name: f"draw_{experiment}"
@@ -135,16 +185,8 @@ for experiment in TRAINING:
         benchmark: f"{RESULTS}/times/{experiment}/draw.tsv"
         params: command=f"analysis/summarize_{experiment.lower()}.py --results {RESULTS}/{experiment}"
                 + f" --curves {RESULTS}/{CURVES}" * (experiment == "Grokking"),
+        resources: mem_mb=2000, runtime=10, gpu=0,
         shell: "{sys.executable} {params.command}"
-
-
-rule transfer:
-    input: TRAINED["Disambiguation"], read_by(TRANSFERS),
-    output: touch(marks(TRANSFERS)),
-    benchmark: f"{RESULTS}/times/Disambiguation/transfer.tsv"
-    threads: 1
-    params: configs=TRANSFERS,
-    shell: "OMP_NUM_THREADS={threads} {sys.executable} train_algorithmic_models.py --config {params.configs}"
 
 
 for name, pair in OVERLAPS.items():
@@ -155,46 +197,19 @@ for name, pair in OVERLAPS.items():
         input: configs=configs, circuits=marks(configs),
         output: figures("Shared_Nodes", [f"overlap/{name}"]),
         params: out=f"{RESULTS}/Shared_Nodes/figures/overlap/{name}",
+        resources: mem_mb=2000, runtime=10, gpu=0,
         shell: "{sys.executable} analysis/summarize_model_overlap.py --config {input.configs} --out {params.out}"
-
-
-SEEDED = marks(there([SEEDS]))
-COMPARISONS = []  # the marks of the runs of the comparison
-
-if SEEDED:
-    rule train_seeds:
-        input: read_by(there([SEEDS])), TRAINED["Disambiguation"],  # which writes the same data
-        output: touch(SEEDED),
-        benchmark: f"{RESULTS}/times/Disambiguation/train_seeds.tsv"
-        threads: 1
-        params: config=config_file(SEEDS),
-        shell: "OMP_NUM_THREADS={threads} {sys.executable} train_algorithmic_models.py --config {params.config}"
-
-
-for name, experiment in COMPARISON.items():
-    files = there([f"Comparison/{name}"])
-    complete = marks(files)
-    COMPARISONS += complete
-
-    if files:
-        rule:
-            name: f"compare_{name}"
-            input: TRAINED[experiment], SEEDED if experiment == "Disambiguation" else [], read_by(files),
-            output: touch(complete),
-            benchmark: f"{RESULTS}/times/Comparison/{name}.tsv"
-            threads: 1
-            params: configs=files,
-            shell: "OMP_NUM_THREADS={threads} {sys.executable} compare_methods.py --config {params.configs}"
 
 
 rule comparison:
     input: COMPARISONS,
     output: f"{RESULTS}/Comparison/figures/leaderboard.csv", figures("Comparison", ["detection"]),
+    resources: mem_mb=2000, runtime=20, gpu=0,
     shell: "{sys.executable} analysis/summarize_comparison.py --results {RESULTS}/Comparison"
 
 
 rule experiment1:
-    input: rules.draw_Disambiguation.output, rules.transfer.output,
+    input: rules.draw_Disambiguation.output, marks(TRANSFERS),
 
 
 rule experiment2:

@@ -196,7 +196,7 @@ def run(script: Script, config: ScriptConfig, settings: list[Setting], prepared:
         device: torch.device, options: argparse.Namespace) -> None:
     """Compute the settings that the run directory lacks, a row each, or take them over from its parts."""
     with open_run(config, settings, script.side_tables(config), options.overwrite,
-                  all_artifacts(script, config, settings)) as directory:
+                  all_artifacts(script, config, settings), options.wait) as directory:
         read = digests(read_by(config, settings))
         refuse_changed_inputs(directory.path, read)
         where = shown(directory.path)

@@ -25,7 +25,7 @@ def test_the_graph_runs_every_config_of_the_three_experiments_and_of_their_compa
                               "--nolock", "paper", "comparison"], cwd=PROJECT_ROOT, capture_output=True, text=True)
     told = planned.stdout + planned.stderr
     assert planned.returncode == 0, told
-    commands = [line.split() for line in told.splitlines() if ".py --config configs" in line]
+    commands = [line.split() for line in told.splitlines() if "--config configs" in line]
     run = [word for command in commands if not any("overlap" in word for word in command)
            for word in command if word.endswith(".yaml")]
     shipped = {shown(file) for folder in ("Disambiguation", "Shared_Nodes", "Grokking", "Train_Algorithmic_Models",

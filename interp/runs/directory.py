@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import socket
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -209,10 +210,11 @@ def is_begun(results: Path) -> bool:
 
 @contextmanager
 def open_run(config: ScriptConfig, settings: list[Setting], side_tables: Sequence[str], overwrite: bool,
-             artifacts: list[Path]):
+             artifacts: list[Path], wait: bool = False):
     """Open a config's run directory, exclusively, to begin or to continue it; tables as in RunDirectory.
 
     artifacts: the files and folders elsewhere that it may write, locked against other processes meanwhile.
+    wait: for another process that works in it or writes an artifact, instead of refusing.
 
     Raises:
         BadInput: another process works in it or writes an artifact, or it holds a run of a different config.
@@ -221,10 +223,10 @@ def open_run(config: ScriptConfig, settings: list[Setting], side_tables: Sequenc
     if overwrite and is_begun(path):
         with ExitStack() as locks:
             for folder in (path, *(file.parent for file in path.glob(f"{PART}*/{CONFIG}"))):
-                locks.enter_context(locked(folder))
+                locks.enter_context(locked(folder, wait))
             (set_aside(path) / ".lock").unlink()  # who waits at the old place locks nothing
     path.mkdir(parents=True, exist_ok=True)
-    with locked(path), held("model_dir", artifacts):
+    with locked(path, wait), held("model_dir", artifacts, wait):
         check_results_dir(config, overwrite=False)
         directory = RunDirectory(path, settings, side_tables)
         if not (path / CONFIG).exists():
@@ -238,9 +240,9 @@ def open_run(config: ScriptConfig, settings: list[Setting], side_tables: Sequenc
 
 
 @contextmanager
-def locked(path: Path):
+def locked(path: Path, wait: bool = False):
     try:
-        with FileLock(path / ".lock", blocking=False):
+        with FileLock(path / ".lock", blocking=wait):
             yield
     except (Timeout, FileNotFoundError) as error:
         if isinstance(error, FileNotFoundError) and error.filename != str(path / ".lock"):
@@ -261,7 +263,7 @@ def briefly_locked(folder: Path):
 
 
 @contextmanager
-def held(key: str, paths: list[Path]):
+def held(key: str, paths: list[Path], wait: bool = False):
     """Hold files and folders against other processes; of a folder, others may meanwhile write other ones.
 
     A process says what it holds in a hidden file, which it keeps locked: the lock of a process that died is free.
@@ -273,21 +275,30 @@ def held(key: str, paths: list[Path]):
         for folder in sorted({path.parent for path in paths}):
             names = {path.name for path in paths if path.parent == folder}
             folder.mkdir(parents=True, exist_ok=True)
-            with briefly_locked(folder):
-                for file in folder.glob(".*.held"):
-                    try:
-                        with FileLock(file, blocking=False):
-                            file.unlink()
-                    except Timeout:
-                        if taken := names & set(file.read_text().splitlines()):
-                            raise BadInput(f"{key}: another process writes {shown(folder / min(taken))}; wait for it "
-                                           f"to end or give another {key}.") from None
-                file = folder / f".{os.getpid()}@{socket.gethostname()}.held"
-                own.enter_context(FileLock(file, blocking=False))
-                own.callback(file.unlink, missing_ok=True)
-                with naming(file):
-                    file.write_text("\n".join(names), encoding="utf-8")
+            while taken := hold(folder, names, own):
+                if not wait:
+                    raise BadInput(f"{key}: another process writes {shown(folder / min(taken))}; wait for it to end or "
+                                   f"give another {key}.")
+                time.sleep(1)
         yield
+
+
+def hold(folder: Path, names: set[str], own: ExitStack) -> set[str]:
+    """Hold some files of a folder until `own` ends; those that another process holds, if there are any."""
+    with briefly_locked(folder):
+        for file in folder.glob(".*.held"):
+            try:
+                with FileLock(file, blocking=False):
+                    file.unlink()
+            except Timeout:
+                if taken := names & set(file.read_text().splitlines()):
+                    return taken
+        file = folder / f".{os.getpid()}@{socket.gethostname()}.held"
+        own.enter_context(FileLock(file, blocking=False))
+        own.callback(file.unlink, missing_ok=True)
+        with naming(file):
+            file.write_text("\n".join(names), encoding="utf-8")
+    return set()
 
 
 def refuse_other_config(stored: Path, config: ScriptConfig) -> None:

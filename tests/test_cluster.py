@@ -1,0 +1,100 @@
+"""The graph on a SLURM cluster, two nodes on loopback: jobs and Snakemake are killed, and it ends in the local tables.
+
+Minutes, as root; off by default: make cluster-test, or pytest -m cluster.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from cluster import asked, cluster, why_not
+from test_workflow import SNAKEMAKE, tables, tiny_experiment
+
+from interp.runs.config import PROJECT_ROOT
+
+pytest.importorskip("snakemake_executor_plugin_slurm")
+pytestmark = [pytest.mark.cluster, pytest.mark.skipif(bool(why_not()), reason=why_not() or "-")]
+
+ON_CLUSTER = [sys.executable, "-m", "snakemake", "--profile", "profiles/slurm", "--rerun-triggers", "mtime",
+              "--rerun-incomplete", "--latency-wait", "10", "--slurm-init-seconds-before-status-checks", "2",
+              "--seconds-between-status-checks", "2"]
+PATIENCE = 900  # seconds
+STATE = "Results/Train_Algorithmic_Models/Disambiguation/state_model_seed_0_lr_0.001.pt"
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    with cluster(tmp_path_factory.mktemp("slurm")) as environment:
+        yield environment
+
+
+def on_cluster(arguments: list[str], slurm: dict[str, str], log: Path, *options: str) -> subprocess.Popen:
+    return subprocess.Popen([*ON_CLUSTER, *options, *arguments, "parts=2"], cwd=PROJECT_ROOT, env=slurm,
+                            stdout=open(log, "a"), stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def wait_for(what, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not what():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def scripts_at_work(folder: Path, name: str) -> list[psutil.Process]:
+    """The processes of a script on configs of a folder, on whatever node."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if any(word.endswith(name) for word in words[:2]) and any(str(folder) in word for word in words):
+            found.append(process)
+    return found
+
+
+def test_a_graph_of_which_a_job_and_snakemake_are_killed_ends_in_the_local_tables(slurm, tmp_path):
+    whole, killed, log = tmp_path / "whole", tmp_path / "killed", tmp_path / "log"
+    assert subprocess.run([*SNAKEMAKE, *tiny_experiment(whole)], cwd=PROJECT_ROOT).returncode == 0
+    arguments = tiny_experiment(killed)
+
+    process = on_cluster(arguments, slurm, log)
+    wait_for((killed / STATE).exists, process)
+    for victim in scripts_at_work(killed, "train_algorithmic_models.py"):  # a node's job dies
+        victim.kill()
+    # the job is tried again; in the middle of the methods Snakemake dies, and its jobs live on
+    wait_for((killed / "Results/Disambiguation/DAS/a2/part_1_of_2/results.csv").exists, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert asked(slurm, "squeue", "--noheader", "--states=RUNNING,PENDING")
+    assert subprocess.run([*SNAKEMAKE, *arguments, "--unlock"], cwd=PROJECT_ROOT).returncode == 0
+    process = on_cluster(arguments, slurm, log)
+    assert process.wait(PATIENCE) == 0, log.read_text()
+    assert (killed / "Results/Disambiguation/figures/there_and_used.png").exists()
+    jobs = asked(slurm, "squeue", "--states=all", "--noheader", "--format=%T").split()
+    assert "FAILED" in jobs and jobs.count("COMPLETED") > 10
+
+    def of_whole_runs(folder: Path) -> dict:
+        return {name: rows for name, rows in tables(folder).items() if "/part_" not in name}
+
+    ends = of_whole_runs(killed)
+    assert len(ends) > 20 and ends == of_whole_runs(whole)
+
+
+@pytest.mark.parametrize("limit, status", [("mem_mb=100", "OUT_OF_MEMORY"), ("runtime=1", "TIMEOUT")])
+def test_a_job_out_of_memory_or_over_its_time_is_named_with_its_log_and_can_go_on(slurm, tmp_path, limit, status):
+    arguments = tiny_experiment(tmp_path)
+    if status == "TIMEOUT":  # which SLURM tells in whole minutes
+        config = tmp_path / "configs/Train_Algorithmic_Models/Disambiguation/a2_minus_b2.yaml"
+        config.write_text(config.read_text().replace("num_epochs: 60", "num_epochs: 4000000"))
+    log, rule = tmp_path / "log", "train_Disambiguation"
+    process = on_cluster(arguments, slurm, log, "--retries", "0", "--set-resources",
+                         f"{rule}:{limit}", "--until", rule)
+    assert process.wait(PATIENCE) != 0
+    told = log.read_text()
+    assert f"Error in rule {rule}" in told and status in told and "slurm_logs" in told, told
+    if status == "OUT_OF_MEMORY":
+        assert on_cluster(arguments, slurm, log, "--until", rule).wait(PATIENCE) == 0, log.read_text()
+        assert (tmp_path / "Results/Train_Algorithmic_Models/Disambiguation/results.csv").exists()
