@@ -9,6 +9,9 @@
 3. Choose the epoch on validation examples, and report interchange-intervention accuracy on test.
 """
 
+import interp.runs.interruption  # noqa: F401  first, so that Ctrl-C ends in a sentence while the rest is loaded
+
+# isort: split
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator

@@ -15,6 +15,9 @@ applied to the other (diff_...). Of sentences, where a split has hundreds of cla
 held-out figures are asked for.
 """
 
+import interp.runs.interruption  # noqa: F401  first, so that Ctrl-C ends in a sentence while the rest is loaded
+
+# isort: split
 from typing import Literal
 
 from pydantic import Field, model_validator

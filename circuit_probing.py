@@ -11,6 +11,9 @@
    as many random neurons outside of it for comparison.
 """
 
+import interp.runs.interruption  # noqa: F401  first, so that Ctrl-C ends in a sentence while the rest is loaded
+
+# isort: split
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator

@@ -9,6 +9,9 @@
 3. Do the same at random, and with the method fitted on a control task; mark what goes beyond exchanging everything.
 """
 
+import interp.runs.interruption  # noqa: F401  first, so that Ctrl-C ends in a sentence while the rest is loaded
+
+# isort: split
 from typing import Any, Literal
 
 from pydantic import Field, model_validator

@@ -6,6 +6,9 @@ A file holds every sentence of its patterns, or, where its name ends in _gen, so
 that nothing is trained on. Writes data_dir/FILE.csv and results.csv, a row for each file.
 """
 
+import interp.runs.interruption  # noqa: F401  first, so that Ctrl-C ends in a sentence while the rest is loaded
+
+# isort: split
 from typing import Annotated, Literal
 
 from pydantic import Field

@@ -9,6 +9,9 @@
    variable has in its source, patch it in, run the rest of the model, and see what it answers.
 """
 
+import interp.runs.interruption  # noqa: F401  first, so that Ctrl-C ends in a sentence while the rest is loaded
+
+# isort: split
 from typing import Literal
 
 from pydantic import Field, model_validator

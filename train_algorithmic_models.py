@@ -7,6 +7,9 @@ Full-batch training: an epoch is one step of AdamW on the cross-entropy at the l
 Writes train.csv and test.csv, the saved checkpoints, curves.csv, results.csv and a figure.
 """
 
+import interp.runs.interruption  # noqa: F401  first, so that Ctrl-C ends in a sentence while the rest is loaded
+
+# isort: split
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from interp.models.loading import choose_device, model_files
-from interp.runs.command_line import naming_config, parse_arguments, read_config, take_over
+from interp.runs.command_line import naming_config, parse_arguments, read_config
 from interp.runs.config import (
     DATA,
     MODEL,
@@ -32,6 +32,7 @@ from interp.runs.config import (
 )
 from interp.runs.directory import RunDirectory, check_folder, locked, open_run, refuse_foreign_files
 from interp.runs.files import copy_missing
+from interp.runs.interruption import take_over
 from interp.runs.parts import Part, all_parts
 from interp.runs.progress import Progress
 from interp.runs.record import account_of, as_written, digests, recorded, refuse_changed_inputs

@@ -51,11 +51,12 @@ def test_a_log_gets_a_line_at_times_and_nothing_of_what_is_quickly_done(monkeypa
     assert not capsys.readouterr().err
 
 
-def test_ctrl_c_while_torch_is_loaded_ends_in_a_sentence(tiny):
+@pytest.mark.parametrize("seconds", [0.2, 0.35, 2.0])  # pydantic is loaded, the config is read, torch is loaded
+def test_ctrl_c_while_modules_are_loaded_ends_in_a_sentence(tiny, seconds):
     config = write_yaml(tiny.folder / "early.yaml", tiny.circuits | {"results_dir": str(tiny.folder / "early")})
     process = start("circuit_probing", config)
     try:
-        process.wait(2.0)  # the config is read after half a second, torch is loaded after several
+        process.wait(seconds)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)

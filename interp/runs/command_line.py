@@ -1,12 +1,8 @@
 """The command line of every script, and what of it is answered before torch is loaded, which takes seconds."""
 
 import argparse
-import os
-import signal
 import sys
 from contextlib import contextmanager
-from functools import partial
-from typing import NoReturn
 
 from interp.runs.config import (
     DATA,
@@ -48,11 +44,7 @@ def parse_arguments(name: str, schema: type[ScriptConfig], arguments: list[str] 
 
 def answer_early(name: str, schema: type[ScriptConfig]) -> None:
     """Answer --help, and refuse a wrong command line or config, for a script that is started; else nothing happens.
-
-    Until main() takes over, Ctrl-C ends in a sentence too.
     """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # in the background of a shell it is ignored
-        signal.signal(signal.SIGINT, partial(interrupted, name))
     options = parse_arguments(name, schema, None)
     try:
         for file in options.config:
@@ -61,18 +53,6 @@ def answer_early(name: str, schema: type[ScriptConfig]) -> None:
     except BadInput as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-def interrupted(name: str, *signal_and_frame: object) -> NoReturn:
-    """End at once: an exception in the middle of an import may be taken for that import's own."""
-    os.write(2, f"{name}: interrupted before anything was computed.\n".encode())
-    os._exit(130)
-
-
-def take_over() -> None:
-    """Ctrl-C raises KeyboardInterrupt again."""
-    if getattr(signal.getsignal(signal.SIGINT), "func", None) is interrupted:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def read_config(file: str, schema: type[C], options: argparse.Namespace) -> tuple[C, list[Setting]]:
