@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+PLACE = Path("/etc/slurm")  # where SLURM looks; Snakemake's plugin hides variables that say otherwise from its jobs
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "sinfo", "scancel")
 CONFIG = """\
 ClusterName=test
@@ -49,12 +50,14 @@ def why_not() -> str:
     missing = [name for name in PROGRAMS if not shutil.which(name)]
     if missing:
         return f"{', '.join(missing)} not found (apt install slurmctld slurmd slurm-client munge)"
+    if (PLACE / "slurm.conf").exists():
+        return f"{PLACE} has the configuration of a cluster already"
     return "" if os.geteuid() == 0 else "the nodes' daemons want root"
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[dict[str, str]]:
-    """The environment in which SLURM's commands, and whatever calls them, find the cluster, while it is up."""
+def cluster(folder: Path) -> Iterator[None]:
+    """While open, the cluster is up and SLURM's commands find it."""
     for name in ("state", "spool.n1", "spool.n2", "munge"):
         (folder / name).mkdir(parents=True)
     port, first, second = free_ports(3)
@@ -65,27 +68,33 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
     key = munge / "key"
     key.write_bytes(os.urandom(1024))
     key.chmod(0o400)
-    environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
+    PLACE.mkdir(exist_ok=True)
+    links = [PLACE / name for name in ("slurm.conf", "gres.conf")]
+    for link in links:
+        link.unlink(missing_ok=True)  # one that leads nowhere, of a test that was killed
+        link.symlink_to(folder / link.name)
     commands = (["munged", "--force", "--foreground", f"--socket={munge}/socket", f"--key-file={key}",
                  f"--pid-file={munge}/pid", f"--log-file={munge}/log", f"--seed-file={munge}/seed"],
                 ["slurmctld", "-D", "-i"], ["slurmd", "-D", "-N", "n1"], ["slurmd", "-D", "-N", "n2"])
     daemons = []
     try:
         for command in commands:
-            daemons.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL,
+            daemons.append(subprocess.Popen(command, stdout=subprocess.DEVNULL,
                                             stderr=subprocess.DEVNULL, start_new_session=True))
             time.sleep(1)
         deadline = time.monotonic() + 60
-        while asked(environment, "sinfo", "--noheader", "--format=%T %D") != "idle 2":
+        while asked("sinfo", "--noheader", "--format=%T %D") != "idle 2":
             assert time.monotonic() < deadline, (folder / "slurmctld.log").read_text()
             time.sleep(0.5)
-        yield environment
+        yield
     finally:
-        asked(environment, "scancel", "--user=root")
+        asked("scancel", "--user=root")
         time.sleep(1)
         for daemon in reversed(daemons):
             daemon.send_signal(signal.SIGKILL)
             daemon.wait()
+        for link in links:
+            link.unlink()
 
 
 def free_ports(count: int) -> list[int]:
@@ -96,5 +105,5 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def asked(environment: dict[str, str], *command: str) -> str:
-    return subprocess.run(command, env=environment, capture_output=True, text=True).stdout.strip()
+def asked(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()

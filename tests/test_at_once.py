@@ -65,6 +65,19 @@ def check_nothing_is_lost(folder, count: int) -> None:
     assert len(list((folder / "models").iterdir())) == count
 
 
+def test_three_at_once_that_wait_all_end_with_the_same_table(tiny, tmp_path, at_once):
+    config = write_yaml(tmp_path / "c.yaml", values_of("circuits", tiny, tmp_path))
+    others = {"results_dir": str(tmp_path / "another")}  # it writes the same circuits
+    other = write_yaml(tmp_path / "d.yaml", values_of("circuits", tiny, tmp_path) | others)
+    found = at_once("circuit_probing", [["--config", config, "--wait"]] * 2 + [["--config", other, "--wait"]])
+    assert 0 in [status for status, _ in found]
+    for status, lines in found:  # who comes last to another run's circuits is refused, not made to wait
+        assert not status or "is there already, from another run" in lines[0]
+    tables = [rows_of(file) for file in tmp_path.glob("*/results.csv")]
+    assert tables and all(table == tables[0] for table in tables)
+    check_nothing_is_lost(tmp_path, 2)
+
+
 @pytest.mark.parametrize("kind, saved", [("training", 3), ("circuits", 2), ("DAS", 2)])
 def test_three_at_once_on_one_config(kind, saved, tiny, tmp_path, at_once):
     tables = []

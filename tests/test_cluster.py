@@ -29,12 +29,12 @@ STATE = "Results/Train_Algorithmic_Models/Disambiguation/state_model_seed_0_lr_0
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
-    with cluster(tmp_path_factory.mktemp("slurm")) as environment:
-        yield environment
+    with cluster(tmp_path_factory.mktemp("slurm")):
+        yield
 
 
-def on_cluster(arguments: list[str], slurm: dict[str, str], log: Path, *options: str) -> subprocess.Popen:
-    return subprocess.Popen([*ON_CLUSTER, *options, *arguments, "parts=2"], cwd=PROJECT_ROOT, env=slurm,
+def on_cluster(arguments: list[str], log: Path, *options: str) -> subprocess.Popen:
+    return subprocess.Popen([*ON_CLUSTER, *options, *arguments, "parts=2"], cwd=PROJECT_ROOT,
                             stdout=open(log, "a"), stderr=subprocess.STDOUT, start_new_session=True)
 
 
@@ -60,7 +60,7 @@ def test_a_graph_of_which_a_job_and_snakemake_are_killed_ends_in_the_local_table
     assert subprocess.run([*SNAKEMAKE, *tiny_experiment(whole)], cwd=PROJECT_ROOT).returncode == 0
     arguments = tiny_experiment(killed)
 
-    process = on_cluster(arguments, slurm, log)
+    process = on_cluster(arguments, log)
     wait_for((killed / STATE).exists, process)
     for victim in scripts_at_work(killed, "train_algorithmic_models.py"):  # a node's job dies
         victim.kill()
@@ -68,12 +68,12 @@ def test_a_graph_of_which_a_job_and_snakemake_are_killed_ends_in_the_local_table
     wait_for((killed / "Results/Disambiguation/DAS/a2/part_1_of_2/results.csv").exists, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert asked(slurm, "squeue", "--noheader", "--states=RUNNING,PENDING")
+    assert asked("squeue", "--noheader", "--states=RUNNING,PENDING")
     assert subprocess.run([*SNAKEMAKE, *arguments, "--unlock"], cwd=PROJECT_ROOT).returncode == 0
-    process = on_cluster(arguments, slurm, log)
+    process = on_cluster(arguments, log)
     assert process.wait(PATIENCE) == 0, log.read_text()
     assert (killed / "Results/Disambiguation/figures/there_and_used.png").exists()
-    jobs = asked(slurm, "squeue", "--states=all", "--noheader", "--format=%T").split()
+    jobs = asked("squeue", "--states=all", "--noheader", "--format=%T").split()
     assert "FAILED" in jobs and jobs.count("COMPLETED") > 10
 
     def of_whole_runs(folder: Path) -> dict:
@@ -90,11 +90,11 @@ def test_a_job_out_of_memory_or_over_its_time_is_named_with_its_log_and_can_go_o
         config = tmp_path / "configs/Train_Algorithmic_Models/Disambiguation/a2_minus_b2.yaml"
         config.write_text(config.read_text().replace("num_epochs: 60", "num_epochs: 4000000"))
     log, rule = tmp_path / "log", "train_Disambiguation"
-    process = on_cluster(arguments, slurm, log, "--retries", "0", "--set-resources",
+    process = on_cluster(arguments, log, "--retries", "0", "--set-resources",
                          f"{rule}:{limit}", "--until", rule)
     assert process.wait(PATIENCE) != 0
     told = log.read_text()
     assert f"Error in rule {rule}" in told and status in told and "slurm_logs" in told, told
     if status == "OUT_OF_MEMORY":
-        assert on_cluster(arguments, slurm, log, "--until", rule).wait(PATIENCE) == 0, log.read_text()
+        assert on_cluster(arguments, log, "--until", rule).wait(PATIENCE) == 0, log.read_text()
         assert (tmp_path / "Results/Train_Algorithmic_Models/Disambiguation/results.csv").exists()

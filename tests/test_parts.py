@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis.method_figures import read_results_table
+from analysis.report_runs import Problems, find_runs
 from conftest import CIRCUITS, rows_of, write_yaml
 from interp.experiment import main
 from interp.runs.config import BadInput
@@ -43,6 +44,8 @@ def test_parts_are_one_run(sweep, tmp_path, capsys):
     assert has_table(file) and file in tables_below(tmp_path, "p*")
     table = read_results_table(file)
     assert "--part 2/3" in capsys.readouterr().err and len(table) == 5
+    reported = {run.name: run for run in find_runs(tmp_path, Problems())}
+    assert set(reported) == {"whole", "parts"} and reported["parts"].unfinished.endswith("5 of 8 settings have rows")
     assert sweep("parts", "--part", "2/3") == 0
     assert sweep("parts", "--part", "2/3") == 0  # resumed: nothing is left
     pd.testing.assert_frame_equal(*(read_results_table(tmp_path / name / "results.csv").drop(columns="seconds")
