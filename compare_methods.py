@@ -168,6 +168,7 @@ class Trial:
     controls: dict[str, tuple[Place, Pairs]]
     depends: bool   # the answer depends on this variable alone
     left_out: int
+    model_acc: float  # of the answers without intervention, to the bases of the test pairs and of those left out
     random: dict[int, list[float]] = field(default_factory=dict)  # interchange accuracies of random directions, by rank
 
     @cached_property
@@ -195,7 +196,8 @@ def trial_for(setting: Setting, prepared: Prepared) -> Trial:
         place, test, left_out = splits.place(setting), *splits.pairs(setting, "test")
         same = splits.sharing(test)
         prepared.trials[key] = Trial(place, test, same, splits.clean(setting, test), splits.clean(setting, same),
-                                     splits.controls(setting, place, test), splits.depends(setting), left_out)
+                                     splits.controls(setting, place, test), splits.depends(setting), left_out,
+                                     splits.model_accuracy(setting))
     return prepared.trials[key]
 
 
@@ -214,7 +216,7 @@ def measure(trial: Trial, found: Interchange) -> tuple[dict[str, Any], dict[str,
     return {"iia": iia, "iia_low": low, "iia_high": high, "log_odds_mean": mean(moved),
             "log_odds_median": moved.double().median().item() if len(moved) else None, "isolate": isolate,
             "disentangle": None if iia is None or isolate is None else (iia + isolate) / 2, "change": mean(change),
-            "pairs": len(test), "left_out": trial.left_out,
+            "pairs": len(test), "left_out": trial.left_out, "model_acc": trial.model_acc,
             }, {"base_row": test.base.rows, "source_row": test.source.rows, "base_value": test.base.values,
                 "source_value": test.source.values, "wanted": test.exchanged.right, "hit": hits, "log_odds": moved}
 

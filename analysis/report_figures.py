@@ -10,8 +10,8 @@ from types import ModuleType
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
+from analysis.comparison_figures import SITES
 from analysis.report_runs import Problems, Run
-from analysis.summarize_comparison import SITES
 from interp.runs.config import BadInput
 
 PIXELS_AT_MOST = 2200  # a figure's width

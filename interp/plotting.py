@@ -25,7 +25,7 @@ sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
 COLORS = {  # one colour has one meaning in every figure
     "whole": "C0",  # the full sublayer, the full model, the exchange of everything
     "circuit": "C1", "random": "C2", "linear probe": "C4", "MLP probe": "#7b2d6f", "LEACE": "C9", "DAS": "#8b1a1a",
-    "closed form": "#7f7f00", "baseline": "0.4",  # chance, the majority, nothing done
+    "closed form": "#7f7f00", "difference in means": "#9acd32", "baseline": "0.4",  # chance, the majority, nothing done
     "other": "0.1"}
 HATCHES = ("", "//", "..", "xx")  # what tells bars of one colour apart
 STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))  # lines of a panel, from the bottom up

@@ -25,10 +25,12 @@ def table_of(seeds=(0, 1), known=True, **changes) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(**changes)
 
 
-def save(folder, **tables) -> None:
+def save(folder, config=None, **tables) -> None:
     for name, table in tables.items():
         (folder / name).mkdir(parents=True)
         table.to_csv(folder / name / "results.csv", index=False)
+        if config:
+            write_yaml(folder / name / "config.yaml", config)
 
 
 def test_the_leaderboard_ranks_methods_and_not_controls(tmp_path):
@@ -93,6 +95,7 @@ MISTAKES = {
     "no run": ({}, ["nothing to draw", "compare_methods.py"]),
     "another table": ({"A": table_of().drop(columns="isolate")}, ["A/results.csv", "'isolate'"]),
     "words for numbers": ({"A": table_of(iia="high")}, ["A/results.csv", "'iia'"]),
+    "words for the model's accuracy": ({"A": table_of(model_acc="high")}, ["A/results.csv", "'model_acc'"]),
     "unknown method": ({"A": table_of(method="magic")}, ["row 2", "'magic'"]),
 }
 

@@ -10,11 +10,13 @@ import torch
 from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-from analysis import ablate_by_position, summarize_model_overlap
+from analysis import ablate_by_position, comparison_figures, summarize_model_overlap
 from interp import plotting
+from interp.methods.table import interchange_methods
 from test_comparison_analysis import EDGES as COMPARISONS
-from test_comparison_analysis import save
+from test_comparison_analysis import save, table_of
 from test_language_analysis import write_run
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning", "error::RuntimeWarning", "error::DeprecationWarning",
@@ -260,6 +262,67 @@ def test_comparison(name, tmp_path, analyse, gallery):
     save(tmp_path, **{"Run": COMPARISONS[name]})
     said = analyse("summarize_comparison", "--results", tmp_path)
     assert said.returncode == 0 and gallery, said.stderr
+
+
+def words_of(figure) -> str:
+    return " ".join(" ".join(text.get_text() for text in figure.findobj(Text)).split())
+
+
+def test_the_comparison_says_what_its_runs_are_about(tmp_path, analyse, gallery):
+    """Tasks, variables, models and draws as the config tells them; a run without one is called as its folder."""
+    table = pd.concat([table_of(), table_of().query("method == 'lda'").assign(method="random")])
+    table["isolate"] = table["method"].map({"lda": 1.0, "full": 0.0}).fillna(0.5)
+    save(tmp_path / "own", Mine=table)
+    assert analyse("summarize_comparison", "--results", tmp_path / "own").returncode == 0
+    assert "Mine: " in words_of(gallery["methods"]) and "carried: var_0 after attention" in words_of(gallery["methods"])
+    save(tmp_path, {"test_data_path": "data/Disambiguation/test.csv", "model_path": "m_{model_seed}",
+                    "num_random_draws": 20, "num_random_pairs": 400, "random_init": True, "only_right": False},
+         Run=table)
+    assert analyse("summarize_comparison", "--results", tmp_path).returncode == 0
+    methods = gallery["methods"]
+    for words in ("a² - b² mod 113, fresh weights", "n = 2 models", "wrong answers included", "model of seed 1",
+                  "20 random draws of the method's size on 400 pairs; not an interval", "too narrow with so few models",
+                  "carried: a² after attention", "not carried (another scale): a+b after attention; a², a+b after the",
+                  "which full brings too"):
+        assert words in words_of(methods), words
+    rows = [label.get_text() for label in methods.axes[0].get_yticklabels()]
+    assert rows == ["sees nothing", "full", "none", "random", "sees the variable", "linear_probe", "lda",
+                    "sees the right answers", "das"]
+    assert methods.axes[1].get_xlim()[1] == pytest.approx(1.03 * 1.5 * 0.3)  # the highest there
+    isolate = words_of(gallery["isolate"])
+    assert "the variable, and no more: lda" in isolate and "changes more than the variable: full; the" in isolate
+    detection = words_of(gallery["detection"])
+    assert "2 cells that carry and 6 that do not" in detection and "an easy test" in detection
+
+
+def test_the_comparison_shows_the_models_own_accuracy(tmp_path, analyse, gallery):
+    table = COMPARISONS["checkpoints"]
+    save(tmp_path, {"test_data_path": "data/Grokking/test.csv", "only_right": False},
+         Run=table.assign(model_acc=table["checkpoint"].map({100: 0.25, 200: 0.75, "final": 1.0})))
+    assert analyse("summarize_comparison", "--results", tmp_path).returncode == 0
+    for axis in gallery["checkpoints"].axes:
+        [own] = [line for line in axis.lines if line.get_color() == "black"]
+        assert own.get_xdata().tolist() == [100, 200] and own.get_ydata().tolist() == [0.25, 0.75]
+    assert "a² after attention" in words_of(gallery["checkpoints"])
+    assert "wrong answers included" in words_of(gallery["checkpoints"])
+
+
+def test_layers_that_were_skipped_and_answers_that_should_stay(tmp_path, analyse, gallery):
+    table = COMPARISONS["sixty layers"].query("target_layer < 9 and target_layer != 7").assign(rank=1)
+    table["beyond_full"] = table["beyond_full"].where(table["variable"] != "aux_0")
+    save(tmp_path, {"data_path": "mine.csv", "model_path": "Models/Some"}, Run=table)
+    assert analyse("summarize_comparison", "--results", tmp_path).returncode == 0
+    for name, stays in (("var_0_resid_mid", False), ("aux_0_resid_mid", True)):
+        said = words_of(gallery[name])
+        assert "Run in Some" in said and "white gap" in said and "exchange one direction" in said
+        assert ("no answer should change" in said) == stays
+
+
+def test_no_two_methods_look_alike():
+    looks = [tuple(comparison_figures.look(name).values()) for name in interchange_methods()]
+    assert len(set(looks)) == len(looks)
+    means, lda = (comparison_figures.look(name) for name in ("difference_in_means", "lda"))
+    assert means["color"] != lda["color"] and means["marker"] != lda["marker"]
 
 
 # ------------------------------------------------------------------------------- what the methods draw

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from test_docs import save_model_of_words
+from transformers import GPT2LMHeadModel
 
 import compare_methods
 from conftest import (
@@ -400,6 +401,12 @@ def test_all_methods_on_sequences(tiny, tmp_path):
     table = table_of(tmp_path, values)
     assert len(table) == 2 * 2 * len(interchange_methods()) == len(list((tmp_path / "saved").iterdir()))
     assert (table["pairs"] + table["left_out"]).nunique() == 1 and table["beyond_full"].isna().all()
+    test = pd.read_csv(values["test_data_path"])  # all its rows, also those that only_right leaves out
+    with torch.no_grad():
+        answers = GPT2LMHeadModel.from_pretrained(values["model_path"])(torch.tensor([
+            list(map(int, row.split())) for row in test["data"]])).logits[:, -1].argmax(-1)
+    assert table["model_acc"].tolist() == pytest.approx([(answers.numpy() == test["labels"]).mean()] * len(table))
+    assert (table["left_out"] > 0).all() and table["model_acc"].between(0, 1, inclusive="neither").all()
     nothing = table.xs("none", level="method")
     assert (nothing["isolate"] == 1).all() and (nothing["change"] == 0).all()
     assert nothing["log_odds_mean"].abs().max() < 1e-5
@@ -417,6 +424,8 @@ def test_all_methods_on_sentences(language, tmp_path):
         "resid_mid", "resid_post"], "random_init": False}
     table = table_of(tmp_path, values).reset_index()
     assert len(table) == 2 * 2 * len(interchange_methods())
+    right = table["model_acc"] * (table["pairs"] + table["left_out"])  # of the bases; a pair needs its source right too
+    assert (table["pairs"] <= right + 1e-6).all() and (right - right.round()).abs().max() < 1e-6
     subject, other = (table[table["variable"] == name] for name in ("labels", "object labels"))
     by_method = subject[subject["residual_location"] == "resid_post"].set_index("method")
     assert by_method.loc["full", "iia"] > 0.9 > 0.3 > by_method.loc["none", "iia"]  # the last layer holds the answer

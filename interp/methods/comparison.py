@@ -21,7 +21,7 @@ from interp.models.sublayers import Sublayer, find_sublayer
 from interp.models.tail import run_on_from
 from interp.runs.config import BadInput
 from interp.runs.settings import Setting
-from interp.tasks.question import Question, site_of
+from interp.tasks.question import Question, accuracy, site_of
 from interp.tasks.sentences import draw_sources, exchanged_answer
 
 SPLITS = ("fit", "select", "test")
@@ -117,6 +117,12 @@ class Splits:
                 raise BadInput("only_right: the model answers none of the pairs rightly; set it to false to keep those "
                                "that it answers wrongly.")
         return self.right[key]
+
+    @torch.no_grad()
+    def model_accuracy(self, setting: Setting) -> float:
+        """How often the model answers the bases of all test pairs rightly, without intervention."""
+        base, *_ = self.paired(setting, "test")
+        return accuracy(self.open(setting), self.question.answers(setting, base), base.answer)
 
     def own_answer(self, source: Examples) -> Answer:
         """The right answers of sequences that are sources; their data give only the answer after the exchange.

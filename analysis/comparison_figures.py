@@ -1,0 +1,367 @@
+"""The figures of the comparison of methods, as summarize_comparison.py draws them, and what its leaderboard shares."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.text import Text
+
+from interp.methods.interchange import method
+from interp.methods.table import interchange_methods
+from interp.plotting import COLORS, draw_line, plt, save_figure, sns, wrapped
+from interp.runs.config import read_yaml
+from interp.runs.files import write_text
+from interp.runs.parts import stored_config
+from interp.statistics import clustered_interval
+
+LOOKS = {  # the methods in the order of figures, each with its key of COLORS and its marker
+    "full": ("whole", "D"), "none": ("baseline", "o"), "random": ("random", "s"), "pca": ("other", "^"),
+    "difference_in_means": ("difference in means", "v"), "linear_probe": ("linear probe", "<"), "leace": ("LEACE", ">"),
+    "lda": ("closed form", "P"), "mlp_probe": ("MLP probe", "X"), "circuit_update": ("circuit", "*"),
+    "circuit_selected": ("circuit", "s"), "circuit_complement": ("circuit", "o"), "circuit_neurons": ("circuit", "^"),
+    "neuron_mask": ("circuit", "D"), "das_k": ("DAS", "d"), "das": ("DAS", "o")}
+OWN_MARKERS = "hp8H1234"  # of methods that are not among them
+CONTROLS = ("none", "random", "pca", "full", "circuit_complement")  # compared with, not ranked; hollow in figures
+MODEL_MARKERS = "os^Dv<>PX*hpd8H"  # markers of models, where colours tell methods
+SEES = {"nothing": "sees nothing", "activations": "sees activations", "variable": "sees the variable",
+        "answers": "sees the right answers"}  # what a method is given, in the order of figures
+SITES = {"resid_mid": "after attention", "resid_post": "after the MLP"}
+DOT = 5  # points, of the lines over checkpoints
+FEW = 5  # models; an interval over fewer covers the truth less often than it says
+TASKS = {  # by the data that are tested on: what is asked, and what the columns of its variables hold
+    "data/Disambiguation/test.csv": ("a² - b² mod 113", {
+        "var_0": "a²", "var_1": "-b²", "aux_0": "a+b", "aux_1": "a-b"}),
+    "data/Grokking/test.csv": ("a² + b mod 113", {"var_0": "a²", "var_1": "b", "aux_0": "b²"}),
+    "data/Shared_Nodes/Task_1/test.csv": ("a mod 29 + b mod 31, one of two tasks of a model", {
+        "var_0": "a mod 29", "var_1": "b mod 31", "aux_0": "b mod 23"}),
+    "data/Shared_Nodes/Task_2/test.csv": ("a mod 29 + b mod 23, one of two tasks of a model", {
+        "var_0": "a mod 29", "var_1": "b mod 23", "aux_0": "b mod 31"}),
+    "data/Language/Syntactic_Number.csv": ("'is' or 'are'", {
+        "labels": "number of the subject", "object labels": "number of the object"})}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a run's config tells for the titles of its figures; of other data than TASKS, the folder and the columns.
+
+    names: of variables, by their columns. config: empty where there is none.
+    """
+
+    title: str
+    names: dict[str, str]
+    config: dict[str, Any]
+
+    def variables(self, columns: Iterable[str]) -> str:
+        return ", ".join(self.names.get(column, column) for column in columns)
+
+
+def told_of(folder: Path) -> Told:
+    """What the run in a folder tells; raises BadInput where its config cannot be read."""
+    stored = stored_config(folder)
+    config = read_yaml(stored) if stored.exists() else {}
+    sentences = config.get("data_path")
+    title, names = TASKS.get(str(sentences or config.get("test_data_path")), (folder.name, {}))
+    if sentences:
+        title += f" in {Path(str(config.get('model_path'))).name}"
+    return Told(title + when(config.get("random_init"), ", fresh weights"), names, config)
+
+
+def in_order(methods: Iterable[str]) -> list[str]:
+    """Methods in the order of figures: by what they see, then as in LOOKS; those that it does not know come last."""
+    def place(name: str) -> tuple:
+        return ([*SEES, method(name).SEES].index(method(name).SEES), [*LOOKS, name].index(name), name)
+
+    return sorted(set(methods), key=place)
+
+
+def mean_with_interval(table: pd.DataFrame, *columns: str) -> tuple[float, float, float]:
+    """The mean over cells of shares of pairs, and its interval over models and the pairs in them."""
+    known = table[table[list(columns)].notna().all(axis=1) & (table["pairs"] > 0)]
+    if known.empty:
+        return np.nan, np.nan, np.nan
+    models = [own for _, own in known.groupby("model")]
+    shares = [own[list(columns)].to_numpy().flatten() for own in models]
+    counts = [np.repeat(own["pairs"].to_numpy(), len(columns)) for own in models]
+    return known[list(columns)].to_numpy().mean(), *clustered_interval(shares, counts)
+
+
+# ------------------------------------------------------------------------------- words
+
+def about(table: pd.DataFrame, what: str) -> str:
+    """Over what a figure is, for its title. what: that there are so many pairs of."""
+    seeds, pairs = table["model"].nunique(), table.loc[table["pairs"] > 0, "pairs"]
+    size = " to ".join(f"{count:.0f}" for count in sorted({pairs.min(), pairs.max()})) if len(pairs) else "no"
+    return f"n = {seeds} model{'s' * (seeds > 1)}, {size} pairs {what}"
+
+
+def interval_of(models: float, within: str) -> str:
+    """What an interval is over, and what it is worth. within: what is drawn in a model."""
+    if models == 1:
+        return f"95 % interval over the {within} of one model (says nothing of others)"
+    few = when(models < FEW, " (nominal: too narrow with so few models)")
+    return f"95 % interval over models, then {within}{few}"
+
+
+def cells_of(table: pd.DataFrame, told: Told) -> str:
+    """Which variables at which sites a table has."""
+    sites = [f"{told.variables(own['variable'].unique())} {SITES[site]}"
+             for site, own in table.groupby("residual_location", sort=False)]
+    layers = table["target_layer"].nunique()
+    return "; ".join(sites) + when(layers > 1, f", in {layers} layers")
+
+
+def has_draws(table: pd.DataFrame) -> bool:
+    return "random_iia_mean" in table and bool(table["random_iia_mean"].notna().any())
+
+
+def draws_of(table: pd.DataFrame, told: Told) -> str:
+    """What is shown of the random draws of a method's size, and how many there are, where that is known."""
+    draws, pairs = (told.config.get(key) for key in ("num_random_draws", "num_random_pairs"))
+    on = f" on {min(pairs, table['pairs'].max()):.0f} pairs" if pairs else ""
+    return f"mean to highest of {f'{draws} ' if draws else ''}random draws of the method's size{on}; not an interval"
+
+
+def why_full_fails(carried: pd.DataFrame) -> str:
+    """Why exchanging everything gives other answers than exchanging a carried variable, where it does."""
+    return when(carried.loc[carried["method"] == "full", "iia"].mean() < 0.5,
+                "the answer depends on other variables, which full brings too")
+
+
+def wrong_answers(told: Told) -> str:
+    return when(told.config.get("only_right") is False, "wrong answers included")
+
+
+def when(true: Any, text: str) -> str:
+    return text if true else ""
+
+
+def listed(*parts: str) -> str:
+    return "; ".join(filter(None, parts))
+
+
+# ------------------------------------------------------------------------------- looks
+
+def look(name: str) -> dict[str, Any]:
+    """A method's marker and colour, hollow if it is a control; methods that LOOKS does not know have other markers."""
+    own = sorted({*interchange_methods()} - {*LOOKS})
+    role, marker = LOOKS.get(name) or ("other", OWN_MARKERS[own.index(name) % len(OWN_MARKERS)])
+    color = COLORS[role]
+    return {"marker": marker, "color": color, "markerfacecolor": "white" if name in CONTROLS else color}
+
+
+def with_headings(methods: Iterable[str]) -> list[str]:
+    """Methods in order; before those that see the same, what that is, in several words."""
+    rows: list[str] = []
+    for name in in_order(methods):
+        heading = SEES.get(method(name).SEES, f"sees {method(name).SEES}")
+        rows += [name] if heading in rows else [heading, name]
+    return rows
+
+
+def is_heading(row: str) -> bool:
+    return " " in row  # the name of a method, a file's, holds none
+
+
+def embolden_headings(texts: Iterable[Text]) -> None:
+    for text in texts:
+        if is_heading(text.get_text()):
+            text.set(fontweight="bold", color="0.3", fontsize="small")
+
+
+def note(axis, x: float, y: float, text: str, **options) -> None:
+    """A remark in a panel, which no line strikes out."""
+    axis.text(x, y, text, color="0.3", fontsize="small", parse_math=False, zorder=5,
+              bbox={"facecolor": "white", "edgecolor": "none", "pad": 1}, **options)
+
+
+def handle(label: str, **options) -> Line2D:
+    return Line2D([], [], label=label, **{"linestyle": "none", "color": "0.3"} | options)
+
+
+# ------------------------------------------------------------------------------- the figures
+
+def draw_methods(table: pd.DataFrame, told: Told, path: Path) -> None:
+    """Interchange accuracy by method, where the variable is carried and where not; a dot a model, variable and site."""
+    rows = with_headings(table["method"])
+    truths = [truth for truth in (True, False) if table["carried"].eq(truth).any()]
+    figure, axes = plt.subplots(1, len(truths), figsize=(max(8, 6.4 * len(truths)), 3.3 + 0.36 * len(rows)),
+                                sharey=True, squeeze=False, layout="constrained")
+    markers = dict(zip(sorted(table["model_seed"].unique()), cycle(MODEL_MARKERS)))
+    for axis, truth in zip(axes[0], truths):
+        part = table[table["carried"].eq(truth)]
+        highest = 1.0 if truth else np.nan_to_num(part.filter(["iia", "random_iia_max"]).max().max())
+        end = min(1.0, max(0.01, 1.5 * highest))
+        axis.axvline(part.loc[part["method"] == "none", "iia"].mean(), linestyle="--", color="0.4")
+        for y, name in enumerate(rows):
+            own = part[part["method"] == name]
+            if is_heading(name):
+                axis.axhspan(y - 0.4, y + 0.4, color="white", linewidth=0, zorder=0.6)  # above the grid
+            if has_draws(own):
+                low, high = own["random_iia_mean"].min(), own["random_iia_max"].max()
+                axis.barh(y, max(high - low, 0.003 * end), 0.7, left=low, color="0.8", linewidth=0, zorder=0)
+            for seed, dots in own.groupby("model_seed"):
+                axis.plot(dots["iia"], y + np.linspace(-0.24, 0.24, len(dots) + 2)[1:-1], alpha=0.7, markersize=4.5,
+                          **look(name) | {"marker": markers[seed], "linestyle": "none"})
+            mean, low, high = mean_with_interval(own, "iia")
+            axis.errorbar(mean, y, xerr=[[max(0, mean - low)], [max(0, high - mean)]], fmt="|", color="0.2",
+                          markersize=13, capsize=3, zorder=1)
+        if truth and (why := why_full_fails(part)):
+            note(axis, 0.08, rows.index("full"), why, va="center")
+        scale = when(len(truths) > 1 and end < 1, " (another scale)")
+        cells = f"{'carried' if truth else 'not carried'}{scale}: {cells_of(part, told)}".replace("; ", ";\n")
+        axis.set_title(wrapped(cells, 62), parse_math=False, fontsize="medium")
+        axis.set(xlim=(-0.03 * end, 1.03 * end), ylim=(len(rows) - 0.4, -0.6), xlabel="interchange accuracy")
+    axes[0][0].set_yticks(range(len(rows)), rows)
+    embolden_headings(axes[0][0].get_yticklabels())
+    figure.legend(handles=[
+        *(handle(f"model of seed {seed}", marker=marker) for seed, marker in markers.items()),
+        handle("hollow: a control", marker="o", markerfacecolor="white"),
+        *[handle("mean where nothing is exchanged (none)", linestyle="--", color="0.4")] * ("none" in rows),
+        handle(f"mean, {interval_of(table['model'].nunique(), 'pairs')}", marker="|", markersize=13, color="0.2"),
+        *[Patch(color="0.8", linewidth=0, label=draws_of(table, told))] * has_draws(table)],
+        loc="outside lower center", ncols=len(truths), fontsize="small")
+    figure.suptitle(f"{told.title}: does exchanging what a method takes for a variable change the answer as it should?"
+                    + "\n" + listed(about(table, "a dot (a model, a variable and a site)"), wrong_answers(told)),
+                    parse_math=False, fontsize="medium")
+    save_figure(figure, path)
+
+
+CORNERS = {  # whether cause and isolate are high: what it means to lie there, and where that is said
+    (False, True): ("changes hardly any answer", {"x": -0.03, "y": 1.05, "va": "bottom"}),
+    (True, True): ("the variable, and no more", {"x": 1.03, "y": 1.05, "va": "bottom", "ha": "right"}),
+    (False, False): ("changes more than the variable", {"x": -0.03, "y": -0.05, "va": "top"}),
+    (True, False): ("the variable, and more", {"x": 1.03, "y": -0.05, "va": "top", "ha": "right"})}
+
+
+def draw_isolate(table: pd.DataFrame, told: Told, path: Path) -> None:
+    """Cause against isolate where the variable is carried, a marker a method, a colour a kind of method."""
+    part = table[table["carried"].eq(True)]
+    rows = with_headings(part["method"])
+    figure, axis = plt.subplots(figsize=(9.6, 6.4), layout="constrained")
+    for name in rows:
+        own = part[part["method"] == name]
+        hollow = name in CONTROLS
+        axis.plot(own["iia"], own["isolate"], markersize=9, alpha=0.8, label=name, linestyle="none",
+                  **({} if is_heading(name) else look(name) | {
+                      "markeredgecolor": look(name)["color"] if hollow else "0.2",
+                      "markeredgewidth": 1.5 if hollow else 0.5}))
+    means = part.groupby("method")[["iia", "isolate"]].mean().reindex(in_order(part["method"]))
+    for (cause, isolated), (words, place) in CORNERS.items():
+        there = [(means[column] > 0.9) if high else (means[column] < 0.1)
+                 for column, high in (("iia", cause), ("isolate", isolated))]
+        pile = list(means.index[there[0] & there[1]])
+        why = when("full" in pile, why_full_fails(part))
+        note(axis, text=wrapped(listed(": ".join(filter(None, (words, ", ".join(pile)))), why), 40), **place)
+    ticks = np.linspace(0, 1, 6).round(1)
+    axis.set(xlim=(-0.06, 1.06), ylim=(-0.3, 1.24), xticks=ticks, yticks=ticks,
+             xlabel="interchange accuracy (cause): answers as the exchange should give them",
+             ylabel="isolate: answers unchanged, right or wrong,\nwhen the source has the same value")
+    legend = axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small",
+                         title="hollow: a control", title_fontsize="small")
+    embolden_headings(legend.get_texts())
+    axis.set_title(f"{told.title}: does an exchange change the answer as it should, and nothing else?\ncarried: "
+                   + listed(cells_of(part, told), about(part, "a dot (a model, a variable and a site)"),
+                            wrong_answers(told)), parse_math=False, fontsize="medium")
+    save_figure(figure, path)
+
+
+def draw_detection(board: pd.DataFrame, path: Path) -> None:
+    """AUROC by method with its interval. board: the leaderboard, in its order."""
+    board = board[board["auroc"].notna()].sort_values("auroc", ascending=False, kind="stable")
+    figure, axis = plt.subplots(figsize=(8.4, 2.6 + 0.36 * len(board)), layout="constrained")
+    for y, row in enumerate(board.itertuples()):
+        axis.errorbar(row.auroc, y, xerr=[[max(0, row.auroc - row.auroc_low)], [max(0, row.auroc_high - row.auroc)]],
+                      capsize=3, **look(row.method))
+    axis.axvline(0.5, linestyle="--", color="0.4")
+    axis.set(yticks=range(len(board)), yticklabels=board["method"], xlim=(-0.03, 1.03), xlabel=(
+        "AUROC of interchange accuracy: how often a site that carries\nits variable is above one that does not"))
+    axis.invert_yaxis()
+    figure.legend(handles=[handle("chance", linestyle="--", color="0.4"), handle("a method", marker="o"),
+                           handle("a control", marker="o", markerfacecolor="white")], loc="outside lower center",
+                  ncols=3, fontsize="small")
+    cells, carried, models = (int(board.iloc[0][f"auroc_{name}"]) for name in ("cells", "carried", "models"))
+    easy = when(board.loc[board["method"] == "random", "auroc"].ge(0.99).any(),
+                "Random directions do so too: an easy test.\n")
+    axis.set_title(f"Is a site that carries a variable above one that does not?\n{easy}" + listed(
+        f"{carried} cells that carry and {cells - carried} that do not, the same for all methods (a cell: a model, a "
+        f"variable and a site), of n = {models} model{'s' * (models > 1)}", interval_of(models, "cells"),
+        "ties in the order of the leaderboard"), parse_math=False, fontsize="medium")
+    save_figure(figure, path)
+
+
+def draw_layers(table: pd.DataFrame, told: Told, path: Path) -> None:
+    """Heat maps of layers and methods, of a variable at a site: interchange accuracy above, log odds below."""
+    methods, layers = in_order(table["method"]), sorted(set(table["target_layer"]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure, axes = plt.subplots(2, 1, figsize=(max(7.5, 3.6 + 0.5 * len(layers)), 3.2 + 0.62 * len(methods)),
+                                layout="constrained")
+    beyond = table[table["beyond_full"].astype(str).eq("True")]
+    skipped = [i for i in range(1, len(layers)) if layers[i] > layers[i - 1] + 1]
+    for axis, (column, label, digits, scale) in zip(axes, (
+            ("iia", "interchange accuracy", 2, {"vmin": 0, "vmax": 1, "cmap": "viridis"}),
+            ("log_odds_mean", "log odds moved to\nthe new answer (nats)", 1, {"center": 0, "cmap": "vlag"}))):
+        grid = table.pivot_table(index="method", columns="target_layer", values=column).reindex(methods, columns=layers)
+        write_text(path.with_name(f"{path.name}_{column}.csv"), grid.to_csv())
+        axis.set_facecolor("0.85")  # what was not run is grey
+        sns.heatmap(grid.round(digits) + 0.0, ax=axis, annot=True, fmt=f".{digits}f", annot_kws={"fontsize": 7},
+                    cbar_kws={"label": label}, **scale)
+        axis.grid(visible=False)
+        for text in axis.texts:
+            text.set_zorder(5)
+        for own in beyond.itertuples():
+            at = layers.index(own.target_layer), methods.index(own.method)
+            axis.add_patch(Rectangle(at, 1, 1, fill=False, hatch="//", edgecolor=(1, 0.4, 0.3, 0.6), linewidth=1.5))
+        for i in skipped:
+            axis.axvline(i, color="white", linewidth=7)
+        axis.set(xlabel="layer", ylabel="")
+        axis.tick_params(axis="y", rotation=0)
+    ranks = table.loc[~table["method"].isin(["none", "full", "das"]), "rank"].dropna()
+    stays = told.config.get("data_path") and table["beyond_full"].isna().all()  # the answer does not depend on it
+    figure.suptitle(f"{told.title}; exchanged: {told.variables(table['variable'].unique())}\n" + listed(
+        f"residual stream {SITES[table['residual_location'].iloc[0]]}, at the last token, which answers",
+        about(table, "a cell"), wrong_answers(told),
+        when(stays, "no answer should change: interchange accuracy is the share that stays"),
+        when(len(ranks) and ranks.eq(1).all(), "linear methods exchange one direction"),
+        when(len(beyond), "hatched: beyond what exchanging everything does"),
+        when(skipped, "white gap: layers that were not run"),
+        when(grid.isna().any(axis=None), "grey: not run, or no pairs")), parse_math=False, fontsize="medium")
+    save_figure(figure, path)
+
+
+def draw_checkpoints(table: pd.DataFrame, told: Told, path: Path) -> None:
+    """Interchange accuracy over the checkpoints of a training, a panel for each variable and site; the model's own."""
+    table = table.assign(step=pd.to_numeric(table["checkpoint"], errors="coerce")).dropna(subset="step")
+    panels = list(table.groupby(["variable", "residual_location", "target_layer"], sort=False))
+    figure, axes = plt.subplots(1, len(panels), figsize=(max(8, 4.6 * len(panels)), 4.8), sharey=True, squeeze=False,
+                                layout="constrained")
+    known, nothing = "model_acc" in table and table["model_acc"].notna().any(), pd.Series(dtype=float)
+    for axis, ((variable, site, layer), own) in zip(axes[0], panels):
+        if known:
+            draw_line(axis, own.groupby("step")["model_acc"].mean(), nothing,
+                      "the model's own test accuracy, nothing exchanged", "black", marker="")
+        for number, name in enumerate(in_order(own["method"]), start=1):
+            line, style = own[own["method"] == name].groupby("step")[["iia", "iia_low", "iia_high"]].mean(), look(name)
+            draw_line(axis, line["iia"], nothing, name, style["color"], number, style["marker"])
+            axis.lines[-1].set(markerfacecolor=style["markerfacecolor"], markersize=DOT)
+            axis.fill_between(line.index, line["iia_low"], line["iia_high"], color=style["color"], alpha=0.2,
+                              linewidth=0)
+        axis.set(xscale="log", xlabel="epoch", ylim=(-0.03, 1.03))
+        axis.set_title(f"{told.variables([variable])} {SITES[site]}" + when(
+            table["target_layer"].nunique() > 1, f", layer {layer}"), parse_math=False)
+    axes[0][0].set_ylabel("interchange accuracy" + when(known, ";\nblack: accuracy"))
+    lines = {label: line for axis in axes[0] for line, label in zip(*axis.get_legend_handles_labels())}
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=3, fontsize="small")
+    figure.draw_without_rendering()  # lays it out
+    dot = DOT * 1.06 / (72 / figure.dpi * axes[0][0].get_window_extent().height)  # in units of the axis
+    narrow = (table["iia_high"] - table["iia_low"]).max() < dot
+    figure.suptitle(f"{told.title}, over the checkpoints of its training\n" + listed(
+        about(table, "a point"), wrong_answers(told), when(table["model"].nunique() > 1, "means of the models"),
+        f"95 % intervals over pairs{when(narrow, ' narrower than the dots')}",
+        when(not known, "the table does not have the model's own accuracy")), parse_math=False, fontsize="medium")
+    save_figure(figure, path)
