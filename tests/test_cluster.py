@@ -4,6 +4,7 @@ Minutes, as root; off by default: make cluster-test, or pytest -m cluster.
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -83,10 +84,10 @@ def test_a_graph_of_which_a_job_and_snakemake_are_killed_ends_in_the_local_table
     assert len(ends) > 20 and ends == of_whole_runs(whole)
 
 
-@pytest.mark.parametrize("limit, status", [("mem_mb=100", "OUT_OF_MEMORY"), ("runtime=1", "TIMEOUT")])
-def test_a_job_out_of_memory_or_over_its_time_is_named_with_its_log_and_can_go_on(slurm, tmp_path, limit, status):
+@pytest.mark.parametrize("limit, why", [("mem_mb=100", "Exceeded job memory limit"), ("runtime=1", "DUE TO TIME LIMIT")])
+def test_a_job_out_of_memory_or_over_its_time_is_named_with_its_log_and_can_go_on(slurm, tmp_path, limit, why):
     arguments = tiny_experiment(tmp_path)
-    if status == "TIMEOUT":  # which SLURM tells in whole minutes
+    if limit.startswith("runtime"):  # which SLURM tells in whole minutes
         config = tmp_path / "configs/Train_Algorithmic_Models/Disambiguation/a2_minus_b2.yaml"
         config.write_text(config.read_text().replace("num_epochs: 60", "num_epochs: 4000000"))
     log, rule = tmp_path / "log", "train_Disambiguation"
@@ -94,7 +95,9 @@ def test_a_job_out_of_memory_or_over_its_time_is_named_with_its_log_and_can_go_o
                          f"{rule}:{limit}", "--until", rule)
     assert process.wait(PATIENCE) != 0
     told = log.read_text()
-    assert f"Error in rule {rule}" in told and status in told and "slurm_logs" in told, told
-    if status == "OUT_OF_MEMORY":
+    assert f"Error in rule {rule}" in told and "SLURM-job '" in told, told
+    own_log = Path(re.search(r"log: (\S+slurm_logs\S+)", told)[1])
+    assert why in own_log.read_text()
+    if limit.startswith("mem_mb"):
         assert on_cluster(arguments, log, "--until", rule).wait(PATIENCE) == 0, log.read_text()
         assert (tmp_path / "Results/Train_Algorithmic_Models/Disambiguation/results.csv").exists()
