@@ -84,7 +84,8 @@ def test_a_graph_of_which_a_job_and_snakemake_are_killed_ends_in_the_local_table
     assert len(ends) > 20 and ends == of_whole_runs(whole)
 
 
-@pytest.mark.parametrize("limit, why", [("mem_mb=100", "Exceeded job memory limit"), ("runtime=1", "DUE TO TIME LIMIT")])
+@pytest.mark.parametrize("limit, why", [
+    ("mem_mb=100", "Exceeded job memory limit"), ("runtime=1", "DUE TO TIME LIMIT")])
 def test_a_job_out_of_memory_or_over_its_time_is_named_with_its_log_and_can_go_on(slurm, tmp_path, limit, why):
     arguments = tiny_experiment(tmp_path)
     if limit.startswith("runtime"):  # which SLURM tells in whole minutes
