@@ -89,7 +89,8 @@ from interp.tasks.question import Exchange, Question, accuracy, position_of, sit
 
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Question:
     """Read the data and each model's configuration; refuse what does not fit together."""
-    question = Question(config, settings, device, pairs=config.of_sentences or Exchange(config.counterfactual_label))
+    question = Question(config, settings, device, pairs=(
+        True if config.counterfactual_label is None else Exchange(config.counterfactual_label)))
     question.check_portions("n_train", "n_val")
     return question
 
@@ -106,17 +107,17 @@ def run_setting(config: Config, setting: Setting, question: Question) -> Outcome
 
     def activations(examples: Examples) -> tuple[Tensor, Tensor]:
         """Activations of bases and of sources, (rows, d_model) each."""
-        return question.read(setting, examples), question.read(setting, examples.source)
+        return question.read(setting, examples), question.read(setting, examples.pairing[0])
 
     def hits(alignment: Alignment, examples: Examples, rows: Tensor | None = None) -> Tensor:
         """Whether the model gives the exchanged answer, for each pair: (rows,) booleans."""
         return interchange_hits(alignment, opened, run_on_from(opened, examples, site_of(setting)),
-                                *activations(examples), examples.exchanged, rows)
+                                *activations(examples), examples.pairing[1], rows)
 
     judge, judged = ((data.train, validation) if config.choose_on == "validation" else (data.tests["test"], None))
     alignment, log = search_alignment(
         run_on_from(opened, data.train, site_of(setting)), lambda states, own: opened.loss(
-            states, data.train.exchanged[own]), *activations(data.train), rows, lr=setting.lr,
+            states, data.train.pairing[1][own]), *activations(data.train), rows, lr=setting.lr,
         boundary_lr=config.boundary_lr, batch_size=setting.batch_size, epochs=config.epochs,
         orthogonal_map=config.orthogonal_map, seed=setting.model_seed,
         accuracy=lambda candidate: hits(candidate, judge, judged).double().mean().item())
@@ -131,7 +132,7 @@ def run_setting(config: Config, setting: Setting, question: Question) -> Outcome
         figures[f"{prefix}interchange_intervention_acc"] = hits(alignment, examples).double().mean().item()
         if config.of_sentences:  # what exchanging everything at the site does
             full = run_all(run_on_from(opened, examples, site_of(setting)), activations(examples)[1])
-            figures[f"{prefix}full_interchange_acc"] = accuracy(opened, full, examples.exchanged)
+            figures[f"{prefix}full_interchange_acc"] = accuracy(opened, full, examples.pairing[1])
     if config.of_sentences:
         figures |= question.vanilla(setting)
     return Outcome(figures | {

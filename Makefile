@@ -58,6 +58,7 @@ campaign: $(READY)
 
 lint: $(READY)
 	$(PY) -m ruff check .
+	$(PY) -m mypy
 
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'

@@ -157,7 +157,7 @@ def run_setting(config: Config, setting: Setting, question: Question) -> Outcome
 
 def of_own_split(erasure: Erasure, splits: dict[str, Examples], train_eraser: LeaceEraser) -> dict[str, float]:
     """The published figures: each split erased by the eraser that was fitted on it."""
-    prefix, figures = "same_" if erasure.config.multitask else "", {}
+    prefix, figures = "same_" if erasure.config.multitask else "", dict[str, float]()
     for split, examples in splits.items():
         eraser = train_eraser if split == "train" else erasure.fit(examples)
         figures |= {

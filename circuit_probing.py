@@ -95,6 +95,8 @@ from interp.runs.files import write_table
 from interp.runs.settings import Setting, saved_files, setting_name
 from interp.tasks.question import Data, Question, accuracies, check_batch, evaluations
 
+Case = tuple[str, str, int | None, dict[str, Tensor]]  # an ablation: condition, maps, draw, and its masks or states
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -191,11 +193,11 @@ def description(config: Config, setting: Setting, path: str) -> dict[str, Any]:
 def bench_for(config: Config, setting: Setting, prepared: Prepared) -> Bench:
     """The setting's model, and what a pass kept for its layer and the ones that come next."""
     opened, data = prepared.question.open(setting), prepared.question.data(setting)
-    last = prepared.bench
-    if not last or last.opened is not opened or last.data is not data or setting.target_layer not in last.layers:
-        prepared.bench = last = None  # memory holds what was kept of one pass
-        prepared.bench = set_up(config, setting, opened, data)
-    return prepared.bench
+    bench = prepared.bench
+    if not bench or bench.opened is not opened or bench.data is not data or setting.target_layer not in bench.layers:
+        prepared.bench = bench = None  # memory holds what was kept of one pass
+        prepared.bench = bench = set_up(config, setting, opened, data)
+    return bench
 
 
 def set_up(config: Config, setting: Setting, opened: OpenModel, data: Data) -> Bench:
@@ -215,7 +217,7 @@ def set_up(config: Config, setting: Setting, opened: OpenModel, data: Data) -> B
 
 
 def neighbor_accuracies(config: Config, labels: dict[str, Tensor], replays: dict[str, Replay], masks: Masks,
-                        prefix: str) -> dict[str, float]:
+                        prefix: str) -> dict[str, float | None]:
     """Nearest neighbors on the rest of train ("dev") and on tests, one reference a class from train."""
     train = labels["train"]
     references = draw_references(train, torch.Generator().manual_seed(config.data_seed)).to(train.device)
@@ -237,7 +239,7 @@ def ablations(config: Config, setting: Setting, bench: Bench, sublayer: Sublayer
     where there are none.
     """
     drawing, reason = torch.Generator().manual_seed(setting.model_seed), None
-    cases = []
+    cases: list[Case] = []
     if config.task == "multitask":
         cases += [("circuit", name, None, circuit.ablation((name,))) for name in sublayer.maps]
     try:
@@ -245,7 +247,7 @@ def ablations(config: Config, setting: Setting, bench: Bench, sublayer: Sublayer
                   for draw in range(config.num_random_ablations)]
     except ImpossibleAblation as error:
         reason = str(error)
-    measured = [("full", "all", None, whole), ("circuit", "all", None, without)]
+    measured: list[Case] = [("full", "all", None, whole), ("circuit", "all", None, without)]
     measured += [(condition, maps, draw, bench.without(sublayer, masks)) for condition, maps, draw, masks in cases]
     counts = {name: len(examples) if rows is None else len(rows)
               for name, (examples, rows) in evaluations(bench.judged).items()}

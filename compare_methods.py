@@ -115,7 +115,7 @@ def prepare(config: Config, settings: list[Setting], device: torch.device) -> Pr
     for name, options in config.method_options.items():
         checked_options(name, options)
     pairs = config.of_sentences or {
-        name: Exchange(tuple(label) if isinstance(label, list) else label, f"counter_{name}")
+        name: Exchange((label[0], label[1], label[2]) if isinstance(label, list) else label, f"counter_{name}")
         for name, label in config.counterfactual_labels.items()}
     question = Question(config, settings, device, pairs=pairs)
     question.check_portions("n_fit", "n_select")
@@ -169,7 +169,7 @@ class Trial:
     depends: bool   # the answer depends on this variable alone
     left_out: int
     model_acc: float  # of the answers without intervention, to the bases of the test pairs and of those left out
-    random: dict[int, list[float]] = field(default_factory=dict)  # interchange accuracies of random directions, by rank
+    random: dict[int | None, list[float]] = field(default_factory=dict)  # accuracies of random directions, by rank
 
     @cached_property
     def full_hits(self) -> Tensor:
@@ -238,16 +238,16 @@ def random_control(config: Config, setting: Setting, trial: Trial, found: Interc
     rank = found.rank  # directions of a rank are the same draws, whatever the method; neurons are a circuit's own
     if rank is None or rank not in trial.random:
         drawing = torch.Generator().manual_seed(setting.model_seed)
-        drawn = [found.random_like(drawing) for _ in range(config.num_random_draws)]
-        if None in drawn:
+        drawn = [one for _ in range(config.num_random_draws) if (one := found.random_like(drawing)) is not None]
+        if len(drawn) < config.num_random_draws:
             return NO_CONTROL
         states = (some.states(one(some.base, some.source)) for one in drawn)
-        trial.random[rank] = [mean(trial.place.opened.is_right(own, some.exchanged)) for own in states]
+        trial.random[rank] = [trial.place.opened.is_right(own, some.exchanged).double().mean().item() for own in states]
     draws = trial.random[rank]
     # if the exchange should change nothing, doing nothing is best, and a rank above random means nothing
     changes = trial.depends or not config.of_sentences
     return {"random_iia_mean": sum(draws) / len(draws), "random_iia_max": max(draws),
-            "rank_among_random": rank_among(mean(hits[:len(some)]), draws) if changes else None}
+            "rank_among_random": rank_among(hits[:len(some)].double().mean().item(), draws) if changes else None}
 
 
 def selectivity(config: Config, setting: Setting, trial: Trial, found: Interchange,
@@ -259,7 +259,7 @@ def selectivity(config: Config, setting: Setting, trial: Trial, found: Interchan
     place, test = trial.controls[sees]
     control = fitted(config, setting, place, found.chosen)
     with torch.no_grad():
-        return log_odds - mean(trial.moved(test, test.states(control(test.base, test.source))))
+        return log_odds - trial.moved(test, test.states(control(test.base, test.source))).double().mean().item()
 
 
 def beyond_full(trial: Trial, hits: Tensor) -> bool | None:

@@ -9,17 +9,17 @@ that nothing is trained on. Writes data_dir/FILE.csv and results.csv, a row for 
 import interp.runs.interruption  # noqa: F401  first, so that Ctrl-C ends in a sentence while the rest is loaded
 
 # isort: split
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from interp.runs.command_line import answer_early
 from interp.runs.config import NonEmpty, ScriptConfig, Seed, Text, Whole
-from interp.tasks.keys import SENTENCE_FILES
+from interp.tasks.keys import SENTENCE_FILES, SentenceFile
 
 
 class Config(ScriptConfig):
-    file_list: NonEmpty[Literal[SENTENCE_FILES]] = Field(list(SENTENCE_FILES), description="the files to write")
+    file_list: NonEmpty[SentenceFile] = Field(list(SENTENCE_FILES), description="the files to write")
     gen_size: Annotated[Whole, Field(ge=2, multiple_of=2)] = Field(5000, description=(
         "rows of the _gen files; even, as a reflexive sentence has two genders"))
     data_seed: Seed = Field(0, description="of what is drawn")

@@ -83,7 +83,8 @@ from interp.tasks.question import Exchange, Question, check_batch, check_range, 
 
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Question:
     """Read the data and each model's configuration; refuse what does not fit together."""
-    exchange = config.of_sentences or Exchange(config.counterfactual_label, config.counterfactual_variable)
+    exchange = True if config.counterfactual_label is None else Exchange(
+        config.counterfactual_label, config.counterfactual_variable)
     question = Question(config, settings, device, pairs=exchange if config.counterfactual_embeddings else False)
     for setting in settings:
         data = question.data(setting)
@@ -117,7 +118,7 @@ def run_setting(config: Config, setting: Setting, question: Question) -> Outcome
     # as the published figures: train without its incomplete batch, loss as the mean over batches
     train_loss, train_acc = evaluate_probe(probe, activations, train,
                                            shuffled_batches(len(train), setting.batch_size, shuffling))
-    figures, tables = {"train_loss": train_loss, "train_acc": train_acc}, {}
+    figures, tables = {"train_loss": train_loss, "train_acc": train_acc}, dict[str, list[dict[str, Any]]]()
     for name, examples in data.tests.items():
         values = examples.variables[config.asked]
         loss, share = evaluate_probe(probe, question.read(setting, examples), values, batch_size=setting.batch_size)
@@ -142,16 +143,17 @@ def try_counterfactuals(config: Config, setting: Setting, question: Question, pr
     Returns the figures, and a row for each example.
     """
     opened, changed = question.open(setting), changed_rows(examples)  # (examples,) row numbers
-    targets = examples.source.variables[config.asked][changed]
+    source, exchanged = examples.pairing
+    targets = source.variables[config.asked][changed]
     embeddings = counterfactual_embeddings(probe, question.read(setting, examples)[changed], targets,
                                            num_steps=config.cf_num_epochs, lr=config.cf_lr)
     run_on = run_on_from(opened, examples, site_of(setting))
     measured = measure_patches(opened, probe, embeddings, targets, clean=question.answers(setting, examples)[changed],
                                patched=run_all(run_on, embeddings, changed), answer=examples.answer[changed],
-                               exchanged=examples.exchanged[changed])
+                               exchanged=exchanged[changed])
     means = {name: values.double().mean().item() for name, values in measured.items()}
     means["average_logit_diff"] = means.pop("logit_diff")
-    columns = {"row": changed, "label": examples.answer.right[changed], "cf_label": examples.exchanged.right[changed],
+    columns = {"row": changed, "label": examples.answer.right[changed], "cf_label": exchanged.right[changed],
                "target": targets, **measured}
     rows = [dict(zip(columns, values)) for values in zip(*(column.tolist() for column in columns.values()))]
     return means | {"dataset_size": len(changed)}, rows
@@ -159,7 +161,7 @@ def try_counterfactuals(config: Config, setting: Setting, question: Question, pr
 
 def changed_rows(examples: Examples) -> Tensor:
     """The rows whose answer the exchange changes, (examples,)."""
-    return (examples.answer.right != examples.exchanged.right).nonzero().flatten()
+    return (examples.answer.right != examples.pairing[1].right).nonzero().flatten()
 
 
 SCRIPT = Script("probing", Config, prepare, run_setting, side_tables=lambda config: (

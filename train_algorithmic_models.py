@@ -163,7 +163,7 @@ class Prepared:
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Prepared:
     """Make the data in memory; refuse to replace a file that holds other data."""
     generator = torch.Generator().manual_seed(config.data_seed)
-    files, tables = {}, {"train": [], "test": []}
+    files, tables = dict[Path, str](), {"train": list[pd.DataFrame](), "test": list[pd.DataFrame]()}
     for folder, task in config.tasks().items():
         for name, table in zip(tables, arithmetic.make_data(task, config.mod, config.train_frac, generator)):
             files[project_path(config.data_dir) / folder / f"{name}.csv"] = arithmetic.csv_text(table)
@@ -195,9 +195,9 @@ def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome
 
 def build_model(config: Config, setting: Setting, device: torch.device) -> GPT2LMHeadModel:
     """A fresh model, or the one to transfer from."""
-    if getattr(setting, "start", "fresh") == "transfer":
+    if config.transfer and getattr(setting, "start", "fresh") == "transfer":
         return load_model("transfer", config.transfer, device).train().requires_grad_(True)
-    return build_gpt2(setting.model_seed, **config.shape).to(device)
+    return build_gpt2(setting.model_seed, **config.shape).to(device)  # type: ignore[arg-type]  # as in load_model
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -212,7 +212,7 @@ def train(config: Config, setting: Setting, model: GPT2LMHeadModel,
     optimizer = torch.optim.AdamW(model.parameters(), lr=setting.lr, weight_decay=config.wd, betas=config.betas)
     warmup = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1 / 3, total_iters=10)
     state_file = project_path(config.results_dir) / f"state_{setting_name(setting)}.pt"
-    parts = {"model": model, "optimizer": optimizer, "warmup": warmup}  # all there is: nothing random is left
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "warmup": warmup}  # nothing random is left
     start, curve = go_on(state_file, config, setting, parts)
     begun = time.perf_counter()
 

@@ -125,7 +125,7 @@ def compare_with_draws(settings: list[tuple[float, np.ndarray]]) -> tuple[float,
     beyond = float(np.mean([draws.mean() - ablated for ablated, draws in settings]))
     fewest = min(len(draws) for _, draws in settings)
     averaged = np.mean([draws[:fewest] for _, draws in settings], axis=0)  # (draws,)
-    return beyond, rank_among(-np.mean([ablated for ablated, _ in settings]) - SMALLEST, -averaged)
+    return beyond, rank_among(-float(np.mean([ablated for ablated, _ in settings])) - SMALLEST, -averaged)
 
 
 def marks_of(effects: pd.DataFrame) -> np.ndarray:
@@ -142,7 +142,7 @@ def rank_sublayers(table: pd.DataFrame, effects: pd.DataFrame, sets: list[str]) 
     """
     groups = table.assign(l0_share=table["l0_norm"] / table["l0_max"]).groupby(SUBLAYER)
     neighbors = [column for name in NEIGHBORS for column in neighbor_columns(name)]
-    ranking = groups[["l0_share", *present(table, dict.fromkeys(neighbors))]].mean()
+    ranking = groups[["l0_share", *present(table, dict.fromkeys(neighbors, ""))]].mean()
     ranking.insert(0, "settings", groups.size())
     for name in sets:
         own = effects.xs(name, level="evaluation")
@@ -236,7 +236,7 @@ def counts(effects: pd.DataFrame) -> str:
 def draw_neighbors_by_layer(table: pd.DataFrame, title: str, path: Path) -> None:
     """Nearest neighbors on the circuit's updates and on the full sublayer's, for the sets that have the variable."""
     rows = {name: label for name, label in NEIGHBORS.items()
-            if set(neighbor_columns(name)) == set(present(table, dict.fromkeys(neighbor_columns(name))))}
+            if set(neighbor_columns(name)) == set(present(table, dict.fromkeys(neighbor_columns(name), "")))}
     if not rows:
         return
     figure, panels = layer_grid(rows, table, "nearest-neighbor accuracy")
@@ -248,8 +248,8 @@ def draw_neighbors_by_layer(table: pd.DataFrame, title: str, path: Path) -> None
             draw_line(axis, by_layer[column].mean(), by_layer[column].std(), label, COLORS[role], number)
         axis.axhline(table[majority].mean(), linestyle="--", color=COLORS["baseline"], label="majority baseline")
     settings = table.groupby(SUBLAYER).size().max()
-    number = "one circuit" if settings == 1 else f"mean of {settings} circuits"
-    save_with_legend(figure, f"{title} ({number} a sublayer)", path)
+    circuits = "one circuit" if settings == 1 else f"mean of {settings} circuits"
+    save_with_legend(figure, f"{title} ({circuits} a sublayer)", path)
 
 
 def draw_one_circuit(effects: pd.DataFrame, ablations: pd.DataFrame, sets: dict[str, str], title: str,

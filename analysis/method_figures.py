@@ -33,7 +33,8 @@ USED = {f"{name}:{column}": label for name, method in METHODS.items() for column
 USED = {column: label for own, label in USED.items() for column, label in (
     [(own, label), (own.replace("amnesic", FLOAT32), f"{label}, float32 as published")] if "amnesic" in own
     else [(own, label)])}
-HEADLINES = {column.partition(":")[2] for column in (*NEIGHBORS, *PROBES, *THERE, *USED)} | {*sum(BEFORE_AND_AFTER, ())}
+HEADLINES = {column.partition(":")[2] for column in (*NEIGHBORS, *PROBES, *THERE, *USED)} | {
+    column for pair in BEFORE_AND_AFTER for column in pair}
 WORDS = {"random_ablation_impossible", "precision", "checkpoint", *PLACES}  # columns that hold words
 IDENTITY = ["variable", "component", "layer", "model_seed"]  # what may tell the rows of a method apart
 

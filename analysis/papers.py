@@ -4,7 +4,7 @@ from pathlib import Path
 
 import train_algorithmic_models
 from interp.models.loading import model_files
-from interp.runs.config import BadInput, ScriptConfig, load_config, project_path, shown
+from interp.runs.config import BadInput, ModelSweep, load_config, project_path, shown
 from interp.runs.directory import changed_keys
 from interp.runs.parts import stored_config
 from interp.runs.record import RECORD, as_written, digests, read_record
@@ -12,7 +12,7 @@ from interp.runs.record import RECORD, as_written, digests, read_record
 SAVED = {"save_models", "model_dir"}  # keys that say what else is kept of a run
 
 
-def why_not_the_papers(run: Path, papers: Path, schema: type[ScriptConfig], training: Path) -> str | None:
+def why_not_the_papers(run: Path, papers: Path, schema: type[ModelSweep], training: Path) -> str | None:
     """Why a run directory is not of the paper's settings and model; nothing where it is.
 
     papers, training: the configs of the paper's run, of `schema`, and of its model's training. The model is to be the

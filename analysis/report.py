@@ -96,7 +96,7 @@ def configs_by_results() -> dict[str, tuple[str, str]]:
 
     The paper's configs of single checkpoints are left out: the sweeps compute the same.
     """
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     for file, values in shipped_configs():
         folder = project_path(str(values.get("results_dir", "")))
         single = file.is_relative_to(CONFIGS / "Grokking") and len(file.relative_to(CONFIGS).parts) > 3
@@ -119,7 +119,7 @@ def script_of(file: Path, values: dict[str, Any]) -> str:
 
 def missing_runs(section: Section, runs: list[Run], configs: dict[str, tuple[str, str]]) -> list[tuple[str, str]]:
     """What runs of a section are not there, those of one script and folder together, with their command."""
-    there, groups = {run.name for run in runs}, {}
+    there, groups = {run.name for run in runs}, dict[tuple[str, Path], list[tuple[str, str]]]()
     for name, (script, file) in configs.items():
         if section.holds(name) and name not in there and not set(re.split(r"[/.-]", file)) & set(HUB):
             groups.setdefault((script, Path(file).parent), []).append((name, file))

@@ -43,8 +43,8 @@ def find_figures(results: Path, problems: Problems) -> list[Figure]:
 def read_figure(file: Path, name: Path) -> Figure:
     """A PNG as a data URI, in 256 colours: a third of the size, and hardly to be told from the file."""
     try:
-        with Image.open(file) as image:
-            image = image.convert("RGB")
+        with Image.open(file) as stored:
+            image = stored.convert("RGB")
     except (UnidentifiedImageError, SyntaxError, Image.DecompressionBombError):  # what PIL says of damaged PNGs
         raise BadInput("this is no image, or a damaged one.") from None
     if image.width > PIXELS_AT_MOST:
@@ -70,7 +70,8 @@ def meanings(scripts: tuple[ModuleType, ...]) -> dict[str, str]:
     """What each figure shows, by its name, as the docstrings of the scripts that draw them say."""
     found = {}
     for script in scripts:
-        for names, text in re.findall(r"^(\S[\w/.]*(?:, [._]\w+)?) {2,}(\S.*(?:\n {8,}\S.*)*)", script.__doc__, re.M):
+        for names, text in re.findall(r"^(\S[\w/.]*(?:, [._]\w+)?) {2,}(\S.*(?:\n {8,}\S.*)*)",
+                                      script.__doc__ or "", re.M):
             first, *endings = names.rpartition("/")[2].split(", ")
             for name in (first, *(first.rpartition("_")[0] + ending for ending in endings)):
                 found[name.partition(".")[0]] = re.sub(r"\s+", " ", text)

@@ -51,7 +51,7 @@ def cells_of(name: str, published: pd.DataFrame) -> pd.DataFrame:
 
 
 def beside(results: Path, run: Run, cells: pd.DataFrame) -> pd.DataFrame:
-    if not len(cells):
+    if run.table is None or not len(cells):
         return pd.DataFrame()
     check_columns(results / run.name / "results.csv", run.table, "the run's method", [], [
         name for name in cells["metric"].unique() if name in run.table])

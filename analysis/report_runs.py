@@ -178,7 +178,8 @@ def number(value: Any) -> str:
         return ""
     if not isinstance(value, (float, np.floating)):
         return str(value)
-    if float(value).is_integer() and abs(value) < 1e6:
+    value = float(value)
+    if value.is_integer() and abs(value) < 1e6:
         return f"{value:.0f}"
     return f"{value:.3f}" if 1e-3 <= abs(value) < 1e5 else f"{value:.3g}"
 

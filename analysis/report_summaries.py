@@ -114,7 +114,7 @@ def read_method(results: Path, run: Run, part: str, labels: dict[str, str]) -> p
     numbers = {column.partition(":")[2] for column in THERE | USED | NEIGHBORS | PROBES}
     numbers |= {column for pair in BEFORE_AND_AFTER for column in pair}
     file = results / run.name / "results.csv"
-    if run.table.empty:
+    if run.table is None or run.table.empty:
         return pd.DataFrame()
     check_columns(file, run.table, METHODS[method].script, [METHODS[method].place],
                   [column for column in run.table if column in numbers])

@@ -111,7 +111,8 @@ def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
         row["auroc_cells"], row["auroc_models"] = len(of_all), of_all["model"].nunique()
         row["auroc_carried"] = int(of_all["carried"].eq(True).sum())
         row["auroc"] = auroc(*(np.concatenate(part or [[]]) for part in split))
-        row["auroc_low"], row["auroc_high"] = clustered_auroc_interval(*split) if split[0] else (np.nan, np.nan)
+        row["auroc_low"], row["auroc_high"] = (clustered_auroc_interval(split[0], split[1]) if split[0]
+                                               else (np.nan, np.nan))
         rows.append(row)
     found = pd.DataFrame(rows)
     control = found["method"].isin(CONTROLS) | found["disentangle_carried"].isna()

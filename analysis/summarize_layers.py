@@ -44,7 +44,7 @@ MEASURES = {
 
 def collect(results: Path, model: str) -> pd.DataFrame:
     """A row for each layer, site, measure and evaluation set: layer, component, measure, kind, set, value."""
-    parts, absent = [], {}  # the files that are not there, once each
+    parts, absent = [], dict[str, None]()  # the files that are not there, once each
     for (method, label, kind), columns in MEASURES.items():
         folder = results / model if method == "circuit_probing" else results / method / model
         file = folder / "results.csv"
@@ -60,8 +60,8 @@ def collect(results: Path, model: str) -> pd.DataFrame:
             values = table[own[0]] - sum(table[column] for column in own[1:])
             parts.append(pd.DataFrame({"layer": table["target_layer"], "measure": label, "kind": kind, "set": name,
                                        "component": table[METHODS[method].place].map(COMPONENT_OF), "value": values}))
-    for file in absent:
-        print(f"missing: {file}")
+    for name in absent:
+        print(f"missing: {name}")
     if not parts:
         raise BadInput(f"nothing to draw of {model} in {shown(results)}.")
     keys = ["layer", "component", "measure", "kind", "set"]

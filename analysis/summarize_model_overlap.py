@@ -95,7 +95,7 @@ def pairs(first: list[Named], second: list[Named]) -> list[tuple[Named, Named]]:
 
 
 def check_comparable(one: Named, other: Named) -> None:
-    places = [f"{COMPONENTS.get(named[1].get('operation'))} of layer {named[1].get('target_layer')}"
+    places = [f"{COMPONENTS.get(str(named[1].get('operation')))} of layer {named[1].get('target_layer')}"
               for named in (one, other)]
     if places[0] != places[1]:
         raise BadInput(f"{one[0]} and {other[0]} are circuits of different sublayers: {' and '.join(places)}.")
@@ -195,7 +195,8 @@ def main() -> None:
     if options.config:
         found = pairs(*(circuits_of(file) for file in options.config))
     else:
-        found = [tuple(load_named(path.absolute()) for path in options.circuits)]
+        one, other = (load_named(path.absolute()) for path in options.circuits)
+        found = [(one, other)]
     table = pd.DataFrame([row for pair in found for row in overlap(*pair)])
     write_text(out.with_name(f"{out.name}.csv"), table.to_csv(index=False))
     print(table.to_string(index=False, float_format="%.3g"))

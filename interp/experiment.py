@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import torch
 
@@ -23,6 +23,7 @@ from interp.runs.config import (
     DATA,
     MODEL,
     BadInput,
+    C,
     RunFailed,
     ScriptConfig,
     keys_that_read,
@@ -48,7 +49,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Script:
+class Script(Generic[C]):
     """One method: its config, a check that loads what can be wrong, and the work itself.
 
     prepare(config, settings, device) returns whatever run_setting needs, computes nothing
@@ -60,13 +61,13 @@ class Script:
     """
 
     name: str
-    schema: type[ScriptConfig]
-    prepare: Callable[[ScriptConfig, list[Setting], torch.device], Any]
-    run_setting: Callable[[ScriptConfig, Setting, Any], Outcome]
-    artifacts: Callable[[ScriptConfig, Setting], list[Path]] = lambda config, setting: []
-    finish: Callable[[ScriptConfig, Any, RunDirectory], None] | None = None
-    side_tables: Callable[[ScriptConfig], list[str]] = lambda config: []
-    details: Callable[[ScriptConfig, Setting], list[Path]] = lambda config, setting: []
+    schema: type[C]
+    prepare: Callable[[C, list[Setting], torch.device], Any]
+    run_setting: Callable[[C, Setting, Any], Outcome]
+    artifacts: Callable[[C, Setting], list[Path]] = lambda config, setting: []
+    finish: Callable[[C, Any, RunDirectory], None] | None = None
+    side_tables: Callable[[C], list[str]] = lambda config: []
+    details: Callable[[C, Setting], list[Path]] = lambda config, setting: []
 
 
 def main(script: Script, arguments: list[str] | None = None) -> int:
@@ -81,13 +82,13 @@ def main(script: Script, arguments: list[str] | None = None) -> int:
         for job in jobs if options.check else ():
             say_what_is_left(script, *job[:2])
         while jobs and not options.check:  # popped, so that a job's model does not stay in memory during the next ones
-            run(script, *jobs.pop(0), options)
+            run(script, options, *jobs.pop(0))
     except BadInput as error:
-        status, message = 2, error
+        status, message = 2, str(error)
     except OSError as error:
         status, message = 2, f"{shown(error.filename or 'a file')}: {error.strerror or error}."
     except RunFailed as error:
-        status, message = 1, error
+        status, message = 1, str(error)
     except (MemoryError, RuntimeError) as error:  # torch on a CPU raises a plain RuntimeError
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
@@ -96,7 +97,7 @@ def main(script: Script, arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         status, message = 130, "interrupted; the same command goes on from here."
     if status:
-        print(f"{script.name}: {' '.join(str(message).splitlines())}", file=sys.stderr)  # a path may hold a line's end
+        print(f"{script.name}: {' '.join(message.splitlines())}", file=sys.stderr)  # a path may hold a line's end
     return status
 
 
@@ -181,7 +182,7 @@ def all_artifacts(script: Script, config: ScriptConfig, settings: list[Setting])
 
 def refuse_twice(script: Script, jobs: list[tuple[ScriptConfig, list[Setting]]]) -> None:
     """Refuse configs of one command that would write to the same folder, or the same file in model_dir."""
-    seen, written = set(), set()
+    seen, written = set[Path](), set[Path]()
     for config, settings in jobs:
         path = project_path(config.results_dir).resolve()
         if path in seen:
@@ -193,8 +194,8 @@ def refuse_twice(script: Script, jobs: list[tuple[ScriptConfig, list[Setting]]])
         written |= own
 
 
-def run(script: Script, config: ScriptConfig, settings: list[Setting], prepared: Any,
-        device: torch.device, options: argparse.Namespace) -> None:
+def run(script: Script, options: argparse.Namespace, config: ScriptConfig, settings: list[Setting], prepared: Any,
+        device: torch.device) -> None:
     """Compute the settings that the run directory lacks, a row each, or take them over from its parts."""
     with open_run(config, settings, script.side_tables(config), options.overwrite,
                   all_artifacts(script, config, settings), options.wait) as directory:
@@ -228,7 +229,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 def read_by(config: ScriptConfig, settings: list[Setting]) -> dict[str, list[Path]]:
     """The files of the models and the data that a run reads, by the path that its config gives."""
-    schema, files = type(config), {}
+    schema, files = type(config), dict[str, list[Path]]()
     for key in keys_that_read(schema, MODEL):
         templates = [getattr(config, key)] if getattr(config, key) else []
         for path in sorted({fill_in(key, template, setting) if key == "model_path" else template

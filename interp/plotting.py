@@ -5,6 +5,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import imageio.v2 as imageio
 import matplotlib.pyplot as plt
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from torch import Tensor
@@ -35,7 +37,7 @@ LETTERS_AN_INCH = 130  # at a font size of 1
 def save_figure(figure: Figure, path: Path) -> None:
     """Save as PATH.pdf and PATH.png and say so."""
     for title in (*figure.texts, *(axis.title for axis in figure.axes if len(figure.axes) == 1)):
-        title.set_text(wrapped(title.get_text(), LETTERS_AN_INCH / title.get_fontsize() * figure.get_figwidth()))
+        title.set_text(wrapped(title.get_text(), LETTERS_AN_INCH / float(title.get_fontsize()) * figure.get_figwidth()))
     for ending in ("pdf", "png"):
         file = path.with_name(f"{path.name}.{ending}")
         with writing(file) as temporary:
@@ -78,7 +80,7 @@ class UpdateAnimation:
 
     def __init__(self, labels: Tensor):
         self.labels = labels.cpu().numpy()  # (examples,)
-        self.frames: list[np.ndarray] = []
+        self.frames: list[Any] = []
         self.before: np.ndarray | None = None
 
     def add_frame(self, updates: Tensor, title: str) -> None:
@@ -88,11 +90,12 @@ class UpdateAnimation:
             points *= np.where((points * self.before).sum(0) < 0, -1, 1)
         self.before = points
         figure, axis = plt.subplots(figsize=(5, 4.5), layout="constrained")
-        few = len(set(self.labels)) <= len(plt.get_cmap("tab10").colors)
+        few = len(set(self.labels)) <= plt.get_cmap("tab10").N
         sns.scatterplot(x=points[:, 0], y=points[:, 1], hue=self.labels, palette="tab10" if few else "viridis", s=45,
                         legend="full" if few else "brief", ax=axis)
         axis.legend(title="value", fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
         axis.set(title=title, xlabel="first principal component", ylabel="second principal component")
+        assert isinstance(figure.canvas, FigureCanvasAgg)
         figure.canvas.draw()
         self.frames.append(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())
         plt.close(figure)
@@ -115,7 +118,7 @@ def draw_bars(axis: Axes, heights: pd.DataFrame, errors: pd.DataFrame | tuple[pd
     """
     below, above = errors if isinstance(errors, tuple) else (errors, errors)
     bars = [label for label, role in zip(heights, roles) if role != "baseline"]
-    width, seen = min(0.8 / max(len(bars), 1), 0.3), Counter()
+    width, seen = min(0.8 / max(len(bars), 1), 0.3), Counter[str]()
     for label, role in zip(heights, roles):
         if role == "baseline":
             axis.hlines(heights[label], np.arange(len(heights)) - 0.45, np.arange(len(heights)) + 0.45, label=label,
@@ -139,8 +142,8 @@ def draw_bars(axis: Axes, heights: pd.DataFrame, errors: pd.DataFrame | tuple[pd
     room = LETTERS_AN_INCH / 11 * axis.get_window_extent().width / axis.figure.dpi / (2 * sides)
     names = [wrapped(str(name), room) for name in heights.index]
     leaning = max(len(line) for name in names for line in name.splitlines()) > room
-    axis.set_xticks(range(len(names)), names, **(
-        {"rotation": 20, "ha": "right", "rotation_mode": "anchor"} if leaning else {}))
+    slope: dict[str, Any] = {"rotation": 20, "ha": "right", "rotation_mode": "anchor"} if leaning else {}
+    axis.set_xticks(range(len(names)), names, **slope)
     axis.grid(axis="x", visible=False)
 
 

@@ -12,8 +12,10 @@ from scipy import stats
 LEVEL = 0.95
 RESAMPLES = 2000
 
+Numbers = Sequence[float] | np.ndarray  # in a row
 
-def interval(values: Sequence[float], resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float]:
+
+def interval(values: Numbers, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float]:
     """A 95 % bootstrap interval of a mean; nan where there are no two values."""
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
@@ -22,10 +24,11 @@ def interval(values: Sequence[float], resamples: int = RESAMPLES, seed: int = 0)
         return values[0], values[0]
     found = stats.bootstrap((values,), np.mean, n_resamples=resamples, confidence_level=LEVEL, method="percentile",
                             batch=max(1, 10**7 // len(values)), rng=np.random.default_rng(seed))
-    return tuple(map(float, found.confidence_interval))
+    low, high = found.confidence_interval
+    return float(low), float(high)
 
 
-def prediction_interval(values: Sequence[float]) -> tuple[float, float]:
+def prediction_interval(values: Numbers) -> tuple[float, float]:
     """Where 95 % of further values would lie, if these are normally distributed (Student's t); nan of fewer than two.
 
     For a single published value beside several of our models: the interval of our mean would leave out what models
@@ -38,7 +41,7 @@ def prediction_interval(values: Sequence[float]) -> tuple[float, float]:
     return float(values.mean() - reach), float(values.mean() + reach)
 
 
-def clustered_interval(shares: Sequence[Sequence[float]], counts: Sequence[Sequence[int]], resamples: int = RESAMPLES,
+def clustered_interval(shares: Sequence[Numbers], counts: Sequence[Numbers], resamples: int = RESAMPLES,
                        seed: int = 0) -> tuple[float, float]:
     """A 95 % bootstrap interval of a mean of shares, drawn over clusters and then over what is counted in them.
 
@@ -55,14 +58,14 @@ def clustered_interval(shares: Sequence[Sequence[float]], counts: Sequence[Seque
     return middle(means)
 
 
-def auroc(positive: Sequence[float], negative: Sequence[float]) -> float:
+def auroc(positive: Numbers, negative: Numbers) -> float:
     """The probability that a positive lies above a negative, ties counting half; nan where one of them is empty."""
     if not len(positive) or not len(negative):
         return np.nan
     return float(stats.mannwhitneyu(positive, negative).statistic / (len(positive) * len(negative)))
 
 
-def clustered_auroc_interval(positive: Sequence[Sequence[float]], negative: Sequence[Sequence[float]],
+def clustered_auroc_interval(positive: Sequence[Numbers], negative: Sequence[Numbers],
                              resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float]:
     """A 95 % bootstrap interval of an AUROC over clusters, and then over the sites and variables in them."""
     drawing = np.random.default_rng(seed)
@@ -73,17 +76,18 @@ def clustered_auroc_interval(positive: Sequence[Sequence[float]], negative: Sequ
                  for own in (positive, negative)]
         if all(len(pool) for pool in pools):
             above = pools[0][:, None] - pools[1][None]
-            found.append(np.mean((above > 0) + (above == 0) / 2))
+            found.append(float(np.mean((above > 0) + (above == 0) / 2)))
     return middle(found) if found else (np.nan, np.nan)
 
 
-def middle(values: Sequence[float]) -> tuple[float, float]:
+def middle(values: Numbers) -> tuple[float, float]:
     """Between which values the middle 95 % of them lie."""
     tail = (1 - LEVEL) / 2
-    return tuple(map(float, np.quantile(values, [tail, 1 - tail])))
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)
 
 
-def rank_among(value: float, draws: Sequence[float]) -> float:
+def rank_among(value: float, draws: Numbers) -> float:
     """The share of random draws, the value itself counted with them, that are at least as large: a p value.
 
     With n draws it is never below 1 / (n + 1): a claim at 0.05 needs 19 draws, at 0.01 it needs 99.
@@ -91,7 +95,7 @@ def rank_among(value: float, draws: Sequence[float]) -> float:
     return (1 + int(np.sum(np.asarray(draws) >= value))) / (1 + len(draws))
 
 
-def holm(p_values: Sequence[float]) -> np.ndarray:
+def holm(p_values: Numbers) -> np.ndarray:
     """p values corrected for their number by Holm's step-down method, in their order; nan stays and is not counted."""
     p_values = np.asarray(p_values, dtype=float)
     corrected, known = np.full(len(p_values), np.nan), np.flatnonzero(~np.isnan(p_values))

@@ -97,7 +97,7 @@ def test_a_job_out_of_memory_or_over_its_time_is_named_with_its_log_and_can_go_o
     assert process.wait(PATIENCE) != 0
     told = log.read_text()
     assert f"Error in rule {rule}" in told and "SLURM-job '" in told, told
-    own_log = Path(re.search(r"log: (\S+slurm_logs\S+)", told)[1])
+    own_log = Path(re.search(r"log: (\S+slurm_logs\S+\.log)", told)[1])
     assert why in own_log.read_text()
     if limit.startswith("mem_mb"):
         assert on_cluster(arguments, log, "--until", rule).wait(PATIENCE) == 0, log.read_text()

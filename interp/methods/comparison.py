@@ -48,7 +48,7 @@ class Splits:
             for setting in {question.variable(setting): setting for setting in question.settings}.values():
                 data = question.data(setting)
                 for examples in (data.train, data.tests["test"]):
-                    self.own_answer(examples.source)
+                    self.own_answer(examples.pairing[0])
 
     def depends(self, setting: Setting) -> bool:
         """Whether the answer depends on the setting's variable alone."""
@@ -62,10 +62,10 @@ class Splits:
         opened, variable = self.open(setting), self.question.variable(setting)
         base, source, rows, exchanged = self.paired(setting, name)
         right = self.answered(setting, name, base, source, rows).nonzero().flatten()  # the pairs that are kept
-        points = [Points(self.question.read(setting, own)[at], own, at, own.variables[variable][at])
-                  for own, at in ((base, right), (source, rows[right]))]
+        bases, sources = (Points(self.question.read(setting, own)[at], own, at, own.variables[variable][at])
+                          for own, at in ((base, right), (source, rows[right])))
         run_on = run_on_from(opened, base, site_of(setting))
-        return Pairs(*points, base.answer[right], exchanged[right], run_on), len(rows) - len(right)
+        return Pairs(bases, sources, base.answer[right], exchanged[right], run_on), len(rows) - len(right)
 
     def paired(self, setting: Setting, name: str) -> tuple[Examples, Examples, Tensor, Answer]:
         """A split's bases, what their sources are rows of, which rows, and what is right after the exchange."""
@@ -76,7 +76,8 @@ class Splits:
         base = self.some((self.question.path(setting) if sentences else whole, name), whole, rows)
         if not sentences or self.question.has_own_sources(setting):
             at = torch.arange(len(rows), device=rows.device)
-            return base, self.some((whole.source, name), whole.source, rows), at, whole.exchanged[rows]
+            source, exchanged = whole.pairing
+            return base, self.some((source, name), source, rows), at, exchanged[rows]
         drawing = torch.Generator().manual_seed(self.question.config.data_seed)
         grouped = replace(base, groups=self.question.groups(setting, "test" if name == "test" else "train", rows))
         at = draw_sources(grouped, variable, "data_path", drawing)

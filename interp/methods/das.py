@@ -8,7 +8,7 @@ docs/das.md (boundless DAS: arXiv 2305.08809).
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,8 @@ def interchange(rotation: Tensor, gate: Tensor, base: Tensor, source: Tensor) ->
 class AlignmentSearch(nn.Module):
     """The trainable rotation and boundary."""
 
+    dimensions: Tensor
+
     def __init__(self, d: int, orthogonal_map: str, seed: int):
         super().__init__()
         torch.manual_seed(seed)
@@ -77,7 +79,7 @@ class AlignmentSearch(nn.Module):
 
     def forward(self, base: Tensor, source: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """The intervened activations (batch, d), and the penalty of boundary and rotation."""
-        rotation = self.rotation.weight  # computed anew from the parametrization: once a step
+        rotation = cast(Tensor, self.rotation.weight)  # computed anew from the parametrization: once a step
         gate = boundary(self.width(), self.dimensions, temperature)
         sums = torch.cat([rotation.sum(1), rotation.sum(0)])  # (2d,) of rows and of columns
         penalty = self.boundary.sum() + (sums - 1).abs().mean() + rotation.mean() - rotation.square().mean()
@@ -85,7 +87,7 @@ class AlignmentSearch(nn.Module):
 
     @torch.no_grad()
     def alignment(self) -> Alignment:
-        return Alignment(self.rotation.weight.detach().clone(), self.width().item())
+        return Alignment(cast(Tensor, self.rotation.weight).detach().clone(), self.width().item())
 
 
 @torch.no_grad()
@@ -128,7 +130,7 @@ def search_alignment(run_on: RunOn, loss_of: Loss, base: Tensor, source: Tensor,
     schedule = get_linear_schedule_with_warmup(optimizer, WARM_UP * steps, steps)
     temperatures = torch.linspace(FIRST_TEMPERATURE, LAST_TEMPERATURE, steps).tolist()
 
-    best, log = (-1.0, None), []
+    best, best_score, log = search.alignment(), -1.0, list[dict[str, Any]]()
     bar = Progress(range(epochs), desc="DAS", unit="epoch")
     for epoch in bar:
         losses = []
@@ -146,12 +148,12 @@ def search_alignment(run_on: RunOn, loss_of: Loss, base: Tensor, source: Tensor,
             losses.append(loss.detach())
         alignment = search.alignment()
         score = accuracy(alignment)
-        if score >= best[0]:
-            best = score, alignment
+        if score >= best_score:
+            best, best_score = alignment, score
         log.append({"epoch": epoch + 1, "loss": torch.stack(losses).mean().item(), "selection_acc": score,
                     "width": alignment.width, "temperature": temperatures[number]})
         bar.set_postfix_str(f"accuracy {score:.3f}, width {alignment.width:.2f}", refresh=False)
-    return best[1], log
+    return best, log
 
 
 def save_alignment(alignment: Alignment, path: Path, about: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ it and the bias is never masked, so masking the weights equals gating the produc
 """
 
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class NeuronMasks(nn.Module):
 
 def l0(masks: Masks, fan_in: dict[str, int]) -> Tensor:
     """The number of weights that masks keep, Σ_maps fan_in · Σ_j mask_j; differentiable."""
-    return sum(fan_in[name] * mask.sum() for name, mask in masks.items())
+    return reduce(torch.add, (fan_in[name] * mask.sum() for name, mask in masks.items()))
 
 
 @dataclass(frozen=True)

@@ -44,5 +44,7 @@ BEFORE_AND_AFTER = (("vanilla_acc_test", "ablated_acc_test"), ("vanilla_acc_same
 
 def interchange_methods() -> list[str]:
     """The methods that are compared: the files of interp/methods/interchange."""
-    folders = find_spec("interp.methods.interchange").submodule_search_locations
+    spec = find_spec("interp.methods.interchange")
+    assert spec is not None
+    folders = spec.submodule_search_locations
     return sorted(module.name for module in pkgutil.iter_modules(folders) if not module.name.startswith("_"))

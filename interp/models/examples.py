@@ -57,7 +57,10 @@ class Examples:
     def __getitem__(self, rows: Tensor) -> "Examples":
         """Some of the rows, as examples of their own; as one group."""
         own = self.unpaired(rows)
-        return own if self.pairs is None else own.paired_with(self.source.unpaired(rows), self.exchanged[rows])
+        if self.pairs is None:
+            return own
+        source, exchanged = self.pairing
+        return own.paired_with(source.unpaired(rows), exchanged[rows])
 
     def unpaired(self, rows: Tensor) -> "Examples":
         return Examples(
@@ -73,6 +76,12 @@ class Examples:
     def source(self) -> "Examples | None":
         """The rows that are paired with these."""
         return self.unpaired(self.pairs) if isinstance(self.pairs, Tensor) else self.pairs
+
+    @property
+    def pairing(self) -> "tuple[Examples, Answer]":
+        """The sources, and what is right after the exchange, of examples that are paired."""
+        assert self.source is not None and self.exchanged is not None
+        return self.source, self.exchanged
 
     @cached_property
     def lengths(self) -> Tensor:

@@ -8,15 +8,18 @@ model's own modules at the same places read and patch the same numbers (tests/te
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
 from transformer_lens.model_bridge.generalized_components.block import ParallelBlockBridge
 from transformer_lens.model_bridge.sources import build_bridge_config_from_hf
 from transformer_lens.model_bridge.sources._hf_format import determine_architecture_from_hf_config
 from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.pytorch_utils import Conv1D
 
 ATTENTION, MLP = "attn", "mlp"
 ALIASES = {ATTENTION: "hook_attn_out", MLP: "hook_mlp_out"}
+LinearMap = nn.Linear | Conv1D  # GPT-2's Conv1D keeps the transpose of nn.Linear's weight
 SWITCHES = ("use_parallel_residual", "parallel_attn")  # by which a family's blocks are parallel or not
 
 
@@ -61,9 +64,10 @@ def family_of(config: PretrainedConfig) -> Family:
         config = type(config).from_dict(config.to_dict() | {
             "architectures": [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)]})
     known = build_bridge_config_from_hf(config, determine_architecture_from_hf_config(config), "", torch.float32)
-    places = ArchitectureAdapterFactory.select_architecture_adapter(known).component_mapping
+    places = ArchitectureAdapterFactory.select_architecture_adapter(known).get_component_mapping()
     blocks, norm = places.get("blocks"), places.get("ln_final")
-    if blocks is None or norm is None or not {ATTENTION, MLP} <= set(blocks.submodules):
+    if (blocks is None or blocks.name is None or norm is None or norm.name is None
+            or not {ATTENTION, MLP} <= set(blocks.submodules)):
         raise ValueError(f"a '{config.model_type}' model is not made of blocks with an attention and an MLP each")
     switched_off = any(getattr(config, switch, None) is False for switch in SWITCHES)
     parallel = isinstance(blocks, ParallelBlockBridge) and not switched_off

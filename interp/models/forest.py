@@ -72,10 +72,10 @@ class Chunk:
         """The nodes of the longest part of a prefix that is in the tree."""
         nodes, node = [], -1
         for token in prefix:
-            node = self.children.get((node, token))
-            if node is None:
+            child = self.children.get((node, token))
+            if child is None:
                 break
-            nodes.append(node)
+            nodes.append(node := child)
         return nodes
 
     def add(self, prefix: list[int]) -> list[int]:

@@ -6,11 +6,13 @@ logits. tests/test_last_position.py compares with the model's own forward.
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import GPT2LMHeadModel
+from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 
 def last_position_logits(model: GPT2LMHeadModel, tokens: Tensor) -> Callable[[], Tensor]:
@@ -26,7 +28,7 @@ def last_position_logits(model: GPT2LMHeadModel, tokens: Tensor) -> Callable[[],
     distinct, pair_index = torch.unique(pairs, return_inverse=True)                # (pairs,), (rows, positions)
     queries, query_index = torch.unique(pair_index[:, -1], return_inverse=True)    # (queries,) into pairs, (rows,)
     token, position = distinct // positions, distinct % positions                  # (pairs,) each
-    transformer, block = model.transformer, model.transformer.h[0]
+    transformer, block = model.transformer, cast(GPT2Block, model.transformer.h[0])
     attention, heads, d_head = block.attn, block.attn.num_heads, block.attn.head_dim
 
     def logits() -> Tensor:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from interp.models.family import family_of
+from interp.models.family import LinearMap, family_of
 from interp.runs.config import PROJECT_ROOT, BadInput, project_path, require_file, shown
 from interp.runs.files import place, writing
 
@@ -62,8 +63,8 @@ def choose_device(name: str) -> torch.device:
 def build_gpt2(seed: int, **shape: int) -> GPT2LMHeadModel:
     """A freshly initialised ReLU GPT-2 without dropout, its embeddings tied. shape: as GPT2Config has it."""
     seed_everything(seed)
-    return GPT2LMHeadModel(GPT2Config(**shape, **NO_DROPOUT, activation_function="relu", bos_token_id=None,
-                                      eos_token_id=None))
+    values: dict[str, Any] = {**shape, **NO_DROPOUT}
+    return GPT2LMHeadModel(GPT2Config(**values, activation_function="relu", bos_token_id=None, eos_token_id=None))
 
 
 def seed_everything(seed: int) -> None:
@@ -165,7 +166,7 @@ def read_model(key: str, folder: Path, gguf: dict[str, str], **options) -> PreTr
     if not gguf and not any(file for kind in WEIGHTS for file in folder.glob(kind)):
         raise BadInput(f"{key}: {where} holds no weights (model.safetensors).")
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True, **gguf, **options)
     except FileNotFoundError as error:
         raise BadInput(f"{key}: the weights in {where} lack a file: {first_line(error)}.") from None
@@ -174,6 +175,7 @@ def read_model(key: str, folder: Path, gguf: dict[str, str], **options) -> PreTr
     except Exception as error:  # a damaged file fails in as many ways as there are formats
         raise BadInput(f"{key}: {where} cannot be loaded; its config.json makes no model, or its weights are damaged: "
                        f"{first_line(error)}") from None
+    model, report = loaded
     for name in (name for name, _ in model.named_parameters() if name in report["missing_keys"]):
         raise BadInput(f"{key}: the weights in {where} lack {name}.")
     for name, stored, wanted in report["mismatched_keys"]:
@@ -188,7 +190,8 @@ def load_model(key: str, path: str, device: torch.device) -> PreTrainedModel:
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise BadInput(f"{key}: {name} of {shown(project_path(path))} holds values that are no finite numbers.")
-    return model.to(device).eval().requires_grad_(False)
+    model.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides that it is a method
+    return model.eval().requires_grad_(False)
 
 
 def load_tokenizer(key: str, path: str) -> PreTrainedTokenizerBase:
@@ -231,7 +234,7 @@ def reinitialize(model: PreTrainedModel, seed: int, *, body: bool = False, embed
 
 
 @torch.no_grad()
-def shuffle_weights(maps: Iterable[nn.Module], seed: int) -> None:
+def shuffle_weights(maps: Iterable[LinearMap], seed: int) -> None:
     """Shuffle the weights of some linear maps: their sizes stay, but nothing learned is left."""
     drawing = torch.Generator().manual_seed(seed)
     for linear in maps:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -64,9 +64,9 @@ class OpenModel:
 
     def __init__(self, model: PreTrainedModel, family: Family):
         self.model, self.family = model, family
-        self.blocks: nn.ModuleList = model.get_submodule(family.blocks)
+        self.blocks = cast(nn.ModuleList, model.get_submodule(family.blocks))
         self.norm: nn.Module = model.get_submodule(family.norm)
-        self.unembed: nn.Module = model.get_output_embeddings()
+        self.unembed: nn.Linear = model.get_output_embeddings()
         self.takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
         self.gives_tensors = self.find_what_blocks_give()
         self.shares = self.direct = True

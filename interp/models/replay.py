@@ -13,7 +13,7 @@ ReplayedModel       the plain way: the model run up to the sublayer
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN, NewGELUActivation
 
 from interp.models.examples import Examples
-from interp.models.family import ATTENTION
+from interp.models.family import ATTENTION, LinearMap
 from interp.models.forest import Forest
 from interp.models.opened import ROWS_COMPARED, Call, OpenModel, alike, hooked, tensor_of
 from interp.models.sublayers import Masks, Sublayer, bias_of, masked, product, random_masks
@@ -67,7 +67,7 @@ ALGEBRA = {
 }
 
 
-def gate(product: Tensor, linear: nn.Module, mask: Tensor) -> Tensor:
+def gate(product: Tensor, linear: LinearMap, mask: Tensor) -> Tensor:
     """The output of a linear map with masked neurons, from its unmasked product x @ W."""
     return product * mask if linear.bias is None else product * mask + linear.bias
 
@@ -132,12 +132,12 @@ class ReplayedAttention:
 
     def __init__(self, opened: OpenModel, sublayer: Sublayer, inputs: Tensor, forest: Forest, probed: Tensor):
         attention = ALGEBRA.get(opened.model.config.model_type)
-        if attention is None or set(attention.maps) != set(list(sublayer.maps)[:-1]):
+        if attention is None or sublayer.module is None or set(attention.maps) != set(list(sublayer.maps)[:-1]):
             raise CannotReplay
         first = [(name, sublayer.maps[name]) for name in attention.maps]
         self.last_name, self.last = list(sublayer.maps.items())[-1]
         self.first_names, self.behind = list(attention.maps), behind_of(sublayer)
-        self.scaling = sublayer.module.scaling
+        self.scaling = cast(float, sublayer.module.scaling)
         self.path = forest.path[:, :int(probed.max()) + 1]
         steps = torch.arange(self.path.shape[1], device=self.path.device)
         self.later = (steps > probed.unsqueeze(1)).unsqueeze(-1)                 # (rows, T, 1)
@@ -149,8 +149,8 @@ class ReplayedAttention:
         self.sizes = [count * self.width for count in (queries, keys, keys)]
         # the order that puts the neurons as all queries, all keys, all values, head by head
         neurons = torch.arange(sum(self.sizes), device=inputs.device)
-        self.columns = (neurons.view(queries, 3, self.width).transpose(0, 1).flatten() if attention.interleaved
-                        else slice(None))
+        self.columns: Tensor | slice = slice(None) if not attention.interleaved else (
+            neurons.view(queries, 3, self.width).transpose(0, 1).flatten())
 
         products = torch.cat([product(linear, inputs) for _, linear in first], dim=-1)[:, self.columns]
         query, key, value = products.split(self.sizes, dim=-1)
@@ -159,7 +159,8 @@ class ReplayedAttention:
         self.query = query[nodes]                                                # (rows, queries · width)
         self.value, self.value_bias = self.by_key_head(value), self.by_key_head(value_bias.unsqueeze(0))
         self.key, key_bias = self.by_key_head(key), self.by_key_head(key_bias.unsqueeze(0))
-        self.rotation = self.key_bias = None
+        self.rotation: tuple[Tensor, Tensor] | None = None
+        self.key_bias: Tensor | None = None
         if attention.rotary:
             rotary = opened.model.get_submodule(attention.rotary)
             cos, sin = rotation(rotary, inputs, forest.positions.flatten(), self.width)  # (nodes, width or rotary)
@@ -235,14 +236,14 @@ class ReplayedModule:
     def __init__(self, opened: OpenModel, sublayer: Sublayer, inputs: Tensor, examples: Examples):
         if sublayer.module is None:
             raise CannotReplay
-        self.sublayer, self.whole = sublayer, sublayer.operation == ATTENTION
+        self.sublayer, self.module, self.whole = sublayer, sublayer.module, sublayer.operation == ATTENTION
         self.behind = behind_of(sublayer)
         self.inner = sublayer.out in sublayer.maps.values()  # the module adds more to what is its update
         self.probed = examples.probed
         forest = opened.forest(examples)
         self.inputs = inputs[forest.path] if self.whole else inputs.unsqueeze(1)  # (rows, T or 1, d_model)
-        self.call = module_call(opened, sublayer, examples)
-        self.last = None
+        self.call = module_call(opened, sublayer, sublayer.module, examples)
+        self.last: str | None = None
         self.constant, self.last = self.look_at_maps()
 
     def __len__(self) -> int:
@@ -274,19 +275,19 @@ class ReplayedModule:
                 lambda module, arguments: (arguments[0].unflatten(0, (len(rows), -1))[at].unsqueeze(1)
                                            if arguments[0].dim() == 2 else arguments[0][at].unsqueeze(1),)))
         for name, values in constant.items():
-            maps[name].forward = lambda inputs, values=values: values
+            vars(maps[name])["forward"] = lambda inputs, values=values: values
         try:
             arguments, keywords = at_rows(self.call, rows, len(self), None)
             with masked(self.sublayer, masks), hooked(*handles):  # in this order: `out` is heard after its mask
-                result = tensor_of(self.sublayer.module(self.inputs[rows], *arguments, **keywords))
+                result = tensor_of(self.module(self.inputs[rows], *arguments, **keywords))
         finally:
             for name in constant:
-                del maps[name].forward
+                del vars(maps[name])["forward"]
         return self.behind((found[0] if self.inner else result)[:, 0])
 
 
 @torch.no_grad()
-def module_call(opened: OpenModel, sublayer: Sublayer, examples: Examples) -> Call:
+def module_call(opened: OpenModel, sublayer: Sublayer, module: nn.Module, examples: Examples) -> Call:
     """What a sublayer's module is called with besides what it reads, with all rows apart.
 
     Of an MLP, which is run on the probed position alone, for one position.
@@ -301,7 +302,7 @@ def module_call(opened: OpenModel, sublayer: Sublayer, examples: Examples) -> Ca
         found.append((tuple(map(part, arguments[1:])), {
             name: part(value) for name, value in keywords.items() if name != "hidden_states"}))
 
-    with hooked(sublayer.module.register_forward_pre_hook(catch, with_kwargs=True)):
+    with hooked(module.register_forward_pre_hook(catch, with_kwargs=True)):
         opened.run_blocks(opened.vectors(*layout.tokens.shape).zero_(), calls, sublayer.layer, sublayer.layer + 1)
     return found[0]
 

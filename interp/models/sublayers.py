@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
-from interp.models.family import ATTENTION
+from interp.models.family import ATTENTION, LinearMap
 from interp.models.opened import ATTN_OUT, MLP_OUT, OpenModel, Site, hooked
 from interp.runs.config import BadInput
 
@@ -24,7 +23,7 @@ class Sublayer:
 
     operation: str
     layer: int
-    maps: dict[str, nn.Module]
+    maps: dict[str, LinearMap]
     module: nn.Module | None
     out: nn.Module
     scale: float
@@ -52,24 +51,24 @@ def find_sublayer(opened: OpenModel, layer: int, operation: str) -> Sublayer:
     block, component = opened.blocks[layer], opened.family.components[operation]
     module = block.get_submodule(component.module) if component.module else None
     named = module.named_modules() if module else ((name, block.get_submodule(name)) for name in component.maps)
-    maps = {name: part for name, part in named if isinstance(part, (nn.Linear, Conv1D))}
+    maps = {name: part for name, part in named if isinstance(part, LinearMap)}
     if not maps:
         raise BadInput(f"operation_list: the {operation} of layer {layer} in a '{opened.model.config.model_type}' "
                        "model has no linear maps to mask.")
     return Sublayer(operation, layer, maps, module, *opened.out_of(layer, operation))
 
 
-def width_of(linear: nn.Module) -> int:
-    """A linear map's output neurons; GPT-2's Conv1D keeps the transpose of nn.Linear's weight."""
+def width_of(linear: LinearMap) -> int:
+    """A linear map's output neurons."""
     return linear.weight.shape[0 if isinstance(linear, nn.Linear) else 1]
 
 
-def product(linear: nn.Module, inputs: Tensor) -> Tensor:
+def product(linear: LinearMap, inputs: Tensor) -> Tensor:
     """x @ W without the bias: (..., fan_in) -> (..., neurons)."""
     return inputs @ (linear.weight.T if isinstance(linear, nn.Linear) else linear.weight)
 
 
-def bias_of(linear: nn.Module) -> Tensor:
+def bias_of(linear: LinearMap) -> Tensor:
     """(neurons,), zeros where it has none."""
     return linear.weight.new_zeros(width_of(linear)) if linear.bias is None else linear.bias
 
@@ -80,7 +79,7 @@ def masked(sublayer: Sublayer, masks: Masks):
 
     Written y ⊙ m + b ⊙ (1 - m), so that a mask of 1 changes nothing, to the last bit.
     """
-    def gate(mask: Tensor, linear: nn.Module):
+    def gate(mask: Tensor, linear: LinearMap):
         kept = None if linear.bias is None else linear.bias * (1 - mask)
         return lambda module, arguments, output: output * mask if kept is None else output * mask + kept
 

@@ -27,8 +27,9 @@ class StandIn(Cache):
     def __init__(self, length: int, on_update: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None):
         self.layers, self.length, self.on_update = [], length, on_update
 
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_, **__) -> tuple[Tensor, Tensor]:
-        return self.on_update(layer, keys, values)
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_, **__) -> tuple[Tensor, Tensor]:
+        assert self.on_update is not None  # where there is none, no block is run
+        return self.on_update(layer_idx, key_states, value_states)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.length
@@ -56,16 +57,16 @@ class Earlier:
     def before(self, rows: Tensor) -> StandIn:
         """The earlier tokens' keys and values of some rows, to which each layer adds the answering token's."""
         path = self.path[rows]  # (batch, T)
-        return StandIn(path.shape[1], lambda layer, *new: tuple(
-            torch.cat([table[layer][path].transpose(1, 2), own], dim=2)
-            for table, own in zip((self.keys, self.values), new)))
+        return StandIn(path.shape[1], lambda layer, keys, values: (
+            torch.cat([self.keys[layer][path].transpose(1, 2), keys], dim=2),
+            torch.cat([self.values[layer][path].transpose(1, 2), values], dim=2)))
 
 
 @torch.no_grad()
 def read_earlier(opened: OpenModel, examples: Examples) -> Earlier:
     """One pass that keeps every layer's keys and values."""
     forest = opened.forest(examples)
-    keys, values = {}, {}
+    keys, values = dict[int, Tensor](), dict[int, Tensor]()
     for chunks in forest.batches(NODES_AT_ONCE):
         def keep(layer, *pair, chunks=chunks):
             for tables, own in zip((keys, values), pair):  # own: (chunks, heads, N, width)

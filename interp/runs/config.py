@@ -6,11 +6,13 @@ before anything is computed or written.
 
 import difflib
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIGS = PROJECT_ROOT / "configs"
@@ -121,7 +123,7 @@ def shown(path: str | Path) -> str:
     return str(path.relative_to(PROJECT_ROOT)) if path.is_relative_to(PROJECT_ROOT) else str(path)
 
 
-def load_config(file: str | Path, schema: type[C], overrides: list[str] = ()) -> C:
+def load_config(file: str | Path, schema: type[C], overrides: Sequence[str] = ()) -> C:
     """Read a YAML config, follow its `base:`, apply `key=value` overrides, validate.
 
     Raises:
@@ -151,7 +153,7 @@ def find_config(file: str | Path) -> Path:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A config file's keys, laid over those of the file its `base:` names."""
-    values = {}
+    values: dict[str, Any] = {}
     for _, own in reversed(read_chain(path)):
         values |= own
     return values
@@ -204,7 +206,7 @@ def parse_yaml(text: str, source: str) -> Any:
         raise BadInput(f"{source} is not valid YAML{where}: {problem}.") from None
 
 
-def explain(error: dict[str, Any], source: str, schema: type[BaseModel], values: dict[str, Any]) -> str:
+def explain(error: ErrorDetails, source: str, schema: type[BaseModel], values: dict[str, Any]) -> str:
     """One sentence for pydantic's first complaint about the values of some keys."""
     key = place_of(error["loc"], values)
     match error["type"]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 import subprocess
+from collections.abc import Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -27,7 +28,7 @@ def recorded(folder: Path, machine: dict[str, Any], inputs: dict[str, str]):
     last = account_of(folder)
     rows = last.pop("rows", {})
     earlier = [*last.pop("earlier", []), last] if last else []
-    record = {
+    record: dict[str, Any] = {
         "status": "running",
         "start": now(),
         "end": None,
@@ -85,7 +86,7 @@ def files_of(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
 
 
-def as_written(folder: Path, paths: list[Path], details: list[Path] = ()) -> bool:
+def as_written(folder: Path, paths: list[Path], details: Sequence[Path] = ()) -> bool:
     """Whether files and folders are there, and match the digests in the run's record, if it has them.
 
     details: which need not be there where the record has nothing of them.

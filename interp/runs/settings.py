@@ -3,7 +3,7 @@
 import itertools
 from collections import namedtuple
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from interp.runs.config import BadInput, ScriptConfig, project_path
 
@@ -26,8 +26,7 @@ def expand_settings(config: ScriptConfig) -> list[Setting]:
 
 def combinations(lists: dict[str, list]) -> list[Setting]:
     """Every combination of some named values, those of the last name varying fastest."""
-    setting = namedtuple("Setting", lists)
-    return [setting(*values) for values in itertools.product(*lists.values())]
+    return list(itertools.starmap(namedtuple("Setting", lists), itertools.product(*lists.values())))
 
 
 def setting_name(setting: Setting) -> str:
@@ -35,10 +34,17 @@ def setting_name(setting: Setting) -> str:
     return "_".join(f"{name}_{value}" for name, value in setting._asdict().items())
 
 
-def saved_files(kind: str, config: ScriptConfig, setting: Setting) -> list[Path]:
+class Saving(Protocol):
+    """A config that says whether what is found is saved, and where."""
+
+    save_models: bool
+    model_dir: str | None
+
+
+def saved_files(kind: str, config: Saving, setting: Setting) -> list[Path]:
     """The file in model_dir that a setting's `kind` ("circuit", ...) is saved in; none where the config saves none."""
     return ([project_path(config.model_dir) / f"{kind}_{setting_name(setting)}.safetensors"]
-            if config.save_models else [])
+            if config.save_models and config.model_dir else [])
 
 
 def fill_in(key: str, template: str, setting: Setting) -> str:

@@ -1,6 +1,7 @@
 """Arithmetic data: token sequences with the variables of a and b, counterfactual pairs, CSV files."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 import torch
@@ -31,7 +32,7 @@ def make_data(task: Task, mod: int, train_frac: float,
     values = {column: variable_values(name, sequences[:, i], sequences[:, j], mod)
               for column, (name, i, j) in functions.items()}
     text = [" ".join(map(str, row)) for row in sequences.tolist()]
-    columns = {
+    columns: dict[str, Any] = {
         "data": text,
         "labels": sum(values[f"var_{i}"] for i in range(len(task.intermediate))) % mod,
         "counterfactual_data": [text[i] for i in partner.tolist()],

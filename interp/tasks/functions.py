@@ -8,9 +8,9 @@ import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
-Numbers = TypeVar("Numbers")  # an int, or a tensor of whole numbers
+Numbers = Any  # an int, or a tensor of whole numbers
 Function = tuple[str, int, int]  # a variable's name and the positions of its two arguments
 Rule = tuple[str, str, str]      # (x, y, op): the counterfactual label (x op y) mod p
 

@@ -1,6 +1,6 @@
 """The keys for data and models, the same for every method; nothing here loads torch."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -9,7 +9,8 @@ from interp.runs.config import Count, DataFile, ModelSweep, NonEmpty, NonNegativ
 SENTENCES, AGREEMENT, REFLEXIVE, SYNTACTIC_NUMBER = "sentences", "agreement", "reflexive", "syntactic_number"
 SENTENCE_TASKS = (SENTENCES, AGREEMENT, REFLEXIVE, SYNTACTIC_NUMBER)
 TASKS = ("multitask", *SENTENCE_TASKS)  # any other word is an arithmetic task's name
-SENTENCE_FILES = ("SV_Agr", "SV_Agr_gen", "Reflexive_An", "Reflexive_An_gen", "Syntactic_Number")  # the paper's
+SentenceFile = Literal["SV_Agr", "SV_Agr_gen", "Reflexive_An", "Reflexive_An_gen", "Syntactic_Number"]  # the paper's
+SENTENCE_FILES: tuple[SentenceFile, ...] = get_args(SentenceFile)
 LABELS = "labels"
 DEFAULT_VARIABLE = {SYNTACTIC_NUMBER: "object labels"}  # else `labels`
 SEQUENCE_KEYS = ("train_data_path", "test_data_path")
@@ -76,6 +77,6 @@ class QuestionConfig(ModelSweep):
                 raise ValueError(f"the key '{key}' has no effect in the task '{self.task}'{hint}; leave it out")
         if self.variable is None and not self.of_sentences and self.needs_variable:
             raise ValueError("the key 'variable' is missing")
-        if getattr(self, "save_models", False) and self.model_dir is None:
+        if getattr(self, "save_models", False) and getattr(self, "model_dir", None) is None:
             raise ValueError("save_models needs the key 'model_dir', the folder to save in")
         return self

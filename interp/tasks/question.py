@@ -3,7 +3,7 @@
 Whatever the task, a method gets Examples and an open model; only this module distinguishes tasks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -77,7 +77,7 @@ class Question:
     """
 
     def __init__(self, config: QuestionConfig, settings: Sequence[Setting], device: torch.device, *,
-                 pairs: Exchange | dict[str, Exchange] | bool = False, extra: Sequence[str] = ()):
+                 pairs: Exchange | dict[str, Exchange] | bool = False, extra: Collection[str] = ()):
         self.config, self.settings, self.device = config, settings, device
         self.pairs, self.extra = pairs, extra
         self.configurations: dict[str, PretrainedConfig] = {}
@@ -95,7 +95,7 @@ class Question:
             splits = {} if config.of_sentences else dict(zip(SEQUENCE_KEYS, (data.train, data.tests[TEST])))
             for key, examples in (splits | data.extra).items():
                 check_fits(key, examples, self.configurations[path])
-                if examples.source:
+                if examples.source and exchange:
                     check_fits(key, examples.source, self.configurations[path], f"'{exchange.label}'")
 
     def path(self, setting: Setting) -> str:
@@ -134,12 +134,13 @@ class Question:
 
     def exchange(self, variable: str) -> Exchange | None:
         """How sequences say what exchanging a variable does."""
-        return (self.pairs.get(variable) if isinstance(self.pairs, dict) else self.pairs) or None
+        own = self.pairs.get(variable) if isinstance(self.pairs, dict) else self.pairs
+        return own if isinstance(own, Exchange) else None
 
     def read_sequences(self, position: int, variable: str) -> Data:
         config = self.config
         columns = [variable] if config.variables else []
-        place = {"position": position, "position_key": position_key(self.settings[0])}
+        place: dict[str, Any] = {"position": position, "position_key": position_key(self.settings[0])}
         train, test = (read_sequences(key, getattr(config, key), columns, self.device, exchange=self.exchange(variable),
                                       variable=variable, **place) for key in SEQUENCE_KEYS)
         for column in columns:
@@ -150,6 +151,7 @@ class Question:
     def read_sentences(self, path: str, position: int) -> "ReadSentences":
         """Train and test sentences drawn from data_path, and test_size more from gen_path, as a model reads them."""
         config, variables = self.config, self.config.variables
+        assert config.data_path is not None  # consistent_task sees to it
         if position != -1:
             raise BadInput(f"{position_key(self.settings[0])}: sentences are probed at their last token; leave "
                            "the key out.")
@@ -291,10 +293,8 @@ def location_of(setting: Setting) -> str:
     return next(getattr(setting, name) for name in LOCATION_KEYS if hasattr(setting, name))
 
 
-def site_of(setting: Setting) -> Site | None:
-    """The site in the residual stream that a setting is about; None for circuit probing, which is about sublayers."""
-    if hasattr(setting, "operation"):
-        return None
+def site_of(setting: Setting) -> Site:
+    """The site in the residual stream that a setting is about; not of circuit probing, which is about sublayers."""
     return Site(setting.target_layer, SITES.get(location_of(setting), location_of(setting)))
 
 
@@ -316,10 +316,11 @@ def read_sequences(key: str, path: str, columns: list[str], device: torch.device
     if exchange is None:
         return examples
     require_columns(table, ["counterfactual_data"])
-    values = {variable: labels_of(table, exchange.variable).to(device)} if exchange.variable else {}
-    label = (rule_values(table, rule) if rule else labels_of(table, exchange.label)).to(device)
+    values = {variable: labels_of(table, exchange.variable).to(device)} if exchange.variable and variable else {}
+    label = (labels_of(table, exchange.label) if isinstance(exchange.label, str)
+             else rule_values(table, exchange.label)).to(device)
     if key == SEQUENCE_KEYS[0] and variable in columns:
-        say_other_exchange(key, table, rule or exchange.label, variable)
+        say_other_exchange(key, table, exchange.label, variable)
     source = sequences_of(table, "counterfactual_data", values, label, key, position, position_key)
     return examples.paired_with(source, Answer(label))
 
@@ -384,8 +385,8 @@ def check_layers(model: PretrainedConfig, path: str, config: QuestionConfig, set
         if layer is not True and layer >= model.num_hidden_layers:
             raise BadInput(f"{key}: there is no layer {layer}; the model has {model.num_hidden_layers}, counted from "
                            "0.")
-    site = site_of(setting)
-    if site and site.location == RESID_MID and family_of(model).parallel:
+    of_sublayer = hasattr(setting, "operation")
+    if not of_sublayer and site_of(setting).location == RESID_MID and family_of(model).parallel:
         key = next(name for name in LOCATION_KEYS if hasattr(setting, name))
         raise BadInput(f"{key}_list: {path} has no {RESID_MID}: attention and MLP of a '{model.model_type}' model read "
                        "the same residual stream.")

@@ -165,7 +165,8 @@ class Reader:
         unknown = self.tokenizer.unk_token_id
         if unknown in self.tokens([self.prefix])[0] and self.tokenizer.unk_token not in self.prefix:
             raise BadInput(f"sentence_prefix: the tokenizer of {self.source} does not know '{self.prefix}'.")
-        firsts, others = {}, {}  # as ordered sets; a word may be another token at the beginning
+        # as ordered sets; a word may be another token at the beginning
+        firsts, others = dict[str, None](), dict[str, None]()
         for text in texts:
             first, *rest = text.removeprefix(self.prefix).split()
             firsts[first] = None
@@ -215,15 +216,15 @@ class Reader:
         rows = self.tokens(texts)
         self.check_rows(table["sentence"].tolist(), rows)
         tokens, last = from_rows(rows, device)
-        answer = Answer(*(self.answers(texts, rows, words).to(device) for words in (right, wrong)))
-        for row in (answer.right == answer.wrong).nonzero()[:1].flatten().tolist():
+        wanted, other = (self.answers(texts, rows, words).to(device) for words in (right, wrong))
+        for row in (wanted == other).nonzero()[:1].flatten().tolist():
             raise BadInput(f"model_path: '{right[row]}' and '{wrong[row]}' are the same token to the tokenizer of "
                            f"{self.source}.")
         groups = {name: torch.tensor(numbers, device=device)
                   for name, numbers in table.reset_index(drop=True).groupby("group", sort=False).indices.items()}
         return Examples(tokens, last, last,
                         {name: labels_of(table, name).to(device) for name in variables if name in table},
-                        answer, groups if list(groups) != [""] else {}, texts)
+                        Answer(wanted, other), groups if list(groups) != [""] else {}, texts)
 
 
 # ------------------------------------------------------------------------------------ pairs
@@ -245,6 +246,7 @@ def pair(examples: Examples, table: pd.DataFrame, reader: Reader, variable: str,
 
 def exchanged_answer(own: Answer, other: Answer) -> Answer:
     """The sources' answers against the rows' own."""
+    assert other.wrong is not None  # of sentences
     return Answer(other.right, torch.where(own.right == other.right, other.wrong, own.right))
 
 

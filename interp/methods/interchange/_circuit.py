@@ -143,7 +143,7 @@ class NeuronExchange(OfCircuit):
 def batches_of(pairs: tuple[Points, Points], size: int = 512) -> Iterator[tuple[Points, Points]]:
     """Points of bases and of sources, some at a time."""
     for chosen in torch.arange(len(pairs[0]), device=pairs[0].rows.device).split(size):
-        yield tuple(points[chosen] for points in pairs)
+        yield pairs[0][chosen], pairs[1][chosen]
 
 
 def module_at(place: Place, examples: Examples) -> ReplayedModule:

@@ -22,7 +22,7 @@ class Rotated(Interchange):
         return alignment.intervene(base.activations, source.activations)
 
     def random_like(self, generator: torch.Generator) -> Interchange:
-        empty = torch.empty(len(self.tensors["rotation"]), max(1, self.rank))
+        empty = torch.empty(len(self.tensors["rotation"]), self.rank or 1)
         return Subspace("random", self.rank, {"right": empty, "left": empty.T}).random_like(generator)
 
 

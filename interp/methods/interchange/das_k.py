@@ -18,14 +18,15 @@ SEES = "answers"
 def fit(place: Place, *, seed: int, rank: str | int = "selected", epochs: Count = 60, batch_size: Count = 128,
         lr: Positive = 0.01) -> Interchange:
     most = min(len(place.fit.base.values.unique()) - 1, place.fit.base.activations.shape[1])
-    ranks = {1, most} if rank == "selected" else {most if rank == "classes" else min(rank, most)}
+    ranks = {1, most} if rank == "selected" else {min(rank, most) if isinstance(rank, int) else most}
     best = max((learn(place, k, seed, epochs, batch_size, lr) for k in sorted(ranks)), key=place.score)
     return replace(best, chosen={"rank": best.rank})
 
 
 def learn(place: Place, k: int, seed: int, epochs: int, batch_size: int, lr: float) -> Interchange:
     torch.manual_seed(seed)
-    directions = orthogonal(nn.Linear(place.fit.base.activations.shape[1], k, bias=False)).to(place.opened.device)
+    directions = nn.Linear(place.fit.base.activations.shape[1], k, bias=False)
+    orthogonal(directions).to(place.opened.device)
 
     def exchange(pairs, done):
         change = pairs.source.activations - pairs.base.activations  # (batch, d)
