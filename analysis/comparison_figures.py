@@ -232,7 +232,8 @@ def draw_methods(table: pd.DataFrame, told: Told, path: Path) -> None:
     save_figure(figure, path)
 
 
-CORNERS: dict[tuple[bool, bool], tuple[str, dict[str, Any]]] = {  # whether cause and isolate are high: what it means to lie there, and where that is said
+# whether cause and isolate are high: what it means to lie there, and where that is said
+CORNERS: dict[tuple[bool, bool], tuple[str, dict[str, Any]]] = {
     (False, True): ("changes hardly any answer", {"x": -0.03, "y": 1.05, "va": "bottom"}),
     (True, True): ("the variable, and no more", {"x": 1.03, "y": 1.05, "va": "bottom", "ha": "right"}),
     (False, False): ("changes more than the variable", {"x": -0.03, "y": -0.05, "va": "top"}),
