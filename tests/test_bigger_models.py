@@ -7,6 +7,7 @@ import errno
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,9 +21,9 @@ from interp.experiment import main
 from interp.models import loading, opened, room
 from interp.models.examples import Answer, Examples, from_rows
 from interp.models.kept import answer_from, capture
-from interp.models.opened import RESID_MID, RESID_POST, TOLERANCE, OpenModel, RunOn, Site, run_all
+from interp.models.opened import RESID_MID, RESID_POST, OpenModel, RunOn, Site, run_all
 from interp.models.opening import open_model
-from interp.models.replay import all_updates, replay
+from interp.models.replay import Replay, all_updates, replay
 from interp.models.room import Room
 from interp.models.sublayers import find_sublayer, masked, random_masks
 from interp.models.tail import run_on_from
@@ -46,6 +47,11 @@ def examples_of_rows() -> Examples:
     tokens, last = from_rows(rows)
     answers = torch.randint(VOCABULARY, (2, len(rows)), generator=torch.Generator().manual_seed(1))
     return Examples(tokens, last, last, {}, Answer(*answers))
+
+
+def replayed(model: OpenModel, examples: Examples, operation: str) -> Replay:
+    sublayer = find_sublayer(model, 1, operation)
+    return replay(model, sublayer, examples, capture(model, examples, [sublayer]).inputs[1, operation])
 
 
 def everything(model: OpenModel, examples: Examples) -> dict[str, Tensor]:
@@ -104,10 +110,9 @@ def test_rounding_is_not_taken_for_an_error(kind, dtype, capsys):
     examples = examples_of_rows()
     model, wanted = (open_model(random_model(kind).to(own), examples) for own in (dtype, torch.float32))
     assert (model.shares, model.direct, model.tails) == (wanted.shares, wanted.direct, wanted.tails)
-    ways = [[type(replay(own, sublayer, examples, capture(own, examples, [sublayer]).inputs[1, operation])) for sublayer
-             in (find_sublayer(own, 1, operation) for operation in ("attn", "mlp")) for operation in
-             (sublayer.operation,)] for own in (model, wanted)]
-    assert ways[0] == ways[1]
+    for operation in ("attn", "mlp"):
+        way, other = (type(replayed(own, examples, operation)) for own in (model, wanted))
+        assert way is other
     states = model.answer(examples)
     assert states.dtype == torch.float32
     assert opened.alike(states, wanted.answer(examples), torch.bfloat16)
@@ -166,9 +171,8 @@ def test_only_what_goes_beyond_memory_is_put_into_files(files):
 
 
 def test_how_much_one_pass_keeps(monkeypatch):
-    own, cuda, free = Room(gib=100 / 2**30), torch.device("cuda"), 400
-    monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: os.terminal_size((0, free))._replace(lines=0)
-                        if False else type("Usage", (), {"free": free}))
+    own, cuda = Room(gib=100 / 2**30), torch.device("cuda")
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: SimpleNamespace(free=400))
     assert own.portion(30, 20, torch.device("cpu")) == 10  # memory, and half of what the disk has free
     assert own.portion(30, 4, torch.device("cpu")) == 4
     assert own.portion(30, 20, cuda) == 3 and own.portion(1000, 20, cuda) == 1
