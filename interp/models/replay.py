@@ -283,10 +283,13 @@ class ReplayedModule:
         handles = [self.sublayer.out.register_forward_hook(
             lambda module, arguments, output: found.append(output))] if self.inner else []
         if self.whole and self.last:
-            at = torch.arange(len(rows)), self.probed[rows].cpu()  # which index a tensor on any device
-            handles.append(maps[self.last].register_forward_pre_hook(
-                lambda module, arguments: (arguments[0].unflatten(0, (len(rows), -1))[at].unsqueeze(1)
-                                           if arguments[0].dim() == 2 else arguments[0][at].unsqueeze(1),)))
+            at = torch.arange(len(rows), device=rows.device), self.probed[rows]
+
+            def at_probed(module, arguments):
+                read = arguments[0].unflatten(0, (len(rows), -1)) if arguments[0].dim() == 2 else arguments[0]
+                return (read[tuple(index.to(read.device) for index in at)].unsqueeze(1),)
+
+            handles.append(maps[self.last].register_forward_pre_hook(at_probed))
         arguments, keywords = at_rows(self.call, rows, len(self), None)
         with ExitStack() as changed:
             for name, values in constant.items():
