@@ -115,7 +115,8 @@ def test_rounding_is_not_taken_for_an_error(kind, dtype, capsys):
         assert way is other
     states = model.answer(examples)
     assert states.dtype == torch.float32
-    assert opened.alike(states, wanted.answer(examples), torch.bfloat16)
+    difference = (states - wanted.answer(examples)).square().mean(1).sqrt().max()
+    assert difference < (0.1 if dtype == torch.bfloat16 else 0.01) * states.std()  # the weights are rounded too
 
 
 def test_in_float32_nothing_is_cast_or_copied():

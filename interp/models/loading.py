@@ -27,6 +27,7 @@ from transformers import (
 from transformers.utils import logging
 
 from interp.models.family import family_of
+from interp.models.in_float32 import multiply_in_float32
 from interp.runs.config import FLOAT32, PROJECT_ROOT, BadInput, project_path, require_file, shown
 from interp.runs.files import place, writing
 
@@ -198,6 +199,8 @@ def load_model(key: str, path: str, device: torch.device, dtype: str = FLOAT32, 
                 if not torch.isfinite(parameter).all():
                     raise BadInput(f"{key}: {name} of {shown(project_path(path))} holds values that are no finite "
                                    f"numbers{'' if dtype == FLOAT32 else f' in {dtype}'}.")
+    if dtype != FLOAT32 and device.type == "cpu":
+        multiply_in_float32(model)
     return (model if spread else model.to(device)).eval().requires_grad_(False)
 
 

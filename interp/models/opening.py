@@ -11,7 +11,17 @@ from interp.models.examples import Answer, Examples, from_rows
 from interp.models.family import family_of
 from interp.models.forest import CHUNK_SIZE, plant
 from interp.models.kept import answer_from, capture
-from interp.models.opened import ATTN_OUT, MLP_OUT, RESID_POST, RESID_PRE, ROWS_COMPARED, OpenModel, Site, alike
+from interp.models.opened import (
+    ATTN_OUT,
+    MLP_OUT,
+    RESID_POST,
+    RESID_PRE,
+    ROWS_COMPARED,
+    OpenModel,
+    Site,
+    alike,
+    replaced,
+)
 from interp.models.room import Room
 from interp.models.tail import tail
 
@@ -36,12 +46,21 @@ def open_model(model: PreTrainedModel, examples: Examples, room: Room | None = N
     order = examples.lengths.argsort()
     few = examples[torch.cat([order[:ROWS_COMPARED // 2], order[-ROWS_COMPARED // 2:]]).unique()]
     rows = rows_of(replace(few, probed=few.answering))
-    plain = opened.leave(torch.cat([
-        model(torch.tensor([row], device=opened.device), use_cache=False).logits[:, -1] for row in rows]))
+    given: list[Tensor] = []
+
+    def head(states: Tensor) -> Tensor:
+        """In float32: logits of 16 bits, which may be far from 0, would differ by their own rounding."""
+        given.append(opened.head(states))
+        return given[-1]
+
+    with replaced([opened.unembed], head):
+        plain = opened.leave(torch.cat([
+            model(torch.tensor([row], device=opened.device), use_cache=False).logits[:, -1] for row in rows]))
     opened.check_finite(plain)
 
     states = apart(opened, few)
-    opened.direct = close(opened, lambda: opened.logits(states), plain)
+    unchanged = alike(opened.leave(torch.cat([logits[:, -1] for logits in given])), plain) if given else True
+    opened.direct = unchanged and close(opened, lambda: opened.logits(states), plain)
     if not opened.direct and not close(opened, lambda: opened.logits(states), plain):
         raise CannotOpen(f"a '{model.config.model_type}' model gives other logits with its hooks than without")
     check_sums(opened, few)
