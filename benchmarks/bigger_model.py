@@ -2,14 +2,16 @@
 
     python benchmarks/bigger_model.py [--quick] [--layers L] [--width D] [--sentences N] [--dtype T] [--checkpoints C]
 
-Each script runs in a process of its own, by its command line, and what passes keep beyond 10 MiB goes to the disk. Told
-of each: seconds of every setting (the first of a model has its opening and its pass in it), what went to the disk, and
-the most memory that the process had, pages of mapped files included. docs/scaling.md sets this beside its plan.
+Each script runs in a process of its own, by its command line, and what passes keep beyond 1 MiB goes to the disk. Told
+of each: seconds of every setting (the first of a model has its opening and its pass in it), processor seconds by part,
+which on a shared machine say more, what went to the disk, and the most memory that the process had, pages of mapped
+files included. docs/scaling.md sets this beside its plan.
 """
 
 import argparse
 import importlib
 import multiprocessing
+import pkgutil
 import tempfile
 import time
 from pathlib import Path
@@ -28,7 +30,15 @@ from interp.models import room
 from interp.runs.files import read_table
 from interp.tasks.grammar import make_table
 
-VOCABULARY, HEAD, CACHE_GIB = 50257, 64, 10 / 1024
+VOCABULARY, HEAD, CACHE_GIB = 50257, 64, 1 / 1024
+PARTS = {  # what is timed apart, where it is called
+    "loading": ["interp.models.loading.load_model"], "opening": ["interp.tasks.question.open_model"],
+    "passes": ["circuit_probing.capture", "interp.models.tail.read_earlier", "interp.models.opened.OpenModel.read",
+               "interp.models.opened.OpenModel.answer"],
+    "fitting": ["circuit_probing.find_circuit", "probing.train_probe", "probing.counterfactual_embeddings",
+                "amnesic_probing.fit_eraser", "DAS.search_alignment"],
+    "running on": ["circuit_probing.answer_from", "probing.run_all", "amnesic_probing.run_all", "DAS.run_all",
+                   "DAS.interchange_hits"]}
 PROBES = {"residual_location_list": ["resid_mid", "resid_post"], "lr_list": [0.1], "num_epochs": 20}
 
 
@@ -59,14 +69,37 @@ def make_model(folder: Path, layers: int, width: int, dtype: str, words: list[st
     return time.perf_counter() - start, sum(parameter.numel() for parameter in model.parameters())
 
 
-def run_one(script: str, config: Path) -> tuple[float, float, float]:
-    """A script's command line, of a process that does nothing else: seconds, MiB at most, MiB put to the disk."""
-    kept, mapped = [], room.mapped
+def timed(called: str, part: str, seconds: dict[str, float], running: list[str]) -> None:
+    """Let a function add what it takes to its part, unless another part runs."""
+    place, name = called.rsplit(".", 1)
+    own = getattr(pkgutil.resolve_name(place), name)
+
+    def run(*arguments, **options):
+        if running:
+            return own(*arguments, **options)
+        running.append(part)
+        start = time.process_time()
+        try:
+            return own(*arguments, **options)
+        finally:
+            seconds[part] = seconds.get(part, 0.0) + time.process_time() - start
+            running.clear()
+
+    setattr(pkgutil.resolve_name(place), name, run)
+
+
+def run_one(script: str, config: Path) -> tuple[dict[str, float], float, float]:
+    """A script's command line, alone in its process: processor seconds by part, MiB at most, MiB to the disk."""
+    kept, mapped, seconds, running = [], room.mapped, {}, []
     room.mapped = lambda *given: (tensor := mapped(*given), kept.append(tensor.nbytes))[0]
-    start = time.perf_counter()
+    for part, functions in PARTS.items():
+        for called in functions:
+            if called.startswith(("interp.", f"{script}.")):
+                timed(called, part, seconds, running)
+    start = time.process_time()
     if run_script(importlib.import_module(script).SCRIPT, ["--config", str(config)]):
         raise SystemExit(f"{script} failed")
-    return time.perf_counter() - start, own_peak_memory(), sum(kept) / 2**20
+    return {"all": time.process_time() - start} | seconds, own_peak_memory(), sum(kept) / 2**20
 
 
 def alone(function, *arguments):
@@ -96,15 +129,16 @@ def main() -> None:
         shared = {"task": "sentences", "data_path": str(place / "sentences.csv"), "dtype": options.dtype,
                   "model_path": str(place / "model_{checkpoint}"), "checkpoint_list": [*range(options.checkpoints)],
                   "train_size": options.sentences * 2 // 3, "test_size": options.sentences // 3,
-                  "target_layer_list": sorted({layers // 2, layers - 1}), "cache_gib": CACHE_GIB,
+                  "target_layer_list": [(layers - 1) // 2, layers - 1], "cache_gib": CACHE_GIB,
                   "cache_dir": str(place)}
         for script, own in methods(options.sentences).items():
             results, config = place / script, place / f"{script}.yaml"
             config.write_text(yaml.safe_dump(shared | own | {"results_dir": str(results)}))
             seconds, peak, disk = alone(run_one, script, config)
             rows = [float(row["seconds"]) for row in read_table(results / "results.csv")]
-            print(f"{script}: {seconds:.1f} s in all, settings {', '.join(f'{row:.1f}' for row in rows)} s, "
-                  f"{disk:.0f} MiB to the disk, peak memory {peak:.0f} MiB", flush=True)
+            print(f"{script}: settings {', '.join(f'{row:.1f}' for row in rows)} s; processor "
+                  f"{', '.join(f'{part} {own:.1f}' for part, own in seconds.items())} s; "
+                  f"{disk:.1f} MiB to the disk, peak memory {peak:.0f} MiB", flush=True)
 
 
 if __name__ == "__main__":
