@@ -46,7 +46,7 @@ class Config(QuestionConfig):
     gif: bool = Field(False, description="animate the updates while the mask is learned")
     gif_interval: Count = Field(10, description="epochs between frames")
     layers_at_once: Count | None = Field(None, description=(
-        "layers whose activations are kept from one pass; by default as many as 2 GiB hold"))
+        "layers whose activations are kept from one pass; by default as many as there is room for"))
 
     sequence_keys = (*QuestionConfig.sequence_keys, *LM_KEYS.values())
 
@@ -84,7 +84,7 @@ from interp.methods.masks import Circuit, ImpossibleAblation, save_circuit
 from interp.methods.neighbors import draw_references, majority_accuracy, nearest_neighbor_accuracy
 from interp.methods.table import ABLATION_COLUMNS
 from interp.models.examples import Examples
-from interp.models.kept import CACHE_BYTES, Kept, answer_from, bytes_kept, capture
+from interp.models.kept import Kept, answer_from, bytes_kept, capture
 from interp.models.loading import load_tokenizer
 from interp.models.opened import OpenModel
 from interp.models.replay import Replay, all_updates, replay
@@ -201,14 +201,14 @@ def bench_for(config: Config, setting: Setting, prepared: Prepared) -> Bench:
 
 
 def set_up(config: Config, setting: Setting, opened: OpenModel, data: Data) -> Bench:
-    """Run a model over its data and keep what the setting's layer and the next ones need, as far as memory holds it."""
+    """Run a model over its data and keep what the setting's layer and the next ones need, as far as there is room."""
     judged = {name: data.extra[key] for name, key in LM_KEYS.items()} if config.judges_tasks else data.judged
     judged = judged if config.lm_eval else {}
     probed, operations = {data.train, *data.tests.values()}, config.operation_list
     layers = config.target_layer_list[config.target_layer_list.index(setting.target_layer):]
     per_layer = sum(bytes_kept(opened, examples, operations if examples in probed else [], examples in judged.values())
                     for examples in probed | set(judged.values()))
-    layers = layers[:config.layers_at_once or max(1, CACHE_BYTES // per_layer)]
+    layers = layers[:config.layers_at_once or opened.room.portion(per_layer, len(layers), opened.device)]
     sublayers = [find_sublayer(opened, layer, operation) for layer in layers for operation in operations]
     kept = {examples: capture(opened, examples, sublayers if examples in probed else [],
                               layers if examples in judged.values() else [])

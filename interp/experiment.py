@@ -92,8 +92,8 @@ def main(script: Script, arguments: list[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:  # torch on a CPU raises a plain RuntimeError
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
-        status, message = 1, ("memory ran out; make the batch, the data or the model smaller (or layers_at_once, where "
-                              "there is that key).")
+        status, message = 1, ("memory ran out; make the batch, the data or the model smaller (or cache_gib, "
+                              "layers_at_once or dtype, where there are these keys).")
     except KeyboardInterrupt:
         status, message = 130, "interrupted; the same command goes on from here."
     if status:

@@ -27,7 +27,7 @@ import train_algorithmic_models
 from analysis.method_figures import run as run_analysis
 from interp.experiment import main
 from interp.runs.config import PROJECT_ROOT
-from language_model import make_language_model
+from language_model import make_language_model, random_model, word_level_tokenizer
 
 TRAINING = train_algorithmic_models.SCRIPT
 SENTENCES = generate_language_data.SCRIPT
@@ -188,6 +188,60 @@ def language(tmp_path_factory) -> SimpleNamespace:
     assert main(SENTENCES, ["--config", str(write_yaml(folder / "sentences.yaml", values))]) == 0
     make_language_model(folder / "model")
     return SimpleNamespace(folder=folder, data=folder / "data", model=folder / "model", sentences=values)
+
+
+NOUNS = [f"{noun}{ending}" for noun in ("author", "pilot", "skater") for ending in ("", "s")]
+
+
+def sentences_of(others: tuple[str, ...]) -> pd.DataFrame:
+    """the NOUN near the OTHER: what follows agrees with the noun."""
+    rows = [(f"the {noun} near the {other}", *(("is", "are", 0) if noun[-1] != "s" else ("are", "is", 1)))
+            for noun in NOUNS for other in others]
+    return pd.DataFrame(rows, columns=["sentence", "right", "wrong", "labels"])
+
+
+@pytest.fixture(scope="session")
+def sentences(tmp_path_factory) -> SimpleNamespace:
+    """Files of sentences, and saved random models that know their words."""
+    folder = tmp_path_factory.mktemp("families")
+    tables = {"data": sentences_of(("book", "books", "game", "games")), "gen": sentences_of(("poem",))}
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False)
+    tokenizer = word_level_tokenizer([f"{row.sentence} is are" for table in tables.values() for row in
+                                      table.itertuples()])
+
+    def saved(kind: str) -> Path:
+        if not (folder / kind).exists():
+            random_model(kind).save_pretrained(folder / kind)
+            tokenizer.save_pretrained(folder / kind)
+        return folder / kind
+
+    return SimpleNamespace(folder=folder, gen=tables["gen"], tokenizer=tokenizer, saved=saved)
+
+
+def sentence_values(sentences, kind: str, results: Path) -> dict:
+    """What configs of every method on such a model have in common."""
+    return {"task": "sentences", "data_path": str(sentences.folder / "data.csv"),
+            "gen_path": str(sentences.folder / "gen.csv"), "model_path": str(sentences.saved(kind)),
+            "train_size": 18, "test_size": 6, "target_layer_list": [0], "results_dir": str(results)}
+
+
+def sentence_jobs(sentences, kind: str, folder: Path, middle: bool = True) -> dict:
+    """Quick configs of the four methods on such a model, by script, with results in folders called like it.
+
+    middle: the model has a residual stream between its sublayers.
+    """
+    probes = {"residual_location_list": [*["resid_mid"] * middle, "resid_post"], "lr_list": [0.1], "num_epochs": 3}
+    own = {
+        probing: probes | {"batch_size_list": [9], "counterfactual_embeddings": True, "cf_num_epochs": 3},
+        amnesic_probing: probes,
+        DAS: {"location_list": ["attn"] * middle + ["mlp"], "n_train": 12, "n_val": 6, "batch_size_list": [6],
+              "epochs": 2},
+        circuit_probing: {"operation_list": ["attn", "mlp"], "lr_list": [0.1], "batch_size_list": [9],
+                          "mask_init_list": [0.0], "num_epochs": 3, "max_temp": 20, "l0_lambda": 1e-5,
+                          "save_models": True, "model_dir": str(folder / "circuits")}}
+    return {script: sentence_values(sentences, kind, folder / script.__name__) | values
+            for script, values in own.items()}
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import csv
 import shutil
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -221,7 +222,7 @@ def test_a_sliding_window_counts_as_the_end_of_the_context():
     assert context_of(MistralConfig(max_position_embeddings=40, sliding_window=None)) == 40
 
 
-def test_a_pass_keeps_as_many_layers_as_memory_holds(language, tmp_path, monkeypatch):
+def test_a_pass_keeps_as_many_layers_as_there_is_room_for(language, tmp_path, monkeypatch):
     def layers_kept(**changes) -> list[list[int]]:
         """What each setting's bench holds, of the layers still to come."""
         config = CIRCUITS.schema(**language_values(language, tmp_path) | changes)
@@ -231,5 +232,6 @@ def test_a_pass_keeps_as_many_layers_as_memory_holds(language, tmp_path, monkeyp
 
     assert layers_kept() == [[0, 1]] * 4
     assert layers_kept(layers_at_once=1) == [[0], [0], [1], [1]]
-    monkeypatch.setattr(circuit_probing, "CACHE_BYTES", 1)
-    assert layers_kept() == [[0], [0], [1], [1]]
+    assert layers_kept(cache_gib=1e-9) == [[0, 1]] * 4  # on the disk
+    monkeypatch.setattr("interp.models.room.shutil.disk_usage", lambda folder: SimpleNamespace(free=0))
+    assert layers_kept(cache_gib=1e-9) == [[0], [0], [1], [1]]

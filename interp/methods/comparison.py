@@ -14,7 +14,7 @@ from torch import Tensor
 from interp.methods.interchange import Pairs, Place, Points
 from interp.methods.table import COMPONENT_OF
 from interp.models.examples import Answer, Examples
-from interp.models.kept import CACHE_BYTES, bytes_kept, capture
+from interp.models.kept import bytes_kept, capture
 from interp.models.opened import OpenModel
 from interp.models.replay import Replay, replay
 from interp.models.sublayers import Sublayer, find_sublayer
@@ -184,13 +184,14 @@ class Splits:
         return Place(opened, site, n_classes, splits["fit"], splits["select"], sublayer, replayed, inputs)
 
     def read_by(self, setting: Setting, examples: Examples, sublayer: Sublayer) -> Tensor:
-        """What a sublayer reads; one pass keeps it also for sublayers of coming settings, as many as fit in memory."""
+        """What a sublayer reads; one pass keeps it also for sublayers of coming settings, as far as there is room."""
         place = (sublayer.layer, sublayer.operation)
         if place not in self.inputs.get(examples, {}):
             opened = self.open(setting)
             coming = dict.fromkeys((site.layer, COMPONENT_OF[site.location])
                                    for site in self.question.sites(setting, examples))
-            most = max(1, CACHE_BYTES // (len(SPLITS) * bytes_kept(opened, examples, ["attn"])))
+            each = len(SPLITS) * bytes_kept(opened, examples, ["attn"])
+            most = opened.room.portion(each, len(coming), opened.device)
             self.inputs[examples] = capture(opened, examples, [
                 find_sublayer(opened, *own) for own in list(coming)[:most]]).inputs
         return self.inputs[examples][place]

@@ -102,8 +102,9 @@ def interchange_hits(alignment: Alignment, opened: OpenModel, run_on: RunOn, bas
     return opened.is_right(states, exchanged[rows])
 
 
-def search_alignment(run_on: RunOn, loss_of: Loss, base: Tensor, source: Tensor, train: Tensor, *, lr: float,
-                     boundary_lr: float, batch_size: int, epochs: int, orthogonal_map: str, seed: int,
+def search_alignment(run_on: Callable[[Tensor, Tensor], Tensor], loss_of: Loss, base: Tensor, source: Tensor,
+                     train: Tensor, *, lr: float, boundary_lr: float, batch_size: int, epochs: int,
+                     orthogonal_map: str, seed: int,
                      accuracy: Callable[[Alignment], float]) -> tuple[Alignment, list[dict[str, Any]]]:
     """Learn a rotation and its boundary; the best by `accuracy` (the later of equals) is returned.
 

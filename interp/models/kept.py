@@ -1,7 +1,7 @@
 """What one pass over examples keeps of a model's layers, so that their sublayers can be probed and ablated.
 
 The model below a sublayer is frozen, so what the sublayer reads, and for ablations the residual stream that enters
-its layer, is computed once, in one pass for as many layers as memory holds.
+its layer, is computed once, in one pass for as many layers as there is room for (room.py).
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,14 @@ from torch import Tensor
 
 from interp.models.examples import Examples
 from interp.models.family import ATTENTION
-from interp.models.opened import NODES_AT_ONCE, RESID_POST, RESID_PRE, Call, OpenModel, hooked, stream_of
+from interp.models.opened import RESID_POST, RESID_PRE, Call, OpenModel, hooked, stream_of
+from interp.models.room import fill
 from interp.models.sublayers import Sublayer
-
-CACHE_BYTES = 2 * 2**30  # what a pass may keep, where the user does not say for how many layers
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What was kept from one pass of a model over some examples.
+    """What was kept from one pass of a model over some examples, in memory or in files.
 
     inputs: what each sublayer reads, by (layer, operation): an attention's (nodes, d_model) at all
         nodes, an MLP's, which reads no other position, (rows, d_model) at the probed ones.
@@ -42,13 +41,16 @@ def capture(opened: OpenModel, examples: Examples, sublayers: Sequence[Sublayer]
         sublayers: those whose inputs are kept.
         layers: those whose entering residual stream is kept, for ablations to start from.
 
-    What is kept takes `bytes_kept`. Where that is too much for all layers, ask for some at a time.
+    What is kept takes `bytes_kept` a layer. Where that is too much for all layers, ask for some at a time.
+
+    Raises:
+        OSError: the disk that what memory does not hold goes to is full.
     """
     forest = opened.forest(examples)
     nodes = forest.nodes_at(examples.probed)
     readers = {(sub.layer, sub.operation): sub.module or next(iter(sub.maps.values())) for sub in sublayers}
-    inputs = {place: opened.vectors(forest.nodes if place[1] == ATTENTION else len(examples)) for place in readers}
-    entering = {layer: opened.vectors(*forest.tokens.shape) for layer in layers}
+    inputs = {place: opened.kept(forest.nodes if place[1] == ATTENTION else len(examples)) for place in readers}
+    entering = {layer: opened.kept(*forest.tokens.shape) for layer in layers}
     calls, length = [], forest.tokens.shape[1]
     top = len(opened.blocks)
     at_layer = {layer: (layer, RESID_PRE) if layer < top else (top - 1, RESID_POST) for layer in layers}
@@ -58,7 +60,7 @@ def capture(opened: OpenModel, examples: Examples, sublayers: Sequence[Sublayer]
     with hooked(*(module.register_forward_pre_hook(
             lambda module, arguments, keywords, place=place: read.update({place: stream_of(arguments, keywords)}),
             with_kwargs=True) for place, module in readers.items())):
-        for chunks in forest.batches(NODES_AT_ONCE):
+        for chunks in forest.batches(opened.nodes_at_once):
             given = opened.inputs(forest, chunks)
             found = opened.listen(forest.tokens[chunks], places, **given)
             for layer, place in at_layer.items():
@@ -67,11 +69,11 @@ def capture(opened: OpenModel, examples: Examples, sublayers: Sequence[Sublayer]
                 calls.append(opened.calls(forest.tokens[chunks], **given))
             rows, at = forest.rows_in(chunks, nodes)
             for place, kept in inputs.items():
-                own = read[place].reshape(-1, kept.shape[-1])  # (nodes, d_model)
+                own = opened.leave(read[place]).reshape(-1, kept.shape[-1])  # (nodes, d_model)
                 if place[1] == ATTENTION:
                     kept[chunks.start * length:chunks.stop * length] = own
                 else:
-                    kept[rows] = own[at]
+                    fill(kept, rows, own[at])
     return Kept(examples, inputs, entering, calls)
 
 
@@ -86,10 +88,10 @@ def answer_from(opened: OpenModel, kept: Kept, layer: int, entering: Tensor | No
     entering = kept.entering[layer] if entering is None else entering
     forest = opened.forest(kept.examples)
     nodes, states = forest.nodes_at(kept.examples.answering), opened.vectors(len(kept.examples))
-    for chunks, calls in zip(forest.batches(NODES_AT_ONCE), kept.calls):
+    for chunks, calls in zip(forest.batches(opened.nodes_at_once), kept.calls):
         stream = opened.run_blocks(entering[chunks], calls, layer, len(opened.blocks))
         rows, at = forest.rows_in(chunks, nodes)
-        states[rows] = opened.norm(stream.flatten(0, 1)[at])
+        states[rows] = opened.leave(opened.norm(stream.flatten(0, 1)[at.to(stream.device)]))
     return states
 
 

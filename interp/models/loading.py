@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import align_module_device
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors import SafetensorError
@@ -27,7 +28,8 @@ from transformers import (
 from transformers.utils import logging
 
 from interp.models.family import LinearMap, family_of
-from interp.runs.config import PROJECT_ROOT, BadInput, project_path, require_file, shown
+from interp.models.in_float32 import multiply_in_float32
+from interp.runs.config import FLOAT32, PROJECT_ROOT, BadInput, project_path, require_file, shown
 from interp.runs.files import place, writing
 
 logging.disable_progress_bar()  # loading a few tensors needs none, and it would break ours
@@ -36,6 +38,7 @@ logging.set_verbosity_error()   # what is wrong with a model is said in one sent
 NO_DROPOUT = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+SPREAD: str | dict[str, str] = "auto"  # the device map
 
 
 def choose_device(name: str) -> torch.device:
@@ -183,14 +186,26 @@ def read_model(key: str, folder: Path, gguf: dict[str, str], **options) -> PreTr
     return model
 
 
-def load_model(key: str, path: str, device: torch.device) -> PreTrainedModel:
-    """A saved model, frozen, in eval mode and float32, on the device; path and errors as read_model_config."""
+def load_model(key: str, path: str, device: torch.device, dtype: str = FLOAT32, spread: bool = False
+               ) -> PreTrainedModel:
+    """A saved model, frozen, in eval mode, of a type, on the device; path and errors as read_model_config.
+
+    spread: where one device does not hold the weights, they go to all there are, then to the CPU's memory, and what
+        that does not hold stays in its files and is read whenever it is needed (accelerate's device map).
+    """
     read_model_config(key, path)
-    model = read_model(key, *locate_model(key, path), dtype=torch.float32)
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise BadInput(f"{key}: {name} of {shown(project_path(path))} holds values that are no finite numbers.")
-    model.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides that it is a method
+    model = read_model(key, *locate_model(key, path), dtype=getattr(torch, dtype),
+                       device_map=SPREAD if spread else None)
+    for path_inside, module in model.named_modules():
+        with align_module_device(module):
+            for name, parameter in module.named_parameters(path_inside, recurse=False):
+                if not torch.isfinite(parameter).all():
+                    raise BadInput(f"{key}: {name} of {shown(project_path(path))} holds values that are no finite "
+                                   f"numbers{'' if dtype == FLOAT32 else f' in {dtype}'}.")
+    if dtype != FLOAT32 and device.type == "cpu":
+        multiply_in_float32(model)
+    if not spread:
+        model.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides that it is a method
     return model.eval().requires_grad_(False)
 
 
@@ -223,7 +238,7 @@ def reinitialize(model: PreTrainedModel, seed: int, *, body: bool = False, embed
     if not (body or embeddings or layer >= 0):
         return
     seed_everything(seed)
-    fresh = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32).to(model.device).state_dict()
+    fresh = AutoModelForCausalLM.from_config(model.config, dtype=model.dtype).to(model.device).state_dict()
     block = f"{family_of(model.config).blocks}.{layer}."
     tables = tuple(f"{name}." for name, module in model.named_modules()
                    if isinstance(module, nn.Embedding) or module is model.get_output_embeddings())

@@ -4,7 +4,8 @@ Everything below the sublayer is frozen, so what it reads is computed once, and 
 read it: the bias is not masked, so W·diag(mask)·x = mask ⊙ (W·x). What is left for a step is attention or the
 activation at the probed position, and the last map. Positions after the probed one never matter in a causal model.
 
-Three ways, each compared with the plain one on a few rows before it is used:
+Three ways, each compared with the plain one on a few rows before it is used; the first two compute in float32 whatever
+the model's type:
 
 ReplayedAttention   what the attention of GPT-2, GPT-NeoX and Llama is, written out (ALGEBRA)
 ReplayedMLP         down(act(up(x))), or down(act(gate(x)) ⊙ up(x)), whoever the model is
@@ -12,6 +13,7 @@ ReplayedModule      the model's own module, whatever it does
 ReplayedModel       the plain way: the model run up to the sublayer
 """
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -21,10 +23,10 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN, NewGELUActivation
 
 from interp.models.examples import Examples
-from interp.models.family import ATTENTION, LinearMap
+from interp.models.family import ATTENTION
 from interp.models.forest import Forest
-from interp.models.opened import ROWS_COMPARED, Call, OpenModel, alike, hooked, tensor_of
-from interp.models.sublayers import Masks, Sublayer, bias_of, masked, product, random_masks
+from interp.models.opened import ROWS_COMPARED, Call, OpenModel, alike, hooked, replaced, tensor_of
+from interp.models.sublayers import Affine, Masks, Sublayer, masked, random_masks
 from interp.models.tail import at_rows
 
 ACTIVATION_KEYS = ("hidden_act", "activation_function", "hidden_activation", "activation")
@@ -67,9 +69,14 @@ ALGEBRA = {
 }
 
 
-def gate(product: Tensor, linear: LinearMap, mask: Tensor) -> Tensor:
+def gate(product: Tensor, bias: Tensor | None, mask: Tensor) -> Tensor:
     """The output of a linear map with masked neurons, from its unmasked product x @ W."""
-    return product * mask if linear.bias is None else product * mask + linear.bias
+    return product * mask if bias is None else product * mask + bias
+
+
+def applied(last: Affine, inputs: Tensor, mask: Tensor) -> Tensor:
+    """The output of a linear map with masked neurons."""
+    return gate(inputs @ last.matrix, last.bias, mask)
 
 
 def fused(activation: nn.Module) -> nn.Module:
@@ -85,29 +92,30 @@ class ReplayedMLP:
         names = [name for name in names if isinstance(name, str) and name in ACT2FN]
         if len(sublayer.maps) not in (2, 3) or not names:
             raise CannotReplay
-        *first, (self.last_name, self.last) = sublayer.maps.items()
-        self.first, self.activation = dict(first), fused(ACT2FN[names[0]])
-        self.behind = behind_of(sublayer)
-        self.products = {name: product(linear, inputs) for name, linear in first}  # (rows, d_mlp) each
+        *first, (self.last_name, self.last) = sublayer.affine().items()
+        self.biases, self.activation = {name: own.bias for name, own in first}, fused(ACT2FN[names[0]])
+        self.behind = behind_of(opened, sublayer)
+        inputs = inputs.to(opened.device)
+        self.products = {name: inputs @ own.matrix for name, own in first}  # (rows, d_mlp) each
 
     def __len__(self) -> int:
         return len(next(iter(self.products.values())))
 
     def update(self, masks: Masks, rows: Tensor) -> Tensor:
-        hidden, *factors = [gate(self.products[name].index_select(0, rows), linear, masks[name])
-                            for name, linear in self.first.items()]  # (batch, d_mlp)
+        hidden, *factors = [gate(self.products[name].index_select(0, rows), bias, masks[name])
+                            for name, bias in self.biases.items()]  # (batch, d_mlp)
         hidden = self.activation(hidden)
         for factor in factors:
             hidden = hidden * factor
-        return self.behind(gate(product(self.last, hidden), self.last, masks[self.last_name]))
+        return self.behind(applied(self.last, hidden, masks[self.last_name]))
 
 
-def behind_of(sublayer: Sublayer):
+def behind_of(opened: OpenModel, sublayer: Sublayer):
     """What follows the last map or the module: a norm, if the family has one there, and the factor."""
     norm = sublayer.out if sublayer.out not in (sublayer.module, *sublayer.maps.values()) else None
 
     def behind(update: Tensor) -> Tensor:
-        update = update if norm is None else norm(update)
+        update = opened.leave(update if norm is None else norm(opened.enter(update)))
         return update if sublayer.scale == 1 else update * sublayer.scale
 
     return behind
@@ -134,9 +142,10 @@ class ReplayedAttention:
         attention = ALGEBRA.get(opened.model.config.model_type)
         if attention is None or sublayer.module is None or set(attention.maps) != set(list(sublayer.maps)[:-1]):
             raise CannotReplay
-        first = [(name, sublayer.maps[name]) for name in attention.maps]
-        self.last_name, self.last = list(sublayer.maps.items())[-1]
-        self.first_names, self.behind = list(attention.maps), behind_of(sublayer)
+        maps, inputs = sublayer.affine(), inputs.to(opened.device)
+        first = [maps[name] for name in attention.maps]
+        self.last_name, self.last = list(maps.items())[-1]
+        self.first_names, self.behind = list(attention.maps), behind_of(opened, sublayer)
         self.scaling = cast(float, sublayer.module.scaling)
         self.path = forest.path[:, :int(probed.max()) + 1]
         steps = torch.arange(self.path.shape[1], device=self.path.device)
@@ -152,9 +161,10 @@ class ReplayedAttention:
         self.columns: Tensor | slice = slice(None) if not attention.interleaved else (
             neurons.view(queries, 3, self.width).transpose(0, 1).flatten())
 
-        products = torch.cat([product(linear, inputs) for _, linear in first], dim=-1)[:, self.columns]
+        products = torch.cat([inputs @ own.matrix for own in first], dim=-1)[:, self.columns]
         query, key, value = products.split(self.sizes, dim=-1)
-        bias = torch.cat([bias_of(linear) for _, linear in first])[self.columns]
+        bias = torch.cat([inputs.new_zeros(own.matrix.shape[1]) if own.bias is None else own.bias
+                          for own in first])[self.columns]
         self.query_bias, key_bias, value_bias = bias.split(self.sizes)
         self.query = query[nodes]                                                # (rows, queries · width)
         self.value, self.value_bias = self.by_key_head(value), self.by_key_head(value_bias.unsqueeze(0))
@@ -162,12 +172,13 @@ class ReplayedAttention:
         self.rotation: tuple[Tensor, Tensor] | None = None
         self.key_bias: Tensor | None = None
         if attention.rotary:
-            rotary = opened.model.get_submodule(attention.rotary)
-            cos, sin = rotation(rotary, inputs, forest.positions.flatten(), self.width)  # (nodes, width or rotary)
+            positions = forest.positions.flatten()
+            cos, sin = rotation(opened, attention.rotary, positions, self.width)  # (nodes, width), (nodes, rotary)
             self.rotation = cos[nodes], sin[nodes]
             self.key = turned_key(self.key, cos, sin)                            # (keys, nodes, width + rotary)
             if key_bias.any():
-                self.key_bias = turned_key(key_bias, *rotation(rotary, inputs, steps, self.width)).unsqueeze(1)
+                turns = rotation(opened, attention.rotary, steps, self.width)
+                self.key_bias = turned_key(key_bias, *turns).unsqueeze(1)
 
     def __len__(self) -> int:
         return len(self.query)
@@ -196,15 +207,16 @@ class ReplayedAttention:
         mixed = weights.transpose(2, 3) @ value                                  # (keys, batch, group, width)
         mixed = mixed * value_mask.unsqueeze(1) + self.value_bias.unsqueeze(1)
         mixed = mixed.transpose(0, 1).flatten(1)                                 # (batch, queries · width)
-        return self.behind(gate(product(self.last, mixed), self.last, masks[self.last_name]))
+        return self.behind(applied(self.last, mixed, masks[self.last_name]))
 
 
-def rotation(rotary: nn.Module, like: Tensor, positions: Tensor, width: int) -> tuple[Tensor, Tensor]:
+def rotation(opened: OpenModel, rotary: str, positions: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """The model's own cosines (n, width) and sines (n, rotary) at some positions (n,), for heads of a width.
 
-    If only the first part of a head is rotated, the cosines of the rest are 1.
+    If only the first part of a head is rotated, the cosines of the rest are 1. rotary: the path of its module.
     """
-    cos, sin = (part[0] for part in rotary(like, positions.unsqueeze(0)))
+    like = opened.enter(positions)  # of which the module takes the type and the device
+    cos, sin = (opened.leave(part[0]) for part in opened.model.get_submodule(rotary)(like, positions.unsqueeze(0)))
     return F.pad(cos, (0, width - cos.shape[-1]), value=1.0), sin
 
 
@@ -237,10 +249,11 @@ class ReplayedModule:
         if sublayer.module is None:
             raise CannotReplay
         self.sublayer, self.module, self.whole = sublayer, sublayer.module, sublayer.operation == ATTENTION
-        self.behind = behind_of(sublayer)
+        self.behind = behind_of(opened, sublayer)
         self.inner = sublayer.out in sublayer.maps.values()  # the module adds more to what is its update
         self.probed = examples.probed
         forest = opened.forest(examples)
+        inputs = opened.enter(inputs)
         self.inputs = inputs[forest.path] if self.whole else inputs.unsqueeze(1)  # (rows, T or 1, d_model)
         self.call = module_call(opened, sublayer, sublayer.module, examples)
         self.last: str | None = None
@@ -259,11 +272,12 @@ class ReplayedModule:
                 for name, linear in self.sublayer.maps.items())):
             self.run(random_masks(self.sublayer), few, {})
         constant = {name: self.sublayer.maps[name](self.inputs) for name, own in read.items()
-                    if own.shape == self.inputs[few].shape and torch.equal(own, self.inputs[few])}
+                    if own.shape == self.inputs[few].shape and torch.equal(own.to(few.device), self.inputs[few])}
         return constant, list(read)[-1]
 
     def update(self, masks: Masks, rows: Tensor) -> Tensor:
-        return self.run(masks, rows, {name: table[rows] for name, table in self.constant.items()})
+        return self.run(masks, rows, {
+            name: table[rows.to(table.device)] for name, table in self.constant.items()})
 
     def run(self, masks: Masks, rows: Tensor, constant: dict[str, Tensor]) -> Tensor:
         maps, found = self.sublayer.maps, []
@@ -271,18 +285,19 @@ class ReplayedModule:
             lambda module, arguments, output: found.append(output))] if self.inner else []
         if self.whole and self.last:
             at = torch.arange(len(rows), device=rows.device), self.probed[rows]
-            handles.append(maps[self.last].register_forward_pre_hook(
-                lambda module, arguments: (arguments[0].unflatten(0, (len(rows), -1))[at].unsqueeze(1)
-                                           if arguments[0].dim() == 2 else arguments[0][at].unsqueeze(1),)))
-        for name, values in constant.items():
-            vars(maps[name])["forward"] = lambda inputs, values=values: values
-        try:
-            arguments, keywords = at_rows(self.call, rows, len(self), None)
-            with masked(self.sublayer, masks), hooked(*handles):  # in this order: `out` is heard after its mask
-                result = tensor_of(self.module(self.inputs[rows], *arguments, **keywords))
-        finally:
-            for name in constant:
-                del vars(maps[name])["forward"]
+
+            def at_probed(module, arguments):
+                read = arguments[0].unflatten(0, (len(rows), -1)) if arguments[0].dim() == 2 else arguments[0]
+                return (read[tuple(index.to(read.device) for index in at)].unsqueeze(1),)
+
+            handles.append(maps[self.last].register_forward_pre_hook(at_probed))
+        arguments, keywords = at_rows(self.call, rows, len(self), None)
+        with ExitStack() as changed:
+            for name, values in constant.items():
+                changed.enter_context(replaced([maps[name]], lambda inputs, values=values: values))
+            changed.enter_context(masked(self.sublayer, masks))
+            changed.enter_context(hooked(*handles))  # in this order: `out` is heard after its mask
+            result = tensor_of(self.module(self.inputs[rows], *arguments, **keywords))
         return self.behind((found[0] if self.inner else result)[:, 0])
 
 
@@ -336,7 +351,7 @@ def replay(opened: OpenModel, sublayer: Sublayer, examples: Examples, inputs: Te
     for way in (algebra, lambda: ReplayedModule(opened, sublayer, inputs, examples)):
         try:
             found = way()
-            if alike(found.update(masks, rows), plain.update(masks, rows)):
+            if alike(found.update(masks, rows), plain.update(masks, rows), opened.dtype):
                 return found
             opened.tell(f"{type(found).__name__} gives other updates than a layer's {sublayer.operation}")
         except CannotReplay:

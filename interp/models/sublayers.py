@@ -2,15 +2,24 @@
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+from accelerate.utils import align_module_device
 from torch import Tensor, nn
 
 from interp.models.family import ATTENTION, LinearMap
 from interp.models.opened import ATTN_OUT, MLP_OUT, OpenModel, Site, hooked
 from interp.runs.config import BadInput
 
-Masks = dict[str, Tensor]  # for each linear map of a sublayer: (neurons,), between 0 and 1
+Masks = dict[str, Tensor]  # for each linear map of a sublayer: (neurons,), between 0 and 1, float32
+
+
+class Affine(NamedTuple):
+    """A linear map x @ matrix + bias in float32 and on one device, whatever the model keeps it in, and where."""
+
+    matrix: Tensor       # (fan_in, neurons)
+    bias: Tensor | None  # (neurons,)
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,7 @@ class Sublayer:
     module: nn.Module | None
     out: nn.Module
     scale: float
+    device: torch.device  # of masks, and of what leaves the model
 
     @property
     def site(self) -> Site:
@@ -39,7 +49,11 @@ class Sublayer:
 
     def full_masks(self) -> Masks:
         """Masks that keep everything: the model without intervention."""
-        return {name: linear.weight.new_ones(width_of(linear)) for name, linear in self.maps.items()}
+        return {name: torch.ones(width_of(linear), device=self.device) for name, linear in self.maps.items()}
+
+    def affine(self) -> dict[str, Affine]:
+        """The maps' weights outside the model."""
+        return {name: affine_of(linear, self.device) for name, linear in self.maps.items()}
 
 
 def find_sublayer(opened: OpenModel, layer: int, operation: str) -> Sublayer:
@@ -55,7 +69,7 @@ def find_sublayer(opened: OpenModel, layer: int, operation: str) -> Sublayer:
     if not maps:
         raise BadInput(f"operation_list: the {operation} of layer {layer} in a '{opened.model.config.model_type}' "
                        "model has no linear maps to mask.")
-    return Sublayer(operation, layer, maps, module, *opened.out_of(layer, operation))
+    return Sublayer(operation, layer, maps, module, *opened.out_of(layer, operation), opened.device)
 
 
 def width_of(linear: LinearMap) -> int:
@@ -63,25 +77,30 @@ def width_of(linear: LinearMap) -> int:
     return linear.weight.shape[0 if isinstance(linear, nn.Linear) else 1]
 
 
-def product(linear: LinearMap, inputs: Tensor) -> Tensor:
-    """x @ W without the bias: (..., fan_in) -> (..., neurons)."""
-    return inputs @ (linear.weight.T if isinstance(linear, nn.Linear) else linear.weight)
-
-
-def bias_of(linear: LinearMap) -> Tensor:
-    """(neurons,), zeros where it has none."""
-    return linear.weight.new_zeros(width_of(linear)) if linear.bias is None else linear.bias
+def affine_of(linear: LinearMap, device: torch.device) -> Affine:
+    """A linear map's weights; in a float32 model on that device the model's own, not copies."""
+    with align_module_device(linear):
+        matrix = linear.weight.T if isinstance(linear, nn.Linear) else linear.weight
+        bias = None if linear.bias is None else linear.bias.to(device, torch.float32)
+        return Affine(matrix.to(device, torch.float32), bias)
 
 
 @contextmanager
 def masked(sublayer: Sublayer, masks: Masks):
     """While open, the maps' outputs y = xW + b are (y - b) ⊙ m + b at every position; differentiable in the masks.
 
-    Written y ⊙ m + b ⊙ (1 - m), so that a mask of 1 changes nothing, to the last bit.
+    Written y ⊙ m + b ⊙ (1 - m), so that a mask of 1 changes nothing, to the last bit. y is of the model's type, the
+    rest float32.
     """
     def gate(mask: Tensor, linear: LinearMap):
-        kept = None if linear.bias is None else linear.bias * (1 - mask)
-        return lambda module, arguments, output: output * mask if kept is None else output * mask + kept
+        bias = affine_of(linear, mask.device).bias
+        kept = None if bias is None else bias * (1 - mask)
+
+        def masked_output(module, arguments, output: Tensor) -> Tensor:
+            own = output * mask.to(output.device)
+            return (own if kept is None else own + kept.to(output.device)).to(output.dtype)
+
+        return masked_output
 
     with hooked(*(linear.register_forward_hook(gate(masks[name], linear)) for name, linear in sublayer.maps.items())):
         yield

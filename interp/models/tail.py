@@ -14,7 +14,7 @@ from transformers import Cache
 
 from interp.models.examples import Examples
 from interp.models.family import MLP
-from interp.models.opened import NODES_AT_ONCE, RESID_MID, Call, OpenModel, RunOn, Site, tensor_of
+from interp.models.opened import RESID_MID, ROWS_AT_ONCE, Call, OpenModel, RunOn, Site, at_once, tensor_of
 
 
 class StandIn(Cache):
@@ -43,7 +43,7 @@ class StandIn(Cache):
 
 @dataclass(frozen=True)
 class Earlier:
-    """Keys and values of all tokens of some rows, and how the blocks are called for the answering one.
+    """Keys and values of all tokens of some rows, in the model's type, and how blocks are called for the answering one.
 
     keys, values: by layer, (nodes, heads, width). path: (rows, T) the nodes of the tokens before the answering one,
     any node beyond them, which the calls' masks hide.
@@ -57,9 +57,9 @@ class Earlier:
     def before(self, rows: Tensor) -> StandIn:
         """The earlier tokens' keys and values of some rows, to which each layer adds the answering token's."""
         path = self.path[rows]  # (batch, T)
-        return StandIn(path.shape[1], lambda layer, keys, values: (
-            torch.cat([self.keys[layer][path].transpose(1, 2), keys], dim=2),
-            torch.cat([self.values[layer][path].transpose(1, 2), values], dim=2)))
+        return StandIn(path.shape[1], lambda layer, *new: tuple(
+            torch.cat([table[layer][path.to(table[layer].device)].transpose(1, 2).to(own.device), own], dim=2)
+            for table, own in zip((self.keys, self.values), new)))
 
 
 @torch.no_grad()
@@ -67,12 +67,13 @@ def read_earlier(opened: OpenModel, examples: Examples) -> Earlier:
     """One pass that keeps every layer's keys and values."""
     forest = opened.forest(examples)
     keys, values = dict[int, Tensor](), dict[int, Tensor]()
-    for chunks in forest.batches(NODES_AT_ONCE):
+    for chunks in forest.batches(opened.nodes_at_once):
         def keep(layer, *pair, chunks=chunks):
             for tables, own in zip((keys, values), pair):  # own: (chunks, heads, N, width)
                 nodes = own.transpose(1, 2).flatten(0, 1)
                 if layer not in tables:
-                    tables[layer] = nodes.new_empty(forest.nodes, *nodes.shape[1:])
+                    tables[layer] = opened.room.empty(forest.nodes, *nodes.shape[1:], dtype=nodes.dtype,
+                                                      device=nodes.device)
                 first = chunks.start * own.shape[2]
                 tables[layer][first:first + len(nodes)] = nodes
             return pair
@@ -97,7 +98,7 @@ def tail(opened: OpenModel, examples: Examples, site: Site) -> RunOn:
         opened.earlier[examples] = read_earlier(opened, examples)
 
     def run_on(activations: Tensor, rows: Tensor) -> Tensor:
-        stream = activations.unsqueeze(1)  # (batch, 1, d_model)
+        stream = opened.enter(activations).unsqueeze(1)  # (batch, 1, d_model)
         if mlp:
             stream = stream + mlp(stream)
         if above:
@@ -106,9 +107,10 @@ def tail(opened: OpenModel, examples: Examples, site: Site) -> RunOn:
             for layer in above:
                 arguments, keywords = at_rows(earlier.calls[layer], rows, len(examples), before)
                 stream = tensor_of(opened.blocks[layer](stream, *arguments, **keywords))
-        return opened.norm(stream.squeeze(1))
+        return opened.leave(opened.norm(stream.squeeze(1)))
 
-    return run_on
+    of_earlier = 2 * examples.tokens.shape[1] * opened.model.config.hidden_size * opened.dtype.itemsize  # of one layer
+    return RunOn(run_on, at_once(ROWS_AT_ONCE, opened.bytes_at_token + 2 * of_earlier))
 
 
 def mlp_update(opened: OpenModel, layer: int) -> Callable[[Tensor], Tensor]:
@@ -138,10 +140,11 @@ def at_rows(call: Call, rows: Tensor, count: int, before: StandIn | None) -> Cal
         if isinstance(value, Cache):
             return before
         if isinstance(value, Tensor) and value.dim() and count > 1:
+            own = rows.to(value.device)
             if value.shape[0] == count:
-                return value[rows]
+                return value[own]
             if value.dim() > 2 and value.shape[0] % count == 0:  # BLOOM's: (rows · heads, ...)
-                return value.unflatten(0, (count, -1))[rows].flatten(0, 1)
+                return value.unflatten(0, (count, -1))[own].flatten(0, 1)
         return tuple(map(part, value)) if isinstance(value, tuple) else value
 
     arguments, keywords = call

@@ -42,6 +42,7 @@ Count = Annotated[Whole, Field(ge=1)]
 NonNegative = Annotated[Whole, Field(ge=0)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**32)]  # what torch and numpy both take
 Text = Annotated[str, Field(min_length=1)]
+FLOAT32 = "float32"
 DATA, MODEL = "data file", "model"  # marks of the keys whose files a run reads, whatever their names
 DataFile = Annotated[str, Field(min_length=1), DATA]
 ModelFolder = Annotated[str, Field(min_length=1), MODEL]
@@ -94,6 +95,16 @@ class ModelSweep(ScriptConfig):
         "the values of these lists"))
     model_seed_list: NonEmpty[Seed] = Field([0], description="seeds of models, and of what the method draws")
     checkpoint_list: NonEmpty[int | str] | None = Field(None, description="checkpoints of a training")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description=(
+        "the type of the model's weights and of what it computes; masks, probes, losses and all that is kept for them "
+        "are float32 in any case"))
+    spread: bool = Field(False, description=(
+        "where one device does not hold the model, put its layers on all there are, then in memory, and leave the rest "
+        "on the disk"))
+    cache_gib: Positive = Field(2.0, description=(
+        "GiB of memory for what passes of the model keep; what goes beyond is in files mapped into memory"))
+    cache_dir: Text | None = Field(None, description=(
+        "the folder of these files, which vanish with the run; by default the system's for temporary files"))
 
 
 C = TypeVar("C", bound=ScriptConfig)

@@ -25,7 +25,8 @@ from interp.runs.files import Row, cell, naming, read_table, set_aside, write_ta
 from interp.runs.record import account_of
 from interp.runs.settings import Setting
 
-FREE_KEYS = ("device", "results_dir", "layers_at_once")  # where and in what portions: no figure depends on them
+# where and in what portions: no figure depends on them
+FREE_KEYS = ("device", "results_dir", "layers_at_once", "spread", "cache_gib", "cache_dir")
 RESULTS, CONFIG = "results", "config.yaml"
 PART = "part_"  # what folders of parts begin with (parts.py)
 

@@ -77,6 +77,10 @@ class QuestionConfig(ModelSweep):
                 raise ValueError(f"the key '{key}' has no effect in the task '{self.task}'{hint}; leave it out")
         if self.variable is None and not self.of_sentences and self.needs_variable:
             raise ValueError("the key 'variable' is missing")
+        for control in ("random_init", "reinit_embeddings", "layer_reinit"):
+            if self.spread and getattr(self, control) not in (False, -1):
+                raise ValueError(f"the key '{control}' draws weights anew, which takes them on one device; leave "
+                                 "'spread' out")
         if getattr(self, "save_models", False) and getattr(self, "model_dir", None) is None:
             raise ValueError("save_models needs the key 'model_dir', the folder to save in")
         return self

@@ -17,8 +17,10 @@ from interp.models.examples import Answer, Examples
 from interp.models.family import family_of
 from interp.models.opened import RESID_MID, OpenModel, Site
 from interp.models.opening import open_model
+from interp.models.room import Room
 from interp.models.sublayers import find_sublayer
-from interp.runs.config import BadInput
+from interp.runs.config import BadInput, require_file
+from interp.runs.directory import check_folder
 from interp.runs.settings import Setting, fill_in
 from interp.tasks import sentences
 from interp.tasks.arithmetic import labels_of, read_data, require_columns, rule_values, token_ids
@@ -29,7 +31,6 @@ POSITION_KEYS = ("probe_index", "target_position", "token_range")  # the paper's
 LOCATION_KEYS = ("operation", "residual_location", "location")  # and of the place in a layer
 SITES = {"attn": RESID_MID, "mlp": "resid_post"}  # DAS names the site after the sublayer it follows
 TRAIN, TEST, GEN = "train", "test", "gen"
-CACHE_BYTES = 2**30  # activations kept for the sites that come next
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Question:
                  pairs: Exchange | dict[str, Exchange] | bool = False, extra: Collection[str] = ()):
         self.config, self.settings, self.device = config, settings, device
         self.pairs, self.extra = pairs, extra
+        self.room = make_room(config)
         self.configurations: dict[str, PretrainedConfig] = {}
         self.known: dict[Any, Data] = {}
         self.sentences: dict[str, ReadSentences] = {}  # by model
@@ -210,12 +212,12 @@ class Question:
             self.opened.clear()
             self.activations.clear()
             self.states.clear()
-            model = loading.load_model("model_path", path, self.device)
+            model = loading.load_model("model_path", path, self.device, config.dtype, config.spread)
             loading.reinitialize(
                 model, setting.model_seed, body=config.random_init, embeddings=config.reinit_embeddings,
                 layer=-1 if isinstance(config.layer_reinit, bool) else config.layer_reinit)
             try:
-                opened = open_model(model, self.data(setting).train)
+                opened = open_model(model, self.data(setting).train, self.room)
             except (ValueError, IndexError, KeyError, AttributeError, TypeError) as error:  # as families differ
                 raise BadInput(f"model_path: {path} cannot be opened: {loading.first_line(error)}.") from None
             if shuffled:
@@ -235,7 +237,7 @@ class Question:
             coming = self.sites(setting, examples)
             self.activations = {key: kept for key, kept in self.activations.items() if key[1] in coming}
             self.activations |= zip([(examples, own) for own in coming], opened.read(examples, coming))
-        return self.activations[examples, site]
+        return self.activations[examples, site].to(self.device)  # which are in a file where memory is short
 
     def answers(self, setting: Setting, examples: Examples) -> Tensor:
         """The states of the setting's model without intervention, (rows, d_model), computed once."""
@@ -265,11 +267,19 @@ class Question:
         return list(order[:sum(sizes)].split(sizes))
 
     def sites(self, setting: Setting, examples: Examples) -> list[Site]:
-        """The setting's site and the next ones with the same model, as many as fit in memory."""
+        """The setting's site and the next ones with the same model, as many as there is room for."""
         coming = [site_of(other) for other in self.settings[self.settings.index(setting):]
                   if self.path(other) == self.path(setting) and other.model_seed == setting.model_seed]
-        each = 4 * len(examples) * self.open(setting).model.config.hidden_size
-        return list(dict.fromkeys(coming))[:max(1, CACHE_BYTES // each)]
+        coming, each = list(dict.fromkeys(coming)), 4 * len(examples) * self.open(setting).model.config.hidden_size
+        return coming[:self.room.portion(each, len(coming), self.device)]
+
+
+def make_room(config: QuestionConfig) -> Room:
+    """Where what passes keep goes; raises BadInput where cache_dir is no folder that can be written to."""
+    folder = require_file("cache_dir", config.cache_dir) if config.cache_dir else None
+    if folder:
+        check_folder("cache_dir", folder)
+    return Room(config.cache_gib, folder)
 
 
 # --------------------------------------------------------------------------- the paper's names

@@ -123,7 +123,8 @@ class NeuronExchange(OfCircuit):
 
         def put(name: str, output: Tensor) -> Tensor:
             own = output.view(len(base), -1, output.shape[-1])
-            return torch.where(masks[name], self.aligned(own, taken[name], base, source), own).view_as(output)
+            other = self.aligned(own, taken[name], base, source)
+            return torch.where(masks[name].to(own.device), other, own).view_as(output)
 
         run(source, keep)
         return run(base, put) - run(base, lambda name, output: None)
@@ -133,7 +134,7 @@ class NeuronExchange(OfCircuit):
         """The sources' outputs at the bases' positions, (batch, T, neurons); the bases' own where there is none."""
         if own.shape[1] == other.shape[1] == 1:  # at the probed position alone
             return other
-        shift = source.examples.probed[source.rows] - base.examples.probed[base.rows]         # (batch,)
+        shift = (source.examples.probed[source.rows] - base.examples.probed[base.rows]).to(own.device)  # (batch,)
         at = torch.arange(own.shape[1], device=own.device) + shift.unsqueeze(1)               # (batch, T)
         there = (at >= 0) & (at < other.shape[1])
         rows = torch.arange(len(own), device=own.device).unsqueeze(1)
