@@ -48,7 +48,8 @@ report: $(READY)
 	$(PY) analysis/report.py
 
 test: .venv/.snakemake
-	HF_HUB_OFFLINE=1 $(PY) -m pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile --ignore tests/test_campaign.py
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_campaign.py  # which looks whether anybody writes here
 
 cluster-test: .venv/.slurm
 	HF_HUB_OFFLINE=1 $(PY) -m pytest -m cluster tests/test_cluster.py

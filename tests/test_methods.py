@@ -1,5 +1,7 @@
 """The mathematics of probes, counterfactual embeddings, LEACE and DAS: properties and plain versions."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,7 +21,7 @@ from interp.methods.das import (
 from interp.methods.erasure import decodability, erased_rank, fit_eraser, random_eraser
 from interp.methods.probes import build_probe, evaluate_probe, train_probe
 from interp.models.examples import Answer, Examples
-from interp.models.opened import OpenModel, Site
+from interp.models.opened import OpenModel, RunOn, Site
 from interp.models.opening import open_model
 from interp.models.tail import tail
 from language_model import VOCABULARY, random_model
@@ -32,6 +34,7 @@ def of_logits() -> OpenModel:
     """A model whose states are logits already."""
     opened = OpenModel.__new__(OpenModel)
     opened.direct, opened.logits = False, lambda states: states
+    opened.model = SimpleNamespace(config=SimpleNamespace(vocab_size=VOCABULARY))
     return opened
 
 
@@ -170,7 +173,7 @@ def test_search_finds_a_planted_subspace_and_stays_orthogonal(orthogonal_map, of
     exchanged = Answer(values[1])
 
     def accuracy(alignment):
-        return interchange_hits(alignment, of_logits, head, base, source, exchanged,
+        return interchange_hits(alignment, of_logits, RunOn(head, 100), base, source, exchanged,
                                 torch.arange(400, 600)).double().mean().item()
 
     assert accuracy(Alignment(torch.eye(d), 1e-3)) < 0.5

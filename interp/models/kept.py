@@ -92,7 +92,7 @@ def answer_from(opened: OpenModel, kept: Kept, layer: int, entering: Tensor | No
         stream = opened.run_blocks(entering[chunks], calls, layer, len(opened.blocks))
         rows, at = forest.rows_in(chunks, nodes)
         states[rows] = opened.leave(opened.norm(stream.flatten(0, 1)[at.to(stream.device)]))
-    return states
+    return opened.finite(states)
 
 
 def bytes_kept(opened: OpenModel, examples: Examples, operations: Sequence[str], entering: bool = False) -> int:

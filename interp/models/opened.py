@@ -245,9 +245,7 @@ class OpenModel:
                                 **self.inputs(forest, chunks))
             for site, own in zip(sites, kept):
                 fill(own, rows, found[site.layer, site.location].flatten(0, 1)[places])
-        for own in kept:
-            self.check_finite(own)
-        return kept
+        return list(map(self.finite, kept))
 
     @torch.no_grad()
     def answer(self, examples: Examples) -> Tensor:
@@ -257,13 +255,13 @@ class OpenModel:
         for chunks in forest.batches(self.nodes_at_once):
             rows, places = forest.rows_in(chunks, nodes)
             states[rows] = self.forward(forest.tokens[chunks], **self.inputs(forest, chunks)).flatten(0, 1)[places]
-        self.check_finite(states)
-        return states
+        return self.finite(states)
 
-    def check_finite(self, values: Tensor) -> None:
-        """Refuse what has gone beyond float16's largest number, 65504; raises RunFailed."""
+    def finite(self, values: Tensor) -> Tensor:
+        """The same values; raises RunFailed where some have gone beyond float16's largest number, 65504."""
         if self.dtype == torch.float16 and not torch.isfinite(values).all():
             raise RunFailed("activations go beyond what float16 holds (65504); set dtype to bfloat16 or float32.")
+        return values
 
     def patched(self, examples: Examples, site: Site) -> RunOn:
         """The whole model run with other activations at a site and the probed positions, differentiable in them.
@@ -285,7 +283,7 @@ class OpenModel:
             else:
                 handles = [self.hook(site.layer, site.location, partial(put, activations))]
             with hooked(*handles):
-                return self.forward(tokens)[each, examples.answering[rows]]
+                return self.finite(self.forward(tokens)[each, examples.answering[rows]])
 
         return RunOn(run_on, at_once(ROWS_AT_ONCE, examples.tokens.shape[1] * self.bytes_at_token))
 

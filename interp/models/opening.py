@@ -56,7 +56,7 @@ def open_model(model: PreTrainedModel, examples: Examples, room: Room | None = N
     with replaced([opened.unembed], head):
         plain = opened.leave(torch.cat([
             model(torch.tensor([row], device=opened.device), use_cache=False).logits[:, -1] for row in rows]))
-    opened.check_finite(plain)
+    opened.finite(plain)
 
     states = apart(opened, few)
     unchanged = alike(opened.leave(torch.cat([logits[:, -1] for logits in given])), plain) if given else True

@@ -36,13 +36,17 @@ class Room:
         Raises:
             OSError: the disk is full.
         """
-        kept = [own for own in self.in_memory if own() is not None]
         size = math.prod(shape) * dtype.itemsize
-        if size and size + sum(tensor.nbytes for own in kept if (tensor := own()) is not None) > self.limit:
+        if size and size > self.left():
             return mapped(self.folder, shape, dtype)
         tensor = torch.empty(*shape, dtype=dtype, device=device)
-        self.in_memory = [*kept, weakref.ref(tensor)]
+        self.in_memory.append(weakref.ref(tensor))
         return tensor
+
+    def left(self) -> int:
+        """How many bytes of memory are not taken."""
+        self.in_memory = [own for own in self.in_memory if own() is not None]
+        return self.limit - sum(tensor.nbytes for own in self.in_memory if (tensor := own()) is not None)
 
     def portion(self, each: int, count: int, device: torch.device) -> int:
         """How many of so many things, of so many bytes each, one pass should keep.
@@ -51,7 +55,7 @@ class Room:
         would take longer (docs/scaling.md). On an accelerator it would not, so there as many as fit.
         """
         disk = shutil.disk_usage(self.folder).free // 2 if device.type == "cpu" else 0
-        return max(1, min(count, (self.limit + disk) // max(1, each)))
+        return max(1, min(count, (self.left() + disk) // max(1, each)))
 
 
 def mapped(folder: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

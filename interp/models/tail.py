@@ -107,7 +107,7 @@ def tail(opened: OpenModel, examples: Examples, site: Site) -> RunOn:
             for layer in above:
                 arguments, keywords = at_rows(earlier.calls[layer], rows, len(examples), before)
                 stream = tensor_of(opened.blocks[layer](stream, *arguments, **keywords))
-        return opened.leave(opened.norm(stream.squeeze(1)))
+        return opened.finite(opened.leave(opened.norm(stream.squeeze(1))))
 
     of_earlier = 2 * examples.tokens.shape[1] * opened.model.config.hidden_size * opened.dtype.itemsize  # of one layer
     return RunOn(run_on, at_once(ROWS_AT_ONCE, opened.bytes_at_token + 2 * of_earlier))
