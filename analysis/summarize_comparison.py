@@ -173,7 +173,7 @@ def main() -> None:
             draw_detection(board, out / "detection")
         print(text)
     else:
-        print("no leaderboard: no run knows a site that carries its variable.", file=sys.stderr)
+        print("no leaderboard: no run knows a site that carries its variable (key carried).", file=sys.stderr)
     unknown = table[table["carried"].isna() & ~swept]
     for (experiment, variable, site), own in unknown.groupby(["experiment", "variable", "residual_location"]):
         draw_layers(own, told_of(results / experiment), out / experiment / f"{variable}_{site}".replace(" ", "_"))

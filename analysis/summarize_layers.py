@@ -55,8 +55,9 @@ def collect(results: Path, model: str) -> pd.DataFrame:
         for name in SETS:
             own = [column.format(**NAMES[name]) for column in columns]
             if missing := [column for column in own if column not in table]:
-                raise BadInput(f"{shown(file)} is no table of {METHODS[method].script} on sentences: it has no column "
-                               f"'{missing[0]}'.")
+                raise BadInput(f"{shown(file)} has no column '{missing[0]}': it is no table of "
+                               f"{METHODS[method].script} on sentences, or its run had no gen_path, or sentences in "
+                               "groups, which this figure does not draw.")
             values = table[own[0]] - sum(table[column] for column in own[1:])
             parts.append(pd.DataFrame({"layer": table["target_layer"], "measure": label, "kind": kind, "set": name,
                                        "component": table[METHODS[method].place].map(COMPONENT_OF), "value": values}))

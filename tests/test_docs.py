@@ -239,6 +239,10 @@ def test_a_task_is_added_as_its_page_says(tmp_path, monkeypatch):
     assert all(0 <= float(share) <= 1 for share in shares)
     assert exchanged[-1]["full_interchange_acc"] and pattern[-1]["vanilla_acc_iid"] == exchanged[-1]["vanilla_acc_iid"]
 
+    assert main(compare_methods.SCRIPT, ["--config", str(files["mine/comparison.yaml"]), "--set",
+                                         "target_layer_list=[0, 1]", "only_right=false"]) == 0
+    assert len(rows_of(results / "comparison/pronouns/results.csv")) == 16
+
     layers = importlib.import_module("analysis.summarize_layers")
     monkeypatch.setattr(sys, "argv", ["summarize_layers", "--model", "smollm2", "--results", str(results)])
     layers.main()

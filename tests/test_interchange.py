@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -562,3 +563,12 @@ def test_a_file_that_is_no_interchange_is_refused(tmp_path, place):
     with pytest.raises(BadInput, match="interchange"):
         load_interchange(tmp_path / "missing.safetensors")
     assert subspace(place, torch.eye(4), rank=2).rank == 2
+
+
+@pytest.mark.parametrize("parts, told", [
+    ({"SEES": "variable"}, "has no fit"), ({}, "has no SEES and no fit"),
+    ({"SEES": "variable", "fit": lambda place, *, seed, rank=1: None}, "the default of 'rank'")])
+def test_a_file_that_is_no_method_is_refused(parts, told, monkeypatch):
+    monkeypatch.setattr(interchange, "import_module", lambda name: SimpleNamespace(**parts))
+    with pytest.raises(BadInput, match=told):
+        interchange.method("mine")

@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import os
 import re
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,8 @@ def read_model_config(key: str, path: str):
         family_of(config)
     except Exception as error:  # TransformerLens says in many ways that it does not know a model
         raise BadInput(f"{key}: {shown(folder)} is a '{config.model_type}' model, which cannot be opened: "
-                       f"{first_line(error)[:120]}.") from None
+                       f"{textwrap.shorten(first_line(error), 120)}; docs/add_a_model_family.md shows how to describe "
+                       "one.") from None
     if not gguf:  # which has to be read to tell
         read_model(key, folder, gguf, device_map="meta")
     return config

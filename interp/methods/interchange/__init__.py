@@ -202,7 +202,19 @@ def learn_from_answers(place: Place, parameters: list[Tensor], exchange: Callabl
 # ------------------------------------------------------------------------------- the folder
 
 def method(name: str) -> ModuleType:
-    return import_module(f"{__name__}.{name}")
+    """A method's module.
+
+    Raises:
+        BadInput: it lacks what a method needs, or has a rank of its own, which the config's would replace.
+    """
+    found, page = import_module(f"{__name__}.{name}"), "docs/add_a_method.md"
+    if missing := [part for part in ("SEES", "fit") if not hasattr(found, part)]:
+        raise BadInput(f"method_list: interp/methods/interchange/{name}.py has no {' and no '.join(missing)} ({page}).")
+    rank = inspect.signature(found.fit).parameters.get("rank")
+    if rank is not None and rank.default not in ("selected", inspect.Parameter.empty):
+        raise BadInput(f"method_list: the default of 'rank' in {name}.py must be 'selected', "
+                       f"as the config's key 'rank' sets it; call a rank of the method's own otherwise ({page}).")
+    return found
 
 
 def checked_options(name: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -215,6 +227,8 @@ def checked_options(name: str, given: dict[str, Any]) -> dict[str, Any]:
     known = {option: parameters[option].annotation for option in parameters if option not in ("place", "seed", "rank")}
     options = {}
     for option, value in given.items():
+        if option == "rank" and "rank" in parameters:
+            raise BadInput(f"method_options: the rank of '{name}' is set by the config's key 'rank', for all methods.")
         if option not in known:
             raise BadInput(f"method_options: the method '{name}' has no option '{option}'; it has "
                            f"{', '.join(known) or 'none'}.")
