@@ -216,12 +216,12 @@ def test_the_mathematics_of_the_new_method(mean_difference, generator):
 def test_a_task_is_added_as_its_page_says(tmp_path, monkeypatch):
     """All methods, of a CSV and YAML files alone; a model that answers at random is asked."""
     places = {"data/mine": str(tmp_path / "data/mine"), "Results/": f"{tmp_path}/Results/",
-              "Models/SmolLM2-135M": str(tmp_path / "model")}
+              "Models/SmolLM2-135M": str(tmp_path / "model"), "Models/mine/random": str(tmp_path / "model")}
     files = write_files("add_a_task.md", tmp_path, places)
     runpy.run_path(str(files["mine/make_pronouns.py"]))
     tables = [pd.read_csv(tmp_path / f"data/mine/pronouns{end}.csv") for end in ("", "_gen")]
     assert [len(table) for table in tables] == [100, 48]
-    save_model_of_words(tmp_path / "model", [*pd.concat(tables)["sentence"], "he she"])
+    runpy.run_path(str(files["mine/random_model.py"]))
     scripts = {"circuit_probing": circuit_probing, "linear_probing": probing, "amnesic": amnesic_probing, "DAS": DAS,
                "pattern": DAS}
     for name, script in scripts.items():
