@@ -88,7 +88,7 @@ def marks(files, part=""):
     found = []
     for values in (read_yaml(project_path(file)) for file in files):
         results = project_path(values["results_dir"])
-        mark = results / f".{part}.complete".replace("..", ".")
+        mark = results / (f".{part}.complete" if part else ".complete")
         written = [] if part else [results / "results.csv"]
         if values.get("save_models"):
             written.append(project_path(values["model_dir"]))

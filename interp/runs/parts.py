@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from interp.runs.config import BadInput, C, parse_yaml, project_path, shown
-from interp.runs.directory import CONFIG, FREE_KEYS, RESULTS, key_of, refuse_other_config
+from interp.runs.config import BadInput, C, ScriptConfig, parse_yaml, project_path, shown
+from interp.runs.directory import CONFIG, FREE_KEYS, PART, RESULTS, key_of, refuse_other_config
 from interp.runs.files import Row, put_rows, read_table
 from interp.runs.record import account_of
 from interp.runs.settings import Setting, combinations
@@ -33,7 +33,7 @@ class Part(NamedTuple):
         return settings[self.number - 1::self.of]
 
     def folder(self, results: Path) -> Path:
-        return results / f"part_{self.number}_of_{self.of}"
+        return results / f"{PART}{self.number}_of_{self.of}"
 
 
 def parse_part(text: str) -> Part:
@@ -46,8 +46,8 @@ def parse_part(text: str) -> Part:
 
 def parts_in(results: Path) -> list[Part]:
     """The parts that a results_dir holds, begun ones too; raises BadInput where they are of different divisions."""
-    found = sorted(Part(*map(int, name.groups())) for folder in results.glob("part_*_of_*")
-                   if folder.is_dir() and (name := re.fullmatch(r"part_(\d+)_of_(\d+)", folder.name)))
+    found = sorted(Part(*map(int, name.groups())) for folder in results.glob(f"{PART}*_of_*")
+                   if folder.is_dir() and (name := re.fullmatch(rf"{PART}(\d+)_of_(\d+)", folder.name)))
     if len(divisions := sorted({part.of for part in found})) > 1:
         raise BadInput(f"results_dir: {shown(results)} holds parts of {' and of '.join(map(str, divisions))}, which do "
                        "not fit together; move those that do not belong there away.")
@@ -69,17 +69,29 @@ def narrow(config: C, settings: list[Setting], part: Part, overwrite: bool) -> t
         if other.of != part.of:
             raise BadInput(f"results_dir: {shown(results)} is computed in {other.of} parts, to which {part} does not "
                            "belong; give another results_dir.")
-        if not overwrite and (other.folder(results) / CONFIG).exists():
-            refuse_other_config(other.folder(results) / CONFIG, config)
-    return config.model_copy(update={"results_dir": str(Path(config.results_dir) / own.name)}), part.share(settings)
+    if not overwrite:
+        refuse_other_parts(config)
+    return config_of(part, config), part.share(settings)
+
+
+def refuse_other_parts(config: ScriptConfig) -> None:
+    """Refuse parts of another config in a results_dir; raises BadInput."""
+    results = project_path(config.results_dir)
+    for part in parts_in(results):
+        if (part.folder(results) / CONFIG).exists():
+            refuse_other_config(part.folder(results) / CONFIG, config)
+
+
+def config_of(part: Part, config: C) -> C:
+    return config.model_copy(update={"results_dir": str(part.folder(Path(config.results_dir)))})
 
 
 def all_parts(config: C, settings: list[Setting]) -> dict[Part, tuple[C, list[Setting]]]:
     """The config and the settings of every part of a run that is computed in parts; else nothing."""
-    results = project_path(config.results_dir)
-    found = parts_in(results)
+    refuse_other_parts(config)
+    found = parts_in(project_path(config.results_dir))
     every = [Part(number, found[0].of) for number in range(1, found[0].of + 1)] if found else []
-    return {part: narrow(config, settings, part, overwrite=False) for part in every if part.share(settings)}
+    return {part: (config_of(part, config), share) for part in every if (share := part.share(settings))}
 
 
 # ------------------------------------------------------------------------------ reading tables
@@ -98,7 +110,7 @@ def has_table(file: Path) -> bool:
 
 def tables_below(results: Path, pattern: str) -> list[Path]:
     """Where the results.csv of the runs are whose folders match, in parts or not."""
-    folders = [folder for folder in results.glob(pattern) if folder.is_dir() and not folder.name.startswith("part_")]
+    folders = [folder for folder in results.glob(pattern) if folder.is_dir() and not folder.name.startswith(PART)]
     return sorted(file for folder in folders if has_table(file := folder / f"{RESULTS}.csv"))
 
 
