@@ -48,6 +48,7 @@ TRAINING_MISTAKES = {
     "model_dir is a link to itself": ({"model_dir": "LOOP"}, ["loop", "leads nowhere"]),
     "data_dir below a link to nothing": ({"data_dir": "LINK/x"}, ["data_dir", "link", "leads nowhere"]),
     "other data in place": ({"data_seed": 1}, ["data_dir", "train.csv"]),
+    "model_dir holds a zero byte": ({"model_dir": "a\0b"}, ["a\0b", "zero byte"]),
     "results of another config": ({"wd": 0.5, "results_dir": "SAME"}, ["results_dir", "wd", "--overwrite"]),
 }
 
@@ -57,6 +58,7 @@ CIRCUIT_MISTAKES = {
     "missing model": ({"model_path": "Models/Disambiguation/none"},
                       ["model_path", "Models/Disambiguation/none", "Disambiguation/a2_minus_b2.yaml"]),
     "a path of two lines": ({"test_data_path": "a\nb"}, ["test_data_path", "a b"]),
+    "a folder of circuits with a zero byte": ({"model_dir": "a\0b"}, ["zero byte"]),
     "variable is no column": ({"variable": "var_00"}, ["'var_00'", "train.csv", "did you mean 'var_0'"]),
     "variable is no number": ({"variable": "CF_FN_0"}, ["CF_FN_0", "whole numbers"]),
     "layer the model lacks": ({"target_layer_list": [1]}, ["target_layer_list", "layer 1", "has 1"]),

@@ -120,7 +120,9 @@ def project_path(path: str | Path) -> Path:
         full = PROJECT_ROOT / Path(path).expanduser()
         if ".." in full.parts:  # which, beyond what exists, would make folders on the way
             full = full.resolve()
-        if not full.exists() and full.is_symlink():  # raises where a name is too long or holds a zero byte
+        if "\0" in str(full):
+            raise ValueError("it holds a zero byte")
+        if not full.exists() and full.is_symlink():  # raises where a name is too long
             raise ValueError("it is a link that leads nowhere")
     except (OSError, ValueError, RuntimeError) as error:
         why = error.strerror if isinstance(error, OSError) else error
