@@ -205,7 +205,7 @@ def run(script: Script, options: argparse.Namespace, config: ScriptConfig, setti
         left = todo(script, config, settings, directory)
         if len(left) < len(settings):
             print(f"{where}: {len(settings) - len(left)} of {len(settings)} settings are done already.")
-        if left:
+        if left or account_of(directory.path).get("status", "done") != "done":  # killed after its last row
             parts = parts_of(script, config, settings)
             for part in parts:
                 refuse_changed_inputs(part[-1].path, read)

@@ -4,6 +4,7 @@ import json
 import runpy
 import shutil
 import signal
+import socket
 import time
 
 import imageio.v2 as imageio
@@ -147,6 +148,20 @@ def test_circuits_killed_and_started_again_keep_what_was_done(tiny, tmp_path):
     assert table.read_text().splitlines()[1:1 + len(done)] == done  # with their seconds: not recomputed
     assert rows_of(table) == rows_of(tmp_path / "whole/results.csv")
     assert (tmp_path / "killed/ablations.csv").read_bytes() == (tmp_path / "whole/ablations.csv").read_bytes()
+
+
+def test_a_run_killed_after_its_last_row_is_done_at_the_next_start(tiny, tmp_path):
+    values = tiny.circuits | {"results_dir": str(tmp_path / "run"), "save_models": False}
+    config, record = write_yaml(tmp_path / "c.yaml", values), tmp_path / "run/run.json"
+    assert main(CIRCUITS, ["--config", str(config)]) == 0
+    done = record.read_text()
+    record.write_text(done.replace('"status": "done"', '"status": "running"'))
+    left = record.with_name(f".run.json.{2**31}@{socket.gethostname()}.tmp")  # of a process that is no more
+    left.write_text(done)
+    table = (tmp_path / "run/results.csv").read_bytes()
+    assert main(CIRCUITS, ["--config", str(config)]) == 0
+    assert json.loads(record.read_text())["status"] == "done" and not left.exists()
+    assert (tmp_path / "run/results.csv").read_bytes() == table
 
 
 @pytest.mark.parametrize("method", METHODS)

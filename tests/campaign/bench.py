@@ -229,7 +229,7 @@ def meaning(file: Path, schema: type[configs.ScriptConfig]) -> dict[str, Any] | 
     try:
         return {key: value for key, value in yaml.safe_load(file.read_text()).items()
                 if key in schema.model_fields.keys() - FREE_KEYS and value != schema.model_fields[key].default}
-    except (AttributeError, ValueError, yaml.YAMLError):
+    except (AttributeError, ValueError, RecursionError, yaml.YAMLError):
         return file.read_bytes()
 
 

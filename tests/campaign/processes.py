@@ -23,6 +23,7 @@ from campaign.bench import (
     saved,
 )
 from conftest import write_yaml
+from interp.runs.record import RECORD, read_record
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 SAVING = ("training", "transfer", "circuits", "DAS", "comparison", "language")  # jobs that leave something in model_dir
@@ -47,7 +48,8 @@ def kills(trial: Trial) -> None:
         status, errors = killed(command, trial.folder / f"stderr_{number}", how, ready, rest)
         told[-1] += f" ({status})"
         trial.what = f"{name}: {', '.join(told)}"
-        ours = str(trial.project) in errors  # else Python was interrupted before it came to the script's first line
+        # else Python was interrupted before it came to the script's first line, which it tells as line 0
+        ours = str(trial.project) in errors.replace(f'{command[1]}", line 0, in <module>', "")
         require("Traceback" not in errors or not ours, f"after {how.name} {when}: {errors.strip()}")
         allowed = {0, -how} | ({130} if how is signal.SIGINT else set()) | ({1} if errors and not ours else set())
         require(status in allowed, f"after {how.name} {when}: exit {status}; {errors.strip()}")
@@ -55,6 +57,8 @@ def kills(trial: Trial) -> None:
     require(ended.status == 0 and not ended.errors, f"the last start: exit {ended.status}; {' | '.join(ended.errors)}")
     require_same(trial, name)
     require_no_strays(trial.project)
+    status = read_record(trial.project / name / "run" / RECORD).get("status")
+    require(status == "done", f"its record says '{status}'")
 
 
 def moment(trial: Trial, name: str) -> tuple[str, Callable[[], bool], float]:
