@@ -41,9 +41,15 @@ def test_parts_are_one_run(sweep, tmp_path, capsys):
 
     # read together before they are joined, as far as they have come
     file = tmp_path / "parts" / "results.csv"
+    begun = file.parent / "part_3_of_3" / "results.csv"
+    whole = begun.read_text()
+    begun.write_text("".join(whole.splitlines(keepends=True)[:2]))  # as if killed after its first setting
+    assert len(read_results_table(file)) == 4
+    assert "--part 2/3, 3/3 (has 1 of 2 settings)\n" in capsys.readouterr().err
+    begun.write_text(whole)
     assert has_table(file) and file in tables_below(tmp_path, "p*")
     table = read_results_table(file)
-    assert "--part 2/3" in capsys.readouterr().err and len(table) == 5
+    assert "--part 2/3\n" in capsys.readouterr().err and len(table) == 5
     reported = {run.name: run for run in find_runs(tmp_path, Problems())}
     assert set(reported) == {"whole", "parts"} and reported["parts"].unfinished.endswith("5 of 8 settings have rows")
     assert sweep("parts", "--part", "2/3") == 0

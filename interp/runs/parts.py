@@ -121,7 +121,7 @@ def tables_of_parts(file: Path) -> list[Path]:
 def source(file: Path) -> Path | io.StringIO:
     """A table to read: the file, or if its run is in parts, the text that joining them would write.
 
-    Says which parts are missing; their settings have no rows.
+    Says which parts are missing or not complete; their settings have no rows.
 
     Raises:
         BadInput: the parts do not fit together.
@@ -132,18 +132,17 @@ def source(file: Path) -> Path | io.StringIO:
     order = common_order(file.parent, parts)
     names = next(iter(order.values()))._fields
     numbers = {key: number for number, key in enumerate(order)}
-    rows: list[tuple[int, Row]] = []
-    for part in parts:
+    rows, missing = list[tuple[int, Row]](), list[str]()
+    for part in (Part(number, parts[0].of) for number in range(1, parts[0].of + 1)):
         own = part.folder(file.parent) / file.name
-        if not own.exists():
-            continue
-        share = {key_of(setting._asdict(), names) for setting in part.share(list(order.values()))}
-        for row in read_table(own):
+        share, done = {key_of(setting._asdict(), names) for setting in part.share(list(order.values()))}, set()
+        for row in read_table(own) if own.exists() else ():
             if not all(name in row for name in names) or (key := key_of(row, names)) not in share:
                 raise BadInput(f"{shown(own)} has a row of a setting that does not belong to part {part}.")
             rows.append((numbers[key], row))
-    missing = [f"{number}/{parts[0].of}" for number in range(1, parts[0].of + 1)
-               if not (Part(number, parts[0].of).folder(file.parent) / file.name).exists()]
+            done.add(key)
+        if left := len(share - done):
+            missing.append(str(part) if not done else f"{part} (has {len(done)} of {len(done) + left} settings)")
     if missing and file.stem == RESULTS:
         print(f"missing: of {shown(file.parent)}, which is computed in parts, --part {', '.join(missing)}",
               file=sys.stderr)
