@@ -176,6 +176,20 @@ def byte_level_tokenizer(sentences: list[str], vocab_size: int = 1000) -> PreTra
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=END, bos_token=END, eos_token=END)
 
 
+def undeclared(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The same vocabulary, whose unknown token the tokenizer does not tell."""
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
+
+
+def test_a_tokenizer_without_an_unknown_token_reads_what_it_knows(language):
+    sentences = completed_sentences(0)
+    known = read(language, "SV_Agr", Reader(undeclared(word_level_tokenizer(sentences)), "model"))
+    assert rows_of(known) == rows_of(read(language, "SV_Agr", Reader(word_level_tokenizer(sentences), "model")))
+    byte_level = undeclared(byte_level_tokenizer([f"T{text[1:]}" for text in sentences[::21]]))
+    assert byte_level.unk_token_id is None
+    assert read(language, "SV_Agr", Reader(byte_level, "model", capitalize=True)).texts
+
+
 def test_agreement_ends_in_its_last_token_and_compares_are_with_is(language):
     data = data_of(language, "agreement")
     table = pd.read_csv(language.data / "SV_Agr.csv").set_index("sentence")["labels"]
@@ -258,9 +272,13 @@ def test_prefix_and_capital_letter_come_before_a_byte_level_tokenizer(language):
     ("SV_Agr", lambda own: Reader(word_level_tokenizer(
         [text for text in completed_sentences(0) if "surgeons" not in text]), "model"),
      ["model_path", "'surgeons'", "does not know"]),
+    ("SV_Agr", lambda own: Reader(undeclared(word_level_tokenizer(
+        [text for text in completed_sentences(0) if "surgeons" not in text])), "model"),
+     ["model_path", "'surgeons'", "does not know"]),
     ("SV_Agr", lambda own: reader_of(own, capitalize=True), ["model_path", "'The'", "does not know"]),
     ("SV_Agr", lambda own: reader_of(own, prefix="<s>"), ["sentence_prefix", "'<s>'"]),
-], ids=["pronoun of several tokens", "verb of several tokens", "unknown word", "unknown capital", "unknown prefix"])
+], ids=["pronoun of several tokens", "verb of several tokens", "unknown word", "unknown word of an undeclared token",
+        "unknown capital", "unknown prefix"])
 def test_what_a_tokenizer_cannot_read_is_refused(file, reader, words, language):
     refused(lambda: read(language, file, reader(language), size=500), words)
 

@@ -173,8 +173,12 @@ class Reader:
             others |= dict.fromkeys(f" {word}" for word in rest)
         words = [*firsts, *others]
         for word, ids in zip(words, self.tokens(words)):
-            if not ids or unknown in ids:
+            if not ids or unknown in ids or (unknown is None and self.read_as(ids) != word.strip().casefold()):
                 raise BadInput(f"model_path: the tokenizer of {self.source} does not know the word '{word.strip()}'.")
+
+    def read_as(self, ids: list[int]) -> str:
+        """The word that tokens say: of a tokenizer that declares no unknown token, other words may be its token too."""
+        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False).strip().casefold()
 
     def check_rows(self, sentences: list[str], rows: list[list[int]]) -> None:
         """Refuse sentences with a token that says nothing, and different ones that look alike to the model.
