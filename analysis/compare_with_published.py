@@ -1,4 +1,4 @@
-"""Our figures beside the published ones, cell by cell, as a Markdown table.
+"""Our values beside the published ones, cell by cell, as a Markdown table.
 
     python analysis/compare_with_published.py --published results.csv --experiment Disambiguation --out FILE.md
 
@@ -109,7 +109,7 @@ def markdown(merged: pd.DataFrame, tolerance: float) -> str:
     return "\n".join(lines) + "\n"
 
 
-SHARES = ("acc", "acc_test", "acc_same", "acc_different", "label", "success", "diff")  # figures between 0 and 1
+SHARES = ("acc", "acc_test", "acc_same", "acc_different", "label", "success", "diff")  # values between 0 and 1
 TOLERANCE = 0.05  # shares that differ by more are marked
 ROUNDING = 0.0005
 
@@ -144,11 +144,13 @@ def main() -> None:
                  " Ours are means over models; low and high is where 95 % of models would lie (Student's t, of as many "
                  "as we have), and `inside` says whether the published value, of one model, does."
                  if merged["models"].max() > 1 else ""))
-    title = (f"# {name}: our figures beside the published ones\n\n"
+    about += (" Metrics are the columns of the method's results.csv, which its page in docs/ explains (in amnesic_probing "
+              "`test_acc` is the model's accuracy after erasure, in probing the probe's).")
+    title = (f"# {name}: our values beside the published ones\n\n"
              f"Made by `analysis/compare_with_published.py`. {about}\n")
     write_text(out, title + body)
     inside = f", {(merged['inside'] == 'yes').sum()} inside" if merged["models"].max() > 1 else ""
-    print(f"{options.out}: {len(merged)} of {len(published)} figures, {body.count('**')} marked{inside}.")
+    print(f"{options.out}: {len(merged)} of {len(published)} values, {body.count('**')} marked{inside}.")
 
 
 if __name__ == "__main__":

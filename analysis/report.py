@@ -61,7 +61,7 @@ SECTIONS = (
         ("Disambiguation", "Train_Algorithmic_Models/Disambiguation", "Train_Algorithmic_Models/Disambiguation-seeds"),
         "make experiment1", summarize_methods, (summarize_disambiguation,), {"": summarize_disambiguation.VARIABLES}, (
             "Most figures that differ are of what the MLP does with the variables, which changes within a few hundred "
-            "epochs of one training; docs/README.md, 'Why a figure of Experiment 1 may differ', has the evidence.")),
+            "epochs of one training; docs/README.md, 'Why a value of Experiment 1 may differ', has the evidence.")),
     Section("experiment-2", "Experiment 2: are variables shared between tasks?", (
         "One model answers a mod 29 + b mod 31 and a mod 29 + b mod 23. Is a mod 29, which both tasks need, computed "
         "by the same neurons for both?"), ("Shared_Nodes", "Train_Algorithmic_Models/Shared_Nodes"), "make experiment2",

@@ -37,7 +37,7 @@ def search(place: Place, seed: int, lr: float, num_epochs: int, l0_lambda: float
 
 def fit_circuit(kind: type["OfCircuit"], place: Place, *, seed: int, lr: Positive = 0.001, num_epochs: Count = 90,
                 l0_lambda: Weight = 1e-6) -> "OfCircuit":
-    """The `fit` of a method: the circuit with the paper's weight of sparsity, exchanged as a kind does."""
+    """The `fit` of a method: the circuit with the paper's sparsity penalty, exchanged as a kind does."""
     circuit = circuit_at(place, seed, lr=lr, num_epochs=num_epochs, l0_lambda=l0_lambda)
     return load_circuit(kind, circuit.scores, None, place)
 

@@ -1,6 +1,6 @@
-"""circuit_update with its weight of sparsity chosen on the select pairs, as ranks of directions are.
+"""circuit_update with its sparsity penalty chosen on the select pairs, as ranks of directions are.
 
-The paper's weight is one that leaves many neurons; a little more of it, and the circuit is empty.
+The paper's penalty is one that leaves many neurons; a little more of it, and the circuit is empty.
 """
 
 from dataclasses import replace
