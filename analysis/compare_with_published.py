@@ -144,8 +144,8 @@ def main() -> None:
                  " Ours are means over models; low and high is where 95 % of models would lie (Student's t, of as many "
                  "as we have), and `inside` says whether the published value, of one model, does."
                  if merged["models"].max() > 1 else ""))
-    about += (" Metrics are the columns of the method's results.csv, which its page in docs/ explains (in amnesic_probing "
-              "`test_acc` is the model's accuracy after erasure, in probing the probe's).")
+    about += (" Metrics are the columns of the method's results.csv, which its page in docs/ explains (in "
+              "amnesic_probing `test_acc` is the model's accuracy after erasure, in probing the probe's).")
     title = (f"# {name}: our values beside the published ones\n\n"
              f"Made by `analysis/compare_with_published.py`. {about}\n")
     write_text(out, title + body)
