@@ -1,6 +1,7 @@
 """Processes that are killed, that run out of disk, or that meet at the same files."""
 
 import multiprocessing
+import re
 import shutil
 import signal
 import subprocess
@@ -48,8 +49,7 @@ def kills(trial: Trial) -> None:
         status, errors = killed(command, trial.folder / f"stderr_{number}", how, ready, rest)
         told[-1] += f" ({status})"
         trial.what = f"{name}: {', '.join(told)}"
-        # else Python was interrupted before it came to the script's first line, which it tells as line 0
-        ours = str(trial.project) in errors.replace(f'{command[1]}", line 0, in <module>', "")
+        ours = interrupts_us(errors, trial.project, command[1])
         require("Traceback" not in errors or not ours, f"after {how.name} {when}: {errors.strip()}")
         allowed = {0, -how} | ({130} if how is signal.SIGINT else set()) | ({1} if errors and not ours else set())
         require(status in allowed, f"after {how.name} {when}: exit {status}; {errors.strip()}")
@@ -59,6 +59,18 @@ def kills(trial: Trial) -> None:
     require_no_strays(trial.project)
     status = read_record(trial.project / name / "run" / RECORD).get("status")
     require(status == "done", f"its record says '{status}'")
+
+
+def interrupts_us(errors: str, project: Path, script: Path) -> bool:
+    """Whether a traceback shows code of the project at work, rather than Python on the way to it.
+
+    Until a script's first import has taken Ctrl-C over, a few milliseconds, nothing of ours can tell it in a sentence.
+    """
+    text = script.read_text()
+    first = 1 + text[:text.index("import interp.runs.interruption")].count("\n")  # its line
+    taking_over = {project / "interp" / name for name in ("__init__.py", "runs/__init__.py", "runs/interruption.py")}
+    return any(Path(file) not in taking_over and not (Path(file) == script and int(line) <= first)
+               for file, line in re.findall(rf'File "({re.escape(str(project))}[^"]*)", line (\d+)', errors))
 
 
 def moment(trial: Trial, name: str) -> tuple[str, Callable[[], bool], float]:
