@@ -178,7 +178,7 @@ class Reader:
 
     def read_as(self, ids: list[int]) -> str:
         """The word that tokens say: of a tokenizer that declares no unknown token, other words may be its token too."""
-        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False).strip().casefold()
+        return self.tokenizer.batch_decode([ids], clean_up_tokenization_spaces=False)[0].strip().casefold()
 
     def check_rows(self, sentences: list[str], rows: list[list[int]]) -> None:
         """Refuse sentences with a token that says nothing, and different ones that look alike to the model.
