@@ -26,7 +26,10 @@ def fit(place: Place, *, seed: int, rank: str | int = "selected", epochs: Count 
 def learn(place: Place, k: int, seed: int, epochs: int, batch_size: int, lr: float) -> Interchange:
     torch.manual_seed(seed)
     directions = nn.Linear(place.fit.base.activations.shape[1], k, bias=False)
-    orthogonal(directions).to(place.opened.device)
+    # both maps reach all orthonormal directions; a step of Householder's takes time in proportion to k, one of Cayley's
+    # in proportion to d
+    orthogonal(directions, orthogonal_map="cayley" if k > directions.in_features / 8 else "householder")
+    directions.to(place.opened.device)
 
     def exchange(pairs, done):
         change = pairs.source.activations - pairs.base.activations  # (batch, d)

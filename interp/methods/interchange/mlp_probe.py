@@ -30,10 +30,12 @@ class Embedding(Interchange):
     def __call__(self, base: Points, source: Points) -> Tensor:
         probe = self.probe(base.activations.device)
         targets = probe(source.activations).argmax(-1)  # (n,)
+        other = probe(base.activations).argmax(-1) != targets
+        moved = base.activations.clone()
         with torch.enable_grad():
-            moved = counterfactual_embeddings(probe, base.activations, targets, num_steps=CF_STEPS, lr=CF_LR)
-        there = probe(base.activations).argmax(-1) == targets
-        return torch.where(there.unsqueeze(1), base.activations, moved)
+            moved[other] = counterfactual_embeddings(probe, base.activations[other], targets[other],
+                                                     num_steps=CF_STEPS, lr=CF_LR)
+        return moved
 
 
 def fit(place: Place, *, seed: int, lr: Positive = 0.1, num_epochs: Count = 100,
