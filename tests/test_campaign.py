@@ -11,6 +11,7 @@ import pytest
 
 from campaign import bench, damage
 from campaign.__main__ import attempt, in_a_process, report
+from campaign.processes import interrupts_us
 from conftest import SENTENCES
 from interp.runs.config import PROJECT_ROOT
 
@@ -29,6 +30,20 @@ def test_a_share_of_the_campaign(tmp_path):
     again = subprocess.run(command, cwd=PROJECT_ROOT, env=environment, capture_output=True, text=True)
     assert again.stdout == (tmp_path / "report.md").read_text() in ended.stdout  # what was made is not made again
     assert (tmp_path / "trials.jsonl").read_text() == records
+
+
+@pytest.mark.parametrize("frames, ours", [
+    ([], False), ([("circuit_probing.py", 0)], False), ([("circuit_probing.py", "first")], False),
+    ([("circuit_probing.py", "first"), ("interp/runs/interruption.py", 9)], False),
+    ([("circuit_probing.py", "next")], True), ([("circuit_probing.py", "first"), ("interp/runs/config.py", 9)], True),
+    ([("circuit_probing.py", "next"), ("interp/runs/interruption.py", 9)], True)])
+def test_only_an_interruption_before_the_first_import_is_pythons_own(frames, ours):
+    text = (PROJECT_ROOT / "circuit_probing.py").read_text().splitlines()
+    first = 1 + next(number for number, line in enumerate(text) if line.startswith("import interp.runs.interruption"))
+    lines = {"first": first, "next": first + 3}
+    errors = "".join(f'  File "{PROJECT_ROOT / file}", line {lines.get(line, line)}, in <module>\n'
+                     for file, line in frames)
+    assert interrupts_us(f"{errors}KeyboardInterrupt\n", PROJECT_ROOT, PROJECT_ROOT / "circuit_probing.py") == ours
 
 
 def ends_in_a_traceback(*_):

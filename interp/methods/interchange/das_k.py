@@ -26,8 +26,8 @@ def fit(place: Place, *, seed: int, rank: str | int = "selected", epochs: Count 
 def learn(place: Place, k: int, seed: int, epochs: int, batch_size: int, lr: float) -> Interchange:
     torch.manual_seed(seed)
     directions = nn.Linear(place.fit.base.activations.shape[1], k, bias=False)
-    # both maps reach all orthonormal directions; a step of Householder's takes time in proportion to k, one of Cayley's
-    # in proportion to d
+    # Householder's map goes column by column, Cayley's solves once, of the size of d: with d 128 and k 1 forward and
+    # backward take 0.7 and 2.0 ms, with k 55 they take 5.5 and 1.6
     orthogonal(directions, orthogonal_map="cayley" if k > directions.in_features / 8 else "householder")
     directions.to(place.opened.device)
 
