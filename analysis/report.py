@@ -60,7 +60,7 @@ SECTIONS = (
         "of the four variables: is it there, and does the model use it?"),
         ("Disambiguation", "Train_Algorithmic_Models/Disambiguation", "Train_Algorithmic_Models/Disambiguation-seeds"),
         "make experiment1", summarize_methods, (summarize_disambiguation,), {"": summarize_disambiguation.VARIABLES}, (
-            "Most figures that differ are of what the MLP does with the variables, which changes within a few hundred "
+            "Most values that differ are of what the MLP does with the variables, which changes within a few hundred "
             "epochs of one training; docs/README.md, 'Why a value of Experiment 1 may differ', has the evidence.")),
     Section("experiment-2", "Experiment 2: are variables shared between tasks?", (
         "One model answers a mod 29 + b mod 31 and a mod 29 + b mod 23. Is a mod 29, which both tasks need, computed "
@@ -73,7 +73,7 @@ SECTIONS = (
         "the circuit for a² form before that? b², which the task does not need, is the control."),
         ("Grokking", "Train_Algorithmic_Models/Grokking"), "make experiment3", summarize_methods, (summarize_grokking,),
         {"": summarize_grokking.VARIABLES}, (
-            "When exactly a model groks depends on rounding, so that figures at one epoch differ while the order "
+            "When exactly a model groks depends on rounding, so that values at one epoch differ while the order "
             "of events does not: docs/reproducing.md.")),
     Section("experiment-4", "Experiment 4: language models", (
         "Where does a language model compute the number of a subject (agreement), of a reflexive's antecedent, of an "

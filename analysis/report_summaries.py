@@ -64,7 +64,7 @@ class Section:
 # ---------------------------------------------------------------- Experiments 1 to 3, and the quickstart
 
 def summarize_methods(section: Section, results: Path, runs: list[Run], problems: Problems) -> Summary:
-    """Each method's headline figures for each variable, after attention and after the MLP."""
+    """Each method's headline values for each variable, after attention and after the MLP."""
     parts = [problems.attempt(f"{run.name}/results.csv", read_method, results, run, part, labels)
              for part, labels in section.parts.items() for run in in_order(runs, labels)
              if run.table is not None and is_of_method(run.name, section.folders[0], part)]
@@ -90,7 +90,7 @@ def summarize_methods(section: Section, results: Path, runs: list[Run], problems
     seeds = sorted({number(seed) for column in table if column.endswith(":model_seed")
                     for seed in table[column].dropna().unique()})
     names = {"component": "after"}
-    caption = ("Each method's headline figures on test, " + over(counts) + (
+    caption = ("Each method's headline values on test, " + over(counts) + (
         f"; model seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}" if seeds else ""))
     left_out = max(0, len(rows) - ROWS_AT_MOST)
     return ([Table(caption, [names.get(key, key) for key in keys] + labels, rows[:ROWS_AT_MOST], left_out, folded=24)],
