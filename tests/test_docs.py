@@ -24,6 +24,7 @@ import compare_methods
 import DAS
 import interp.methods.interchange
 import probing
+from analysis.report_runs import Problems, find_runs
 from conftest import comparison_values, rows_of, write_yaml
 from interp.experiment import main
 from interp.methods.table import METHODS, Method
@@ -114,6 +115,15 @@ def expand(path: str) -> list[str]:
         return [path]
     return [end for word in braces[1].split(",")
             for end in expand(path[:braces.start()] + word + path[braces.end():])]
+
+
+def test_the_runs_that_are_kept_are_complete_and_told_of():
+    problems = Problems()
+    runs = find_runs(DOCS / "runs", problems)
+    assert runs and not problems and not [run.name for run in runs if run.unfinished or run.status != "done"]
+    folders = re.findall(r"^\| `([^`]+)` ", text_of("runs/README.md"), re.MULTILINE)
+    assert all(any(f"{run.name}/".startswith(f"{folder}/") for folder in folders) for run in runs)
+    assert all(any(f"{run.name}/".startswith(f"{folder}/") for run in runs) for folder in folders)
 
 
 # --------------------------------------------------------------------------------- the recipes

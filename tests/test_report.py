@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -16,7 +17,7 @@ from analysis.report import SECTIONS, configs_by_results
 from analysis.report_runs import ROWS_AT_MOST, as_table, number
 from conftest import CIRCUITS, COMPARISON, METHODS, comparison_values, write_yaml
 from interp.experiment import main
-from interp.runs.config import PROJECT_ROOT, read_yaml
+from interp.runs.config import PROJECT_ROOT, BadInput, read_yaml
 
 VOID = {"meta", "link", "img", "input", "br", "hr"}
 HOSTILE = "<script>alert('x')</script><img src=http://x.test/a.png onerror=alert(1)>"
@@ -119,6 +120,36 @@ def test_a_page_of_what_is_there_and_what_is_not(tmp_path, report):
     [image] = page.all("img")
     assert "circuit 0.9" in image["alt"] and "full sublayer 0.60" in image["alt"] and image["width"] == str(PNG[0])
     assert "make language" in text and "make quickstart" in text
+
+
+def test_complete_runs_are_kept_as_text(tmp_path, monkeypatch, capsys):
+    module = runpy.run_path(str(PROJECT_ROOT / "docs/keep_runs.py"))
+    monkeypatch.setitem(module["keep"].__globals__, "KEPT", tmp_path / "kept")
+    results, config = tmp_path / "r", {"operation_list": ["attn", "mlp"], "lr": 0.1}
+    run = write_run(results / "Grokking/circuit_probing/a2", circuits(), config)
+    (run / "qualitative").mkdir()
+    (run / "qualitative/answers.csv").write_text("sentence")
+    (run / "pairs.csv").write_text("x" * (module["BYTES_AT_MOST"] + 1))
+    write_run(results / "Grokking/DAS/a2", circuits(), config, status="running")
+
+    def keep(*names: str) -> int:
+        monkeypatch.setattr("sys.argv", ["keep_runs", *names, "--results", str(results)])
+        try:
+            module["main"]()
+        except BadInput as error:
+            print(error)
+            return 2
+        return 0
+
+    assert keep() == 2 and "Grokking/DAS/a2: this run is not complete" in capsys.readouterr().out
+    assert not (tmp_path / "kept").exists()  # nothing of the others either
+    assert keep("Grokking/circuit_probing") == 0 and keep("Grokking/circuit_probing/") == 0
+    kept = tmp_path / "kept/Grokking/circuit_probing/a2"
+    assert {path.name for path in kept.iterdir()} == {"config.yaml", "run.json", "results.csv"}
+    assert all((kept / path.name).read_bytes() == (run / path.name).read_bytes() for path in kept.iterdir())
+    write_yaml(run / "config.yaml", config | {"lr": 0.2})
+    assert keep("Grokking/circuit_probing/a2") == 2 and "is of another config" in capsys.readouterr().out
+    assert keep("Grokking/circuit") == 2 and "there is no run in Grokking/circuit" in capsys.readouterr().out
 
 
 def test_commands_for_what_is_missing_exist(tmp_path, report):

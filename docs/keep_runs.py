@@ -1,0 +1,65 @@
+"""Keep the tables and records of complete runs in docs/runs, so that the values in these pages can be looked up.
+
+    python docs/keep_runs.py [--results Results] [RUN ...]
+
+RUN: folders below Results, such as SV_Agreement/smollm2 or Grokking, with all runs in them; default: all. Of each,
+config.yaml, run.json and its tables are copied; models, circuits, figures and single answers are not. A run that is
+not complete is refused, and so is one of another config than the run that is kept under its name.
+"""
+
+import argparse
+from pathlib import Path
+
+from analysis.method_figures import RESULTS, run
+from analysis.report_runs import Problems, Run, find_runs
+from interp.runs.config import BadInput, read_yaml, shown
+from interp.runs.directory import CONFIG
+from interp.runs.files import write_text
+from interp.runs.record import RECORD
+
+KEPT = Path(__file__).with_name("runs")
+BYTES_AT_MOST = 500_000  # of a table; larger ones hold single pairs or sentences
+
+
+def chosen(results: Path, names: list[str]) -> list[Run]:
+    """The runs in some folders; raises BadInput where one is not complete or there is none."""
+    problems = Problems()
+    runs = [own for own in find_runs(results, problems)
+            if not names or any(f"{own.name}/".startswith(f"{name.rstrip('/')}/") for name in names)]
+    if problems:
+        raise BadInput(problems[0])
+    if not runs:
+        raise BadInput(f"{shown(results)}: there is no run{' in ' * bool(names)}{', '.join(names)}.")
+    for own in runs:
+        if own.unfinished or own.status != "done" or not (results / own.name / CONFIG).exists():
+            raise BadInput(f"{own.name}: this run is not complete ({own.unfinished or own.status}).")
+    return runs
+
+
+def keep(results: Path, name: str) -> int:
+    """Copy a run's text; returns how many files that were."""
+    source, target = results / name, KEPT / name
+    if (target / CONFIG).exists() and read_yaml(target / CONFIG) != read_yaml(source / CONFIG):
+        raise BadInput(f"{name}: {shown(target)} is of another config; move it away first.")
+    files = [source / CONFIG, source / RECORD, *sorted(source.glob("*.csv"))]
+    small = [file for file in files if file.stat().st_size <= BYTES_AT_MOST]
+    for file in small:
+        write_text(target / file.name, file.read_text(encoding="utf-8"))
+    return len(small)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="RUN", help="folders below the results; default: all")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of results")
+    options = parser.parse_args()
+    results = options.results.absolute()
+    if not results.is_dir():
+        raise BadInput(f"--results {options.results}: there is no such folder.")
+    runs = chosen(results, options.names)
+    files = sum(keep(results, own.name) for own in runs)
+    print(f"{shown(KEPT)}: {len(runs)} runs, {files} files.")
+
+
+if __name__ == "__main__":
+    run("keep_runs", main)
