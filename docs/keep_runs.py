@@ -3,8 +3,9 @@
     python docs/keep_runs.py [--results Results] [RUN ...]
 
 RUN: folders below Results, such as SV_Agreement/smollm2 or Grokking, with all runs in them; default: all. Of each,
-config.yaml, run.json and its tables are copied; models, circuits, figures and single answers are not. A run that is
-not complete is refused, and so is one of another config than the run that is kept under its name.
+config.yaml, run.json, results.csv and its other tables are copied; large tables, which it names, models, circuits,
+figures and single answers are not. If a run is not complete, or another than the one that is kept under its name,
+nothing is copied.
 """
 
 import argparse
@@ -18,11 +19,15 @@ from interp.runs.files import write_text
 from interp.runs.record import RECORD
 
 KEPT = Path(__file__).with_name("runs")
-BYTES_AT_MOST = 500_000  # of a table; larger ones hold single pairs or sentences
+BYTES_AT_MOST = 500_000  # of a table beside results.csv; larger ones hold single pairs or sentences
 
 
 def chosen(results: Path, names: list[str]) -> list[Run]:
-    """The runs in some folders; raises BadInput where one is not complete or there is none."""
+    """The runs in some folders.
+
+    Raises:
+        BadInput: there is none, or one cannot be kept.
+    """
     problems = Problems()
     runs = [own for own in find_runs(results, problems)
             if not names or any(f"{own.name}/".startswith(f"{name.rstrip('/')}/") for name in names)]
@@ -31,21 +36,27 @@ def chosen(results: Path, names: list[str]) -> list[Run]:
     if not runs:
         raise BadInput(f"{shown(results)}: there is no run{' in ' * bool(names)}{', '.join(names)}.")
     for own in runs:
-        if own.unfinished or own.status != "done" or not (results / own.name / CONFIG).exists():
+        config, kept = results / own.name / CONFIG, KEPT / own.name / CONFIG
+        if own.unfinished or own.status != "done":
             raise BadInput(f"{own.name}: this run is not complete ({own.unfinished or own.status}).")
+        if not config.exists():
+            raise BadInput(f"{own.name}: this run has no {CONFIG} of its own; if it is in parts, join them first.")
+        if kept.exists() and read_yaml(kept) != read_yaml(config):
+            raise BadInput(f"{own.name}: {shown(kept.parent)} is of another config; move it away first.")
     return runs
 
 
 def keep(results: Path, name: str) -> int:
-    """Copy a run's text; returns how many files that were."""
-    source, target = results / name, KEPT / name
-    if (target / CONFIG).exists() and read_yaml(target / CONFIG) != read_yaml(source / CONFIG):
-        raise BadInput(f"{name}: {shown(target)} is of another config; move it away first.")
-    files = [source / CONFIG, source / RECORD, *sorted(source.glob("*.csv"))]
-    small = [file for file in files if file.stat().st_size <= BYTES_AT_MOST]
-    for file in small:
-        write_text(target / file.name, file.read_text(encoding="utf-8"))
-    return len(small)
+    """Copy a run's text; returns how many files that were, and says which tables were too large."""
+    source, own = results / name, (CONFIG, RECORD, "results.csv")
+    others = sorted(file for file in source.glob("*.csv") if file.name not in own)
+    large = [file for file in others if file.stat().st_size > BYTES_AT_MOST]
+    for file in large:
+        print(f"left out, more than {BYTES_AT_MOST / 1e6} MB: {shown(file)}")
+    copied = [*(source / file for file in own), *(file for file in others if file not in large)]
+    for file in copied:
+        write_text(KEPT / name / file.name, file.read_text(encoding="utf-8"))
+    return len(copied)
 
 
 def main() -> None:

@@ -147,7 +147,14 @@ def test_complete_runs_are_kept_as_text(tmp_path, monkeypatch, capsys):
     kept = tmp_path / "kept/Grokking/circuit_probing/a2"
     assert {path.name for path in kept.iterdir()} == {"config.yaml", "run.json", "results.csv"}
     assert all((kept / path.name).read_bytes() == (run / path.name).read_bytes() for path in kept.iterdir())
+    assert "left out, more than 0.5 MB: " in (said := capsys.readouterr().out) and "pairs.csv" in said
+    write_run(results / "Grokking/another", circuits(), config)  # comes before the one that is refused
     write_yaml(run / "config.yaml", config | {"lr": 0.2})
+    assert keep("Grokking/another", "Grokking/circuit_probing") == 2
+    assert "is of another config" in capsys.readouterr().out and not (tmp_path / "kept/Grokking/another").exists()
+    (run / "config.yaml").rename(run / "moved.yaml")
+    assert keep("Grokking/circuit_probing/a2") == 2 and "has no config.yaml of its own" in capsys.readouterr().out
+    (run / "moved.yaml").rename(run / "config.yaml")
     assert keep("Grokking/circuit_probing/a2") == 2 and "is of another config" in capsys.readouterr().out
     assert keep("Grokking/circuit") == 2 and "there is no run in Grokking/circuit" in capsys.readouterr().out
 
