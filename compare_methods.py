@@ -23,7 +23,8 @@ from interp.tasks.functions import OPERATIONS
 from interp.tasks.keys import QuestionConfig
 
 PLAIN = ("none", "full", "random")  # methods without a random control: they are controls, or have no size
-NO_CONTROL = dict.fromkeys(("random_iia_mean", "random_iia_max", "rank_among_random"))
+NO_CONTROL: dict[str, Any] = dict.fromkeys((
+    "random_iia_mean", "random_iia_max", "rank_among_random", "random_impossible"))
 
 
 class Config(QuestionConfig):
@@ -97,6 +98,7 @@ from torch import Tensor
 from interp.experiment import Outcome, Script, main
 from interp.methods.comparison import Splits
 from interp.methods.interchange import Interchange, Pairs, Place, checked_options, fit, method
+from interp.methods.masks import ImpossibleAblation
 from interp.models.opened import OpenModel
 from interp.runs.settings import Setting, saved_files
 from interp.statistics import interval, rank_among
@@ -236,17 +238,22 @@ def random_control(config: Config, setting: Setting, trial: Trial, found: Interc
         return NO_CONTROL
     some = trial.test[torch.arange(len(hits), device=hits.device)[:config.num_random_pairs]]
     rank = found.rank  # directions of a rank are the same draws, whatever the method; neurons are a circuit's own
+    drawing = torch.Generator().manual_seed(setting.model_seed)
+    try:
+        first = found.random_like(drawing)
+    except ImpossibleAblation as error:
+        return NO_CONTROL | {"random_impossible": str(error)}
+    if first is None:
+        return NO_CONTROL
     if rank is None or rank not in trial.random:
-        drawing = torch.Generator().manual_seed(setting.model_seed)
-        drawn = [one for _ in range(config.num_random_draws) if (one := found.random_like(drawing)) is not None]
-        if len(drawn) < config.num_random_draws:
-            return NO_CONTROL
+        drawn = [first, *(one for _ in range(1, config.num_random_draws) if (one := found.random_like(drawing)))]
         states = (some.states(one(some.base, some.source)) for one in drawn)
         trial.random[rank] = [trial.place.opened.is_right(own, some.exchanged).double().mean().item() for own in states]
     draws = trial.random[rank]
     # if the exchange should change nothing, doing nothing is best, and a rank above random means nothing
     changes = trial.depends or not config.of_sentences
-    return {"random_iia_mean": sum(draws) / len(draws), "random_iia_max": max(draws),
+    return NO_CONTROL | {
+            "random_iia_mean": sum(draws) / len(draws), "random_iia_max": max(draws),
             "rank_among_random": rank_among(hits[:len(some)].double().mean().item(), draws) if changes else None}
 
 

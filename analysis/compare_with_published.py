@@ -54,7 +54,7 @@ def our_figures(results: Path, published: pd.DataFrame, where: dict[str, str]) -
             if rows.duplicated([name for name in ("model_seed", "precision") if name in rows]).any():
                 raise BadInput(f"{shown(file)} has several rows for {variable} {cell['component']} {cell['checkpoint']}"
                                "; say which to take with --where KEY=VALUE.")
-            ours = rows.loc[as_published, cell["metric"]]
+            ours = rows.loc[as_published, cell["metric"]].dropna()
             low, high = prediction_interval(ours)
             found.append(cell | {"value": ours.mean(), "float64": rows.loc[~as_published, cell["metric"]].mean(),
                                  "models": len(ours), "low": low, "high": high})

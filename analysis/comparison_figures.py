@@ -1,5 +1,6 @@
 """The figures of the comparison of methods, as summarize_comparison.py draws them, and what its leaderboard shares."""
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import cycle
@@ -15,7 +16,7 @@ from matplotlib.text import Text
 from interp.methods.interchange import method
 from interp.methods.table import interchange_methods
 from interp.plotting import COLORS, draw_line, plt, save_figure, sns, wrapped
-from interp.runs.config import read_yaml
+from interp.runs.config import read_yaml, shown
 from interp.runs.files import write_text
 from interp.runs.parts import stored_config
 from interp.statistics import clustered_interval
@@ -69,7 +70,16 @@ def told_of(folder: Path) -> Told:
     title, names = TASKS.get(str(sentences or config.get("test_data_path")), (folder.name, {}))
     if sentences:
         title += f" in {Path(str(config.get('model_path'))).name}"
-    return Told(title + when(config.get("random_init"), ", fresh weights"), names, config)
+    return Told(", ".join(filter(None, (title, fresh(config)))), names, config)
+
+
+def fresh(config: dict[str, Any]) -> str:
+    """Which weights of a run's models were made anew, as controls; nothing where none were."""
+    layer = config.get("layer_reinit", -1)
+    return ", ".join(filter(None, (
+        when(config.get("random_init"), "fresh weights"), when(config.get("reinit_embeddings"), "fresh embeddings"),
+        "the sublayer's weights shuffled" if layer is True else
+        when(layer is not False and layer not in (-1, None), f"fresh weights in layer {layer}"))))
 
 
 def in_order(methods: Iterable[str]) -> list[str]:
@@ -124,12 +134,17 @@ def draws_of(table: pd.DataFrame, told: Told) -> str:
     """What is shown of the random draws of a method's size, and how many there are, where that is known."""
     draws, pairs = (told.config.get(key) for key in ("num_random_draws", "num_random_pairs"))
     on = f" on {min(pairs, table['pairs'].max()):.0f} pairs" if pairs else ""
-    return f"mean to highest of {f'{draws} ' if draws else ''}random draws of the method's size{on}; not an interval"
+    lacking = "random_impossible" in table and table["random_impossible"].notna().any()
+    return (f"mean to highest of {f'{draws} ' if draws else ''}random draws of the method's size{on}; not an interval"
+            + when(lacking, "\n(none of circuits that leave too few neurons to draw from)"))
 
 
 def why_full_fails(carried: pd.DataFrame) -> str:
-    """Why exchanging everything gives other answers than exchanging a carried variable, where it does."""
-    return when(carried.loc[carried["method"] == "full", "iia"].mean() < 0.5,
+    """Why exchanging everything gives other answers than exchanging a carried variable, where it does.
+
+    Nothing of variables that decide the answer alone, which have a column beyond_full.
+    """
+    return when(carried["beyond_full"].isna().all() and carried.loc[carried["method"] == "full", "iia"].mean() < 0.5,
                 "the answer depends on other variables, which full brings too")
 
 
@@ -286,7 +301,7 @@ def draw_detection(board: pd.DataFrame, path: Path) -> None:
     figure.legend(handles=[handle("chance", linestyle="--", color="0.4"), handle("a method", marker="o"),
                            handle("a control", marker="o", markerfacecolor="white")], loc="outside lower center",
                   ncols=3, fontsize="small")
-    cells, carried, models = (int(board.iloc[0][f"auroc_{name}"]) for name in ("cells", "carried", "models"))
+    cells, carried, models = (int(board.iloc[0][name]) for name in ("cells", "carried", "models"))
     easy = when(board.loc[board["method"] == "random", "auroc"].ge(0.99).any(),
                 "Random directions do so too: an easy test.\n")
     axis.set_title(f"Is a site that carries a variable above one that does not?\n{easy}" + listed(
@@ -302,7 +317,9 @@ def draw_layers(table: pd.DataFrame, told: Told, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure, axes = plt.subplots(2, 1, figsize=(max(7.5, 3.6 + 0.5 * len(layers)), 3.2 + 0.62 * len(methods)),
                                 layout="constrained")
-    beyond = table[table["beyond_full"].astype(str).eq("True")]
+    judged = table.assign(beyond=table["beyond_full"].astype(str).eq("True")).groupby(["method", "target_layer"])
+    beyond = judged["beyond"].all()  # in every model
+    beyond, several = beyond[beyond].index, table["model"].nunique() > 1
     skipped = [i for i in range(1, len(layers)) if layers[i] > layers[i - 1] + 1]
     for axis, (column, label, digits, scale) in zip(axes, (
             ("iia", "interchange accuracy", 2, {"vmin": 0, "vmax": 1, "cmap": "viridis"}),
@@ -315,8 +332,8 @@ def draw_layers(table: pd.DataFrame, told: Told, path: Path) -> None:
         axis.grid(visible=False)
         for text in axis.texts:
             text.set_zorder(5)
-        for own in beyond.itertuples():
-            at = layers.index(own.target_layer), methods.index(own.method)
+        for name, layer in beyond:
+            at = layers.index(layer), methods.index(name)
             axis.add_patch(Rectangle(at, 1, 1, fill=False, hatch="//", edgecolor=(1, 0.4, 0.3, 0.6), linewidth=1.5))
         for i in skipped:
             axis.axvline(i, color="white", linewidth=7)
@@ -326,18 +343,31 @@ def draw_layers(table: pd.DataFrame, told: Told, path: Path) -> None:
     stays = told.config.get("data_path") and table["beyond_full"].isna().all()  # the answer does not depend on it
     figure.suptitle(f"{told.title}; exchanged: {told.variables(table['variable'].unique())}\n" + listed(
         f"residual stream {SITES[table['residual_location'].iloc[0]]}, at the last token, which answers",
-        about(table, "a cell"), wrong_answers(told),
+        about(table, "a cell"), when(several, "means of the models"), wrong_answers(told),
         when(stays, "no answer should change: interchange accuracy is the share that stays"),
         when(len(ranks) and ranks.eq(1).all(), "linear methods exchange one direction"),
-        when(len(beyond), "hatched: beyond what exchanging everything does"),
+        when(len(beyond), f"hatched: beyond what exchanging everything does{when(several, ', in every model')}"),
         when(skipped, "white gap: layers that were not run"),
         when(grid.isna().any(axis=None), "grey: not run, or no pairs")), parse_math=False, fontsize="medium")
     save_figure(figure, path)
 
 
+def accuracy_by_step(rows: pd.DataFrame) -> pd.DataFrame:
+    """A method's iia, iia_low and iia_high by step: of one model as it is, of several the mean and its interval."""
+    columns, steps = ["iia", "iia_low", "iia_high"], rows.groupby("step")
+    if rows["model"].nunique() == 1:
+        return steps[columns].mean()
+    return pd.DataFrame({step: mean_with_interval(own, "iia") for step, own in steps}, index=columns).T
+
+
 def draw_checkpoints(table: pd.DataFrame, told: Told, path: Path) -> None:
     """Interchange accuracy over the checkpoints of a training, a panel for each variable and site; the model's own."""
-    table = table.assign(step=pd.to_numeric(table["checkpoint"], errors="coerce")).dropna(subset="step")
+    table = table.assign(step=pd.to_numeric(table["checkpoint"], errors="coerce"))
+    left_out = ", ".join(table.loc[table["step"].isna(), "checkpoint"].astype(str).unique())
+    table = table.dropna(subset="step")
+    if table.empty:
+        print(f"{shown(path)}: not drawn, because its checkpoints ({left_out}) are no epochs.", file=sys.stderr)
+        return
     panels = list(table.groupby(["variable", "residual_location", "target_layer"], sort=False))
     figure, axes = plt.subplots(1, len(panels), figsize=(max(8, 4.6 * len(panels)), 4.8), sharey=True, squeeze=False,
                                 layout="constrained")
@@ -347,7 +377,7 @@ def draw_checkpoints(table: pd.DataFrame, told: Told, path: Path) -> None:
             draw_line(axis, own.groupby("step")["model_acc"].mean(), nothing,
                       "the model's own test accuracy, nothing exchanged", "black", marker="")
         for number, name in enumerate(in_order(own["method"]), start=1):
-            line, style = own[own["method"] == name].groupby("step")[["iia", "iia_low", "iia_high"]].mean(), look(name)
+            line, style = accuracy_by_step(own[own["method"] == name]), look(name)
             draw_line(axis, line["iia"], nothing, name, style["color"], number, style["marker"])
             axis.lines[-1].set(markerfacecolor=style["markerfacecolor"], markersize=DOT)
             axis.fill_between(line.index, line["iia_low"], line["iia_high"], color=style["color"], alpha=0.2,
@@ -360,9 +390,10 @@ def draw_checkpoints(table: pd.DataFrame, told: Told, path: Path) -> None:
     figure.legend(lines.values(), lines, loc="outside lower center", ncols=3, fontsize="small")
     figure.draw_without_rendering()  # lays it out
     dot = DOT * 1.06 / (72 / figure.dpi * axes[0][0].get_window_extent().height)  # in units of the axis
-    narrow = (table["iia_high"] - table["iia_low"]).max() < dot
+    narrow = table["model"].nunique() == 1 and (table["iia_high"] - table["iia_low"]).max() < dot
     figure.suptitle(f"{told.title}, over the checkpoints of its training\n" + listed(
         about(table, "a point"), wrong_answers(told), when(table["model"].nunique() > 1, "means of the models"),
-        f"95 % intervals over pairs{when(narrow, ' narrower than the dots')}",
+        f"95 % intervals over {when(table['model'].nunique() > 1, 'models, then ')}pairs"
+        + when(narrow, " narrower than the dots"), when(left_out, f"without {left_out}, which is no epoch"),
         when(not known, "the table does not have the model's own accuracy")), parse_math=False, fontsize="medium")
     save_figure(figure, path)

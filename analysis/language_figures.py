@@ -17,7 +17,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.method_figures import COMPONENTS, check_columns, parse_folders, present, read_csv, read_results_table
+from analysis.method_figures import (
+    COMPONENTS,
+    check_columns,
+    number_of,
+    parse_folders,
+    present,
+    read_csv,
+    read_results_table,
+)
 from interp.methods.table import ABLATION_COLUMNS
 from interp.plotting import COLORS, draw_bars, draw_line, plt, save_figure
 from interp.runs.config import BadInput, config_that_writes, read_yaml, shown
@@ -86,18 +94,21 @@ def read_run(results: Path, task: str, sets: dict[str, str]) -> tuple[pd.DataFra
 def measure_effects(ablations: pd.DataFrame) -> pd.DataFrame:
     """What each ablation does, indexed by layer, operation and evaluation set.
 
-    Columns: full, ablated, ablated_sd (over settings), random, random_sd (over all draws), beyond (the accuracy that
-    the circuit's ablation costs more than a random one), p, examples (sentences); nan where there is none.
+    Columns: full, ablated, ablated_sd (over settings), random, random_sd (over all draws), draws (of a setting; of
+    several the fewest), beyond (the accuracy that the circuit's ablation costs more than a random one), p, examples
+    (sentences); nan where there is none.
     """
     rows = {}
     for key, group in ablations.groupby([*SUBLAYER, "evaluation"]):
         full, ablated, draws = (pd.Series(accuracies_of(group, name)) for name in ("full", "circuit", "random"))
         beyond, p = compare_with_draws([(accuracies_of(own, "circuit").mean(), accuracies_of(own, "random"))
                                         for _, own in group.groupby("setting")])
+        counts = group[group["condition"] == "random"].groupby("setting").size()
         low, high = interval_of(group[group["condition"] == "circuit"])
         rows[key] = {"full": full.mean(), "ablated": ablated.mean(), "ablated_sd": ablated.std(), "ablated_low": low,
-                     "ablated_high": high, "random": draws.mean(), "random_sd": draws.std(), "draws": len(draws),
-                     "beyond": beyond, "p": p, "examples": group["examples"].max() if "examples" in group else np.nan}
+                     "ablated_high": high, "random": draws.mean(), "random_sd": draws.std(),
+                     "draws": counts.min() if len(counts) else 0, "beyond": beyond, "p": p,
+                     "examples": group["examples"].max() if "examples" in group else np.nan}
     effects = pd.DataFrame.from_dict(rows, orient="index").rename_axis([*SUBLAYER, "evaluation"])
     return effects.assign(p_holm=effects.groupby("evaluation")["p"].transform(lambda own: holm(own.to_numpy())))
 
@@ -247,8 +258,8 @@ def draw_neighbors_by_layer(table: pd.DataFrame, title: str, path: Path) -> None
                                                         (circuit, "circuit", "circuit"))):
             draw_line(axis, by_layer[column].mean(), by_layer[column].std(), label, COLORS[role], number)
         axis.axhline(table[majority].mean(), linestyle="--", color=COLORS["baseline"], label="majority baseline")
-    settings = table.groupby(SUBLAYER).size().max()
-    circuits = "one circuit" if settings == 1 else f"mean of {settings} circuits"
+    settings = table.groupby(SUBLAYER).size()
+    circuits = "one circuit" if settings.max() == 1 else f"mean of {number_of(settings, 'circuits')}"
     save_with_legend(figure, f"{title} ({circuits} a sublayer)", path)
 
 

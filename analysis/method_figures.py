@@ -24,6 +24,7 @@ NEIGHBORS = {"circuit_probing:knn_test_acc": "circuit", "circuit_probing:full_mo
              "circuit_probing:majority_test_acc": "majority baseline"}
 PROBES = {"circuit_probing:knn_test_acc": "circuit (nearest neighbors)", "linear_probing:test_acc": "linear probe",
           "nonlinear_probing:test_acc": "MLP probe", "circuit_probing:majority_test_acc": "majority baseline"}
+DRAWS_SD = " (sd)"  # of a label: the bar is the standard deviation of random draws
 FLOAT32 = "amnesic_float32"  # LEACE as it was published, told apart from its fit in float64
 ROLES = {"circuit_probing": "circuit", "linear_probing": "linear probe", "nonlinear_probing": "MLP probe",
          "amnesic": "LEACE", FLOAT32: "LEACE", "DAS": "DAS"}  # the methods' keys of COLORS
@@ -127,9 +128,21 @@ def each_layer(table: pd.DataFrame, out: Path):
         yield table[table["layer"] == layer], folder, of
 
 
-def of_models(table: pd.DataFrame, spread: str = "dots; bars: 95 % interval") -> str:
-    """How many models a figure's values are of, and what shows their spread."""
-    return f"mean of {len(by_model(table))} models, {spread}" if by_model(table) else "one model"
+def of_models(table: pd.DataFrame, measures: dict[str, str], spread: str = "") -> str:
+    """How many models the values of a figure of some measures are of, and what shows their spread.
+
+    A value is a mean over rows of a variable and component (and checkpoint); not all methods need have the same models.
+    """
+    if not by_model(table):
+        return "one model"
+    keys = [name for name in ("component", "variable", "checkpoint") if name in table]
+    counts = table.groupby(keys)[list(measures)].count().stack()
+    return f"mean of {number_of(counts[counts > 0], 'models')}{spread}"
+
+
+def number_of(counts: pd.Series, what: str) -> str:
+    """Over how many a figure's values are means, where that may differ: 3 models, 1 to 3 models."""
+    return f"{' to '.join(f'{count:.0f}' for count in sorted({counts.min(), counts.max()}))} {what}"
 
 
 def by_model(table: pd.DataFrame) -> list[pd.DataFrame]:
@@ -244,7 +257,8 @@ def intervals(means: pd.DataFrame, spreads: pd.DataFrame,
     """How far the 95 % intervals of means over models reach, below and above; of one model its draws' own spread."""
     if not each:
         return spreads, spreads
-    found = [[interval([own.loc[row, column] for own in each]) for column in means] for row in means.index]
+    found = [[interval(pd.Series([own.loc[row, column] for own in each], dtype=float).dropna()) for column in means]
+             for row in means.index]
     low, high = (pd.DataFrame([[cell[side] for cell in row] for row in found], means.index, means.columns)
                  for side in (0, 1))
     return (means - low).clip(lower=0), (high - means).clip(lower=0)
@@ -257,6 +271,8 @@ def draw_by_variable(table: pd.DataFrame, labels: dict[str, str], measures: dict
     labels, measures: how variables and columns are called in the figure, in order.
     """
     measures = asked(table, measures)
+    if by_model(table):  # a bar is then an interval over models, no standard deviation of draws
+        measures = {column: label.removesuffix(DRAWS_SD) for column, label in measures.items()}
     variables = [name for name in labels if name in set(table["variable"])]
     names = {name: labels[name].replace(" (", "\n(") for name in variables}
     width = max(5.5 * max(1, 1.3 / len(components)), 0.36 * len(variables) * len(measures))  # a value has 0.36 inches
@@ -272,7 +288,7 @@ def draw_by_variable(table: pd.DataFrame, labels: dict[str, str], measures: dict
     axes[0][0].set_ylabel(ylabel)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center",
                   ncols=2 if len(measures) == 4 else min(len(measures), 3))
-    figure.suptitle(f"{title} ({of_models(table)})", parse_math=False)
+    figure.suptitle(f"{title} ({of_models(table, measures, ', dots; bars: 95 % interval')})", parse_math=False)
     save_figure(figure, path)
 
 
@@ -307,7 +323,8 @@ def draw_there_and_used(table: pd.DataFrame, labels: dict[str, str], path: Path,
         "\n" * (1 + max(name.count("\n") for name in names)) + PLACE_NAMES[name] for name in components])
     below.tick_params(length=0, pad=8)
     below.spines["bottom"].set_visible(False)
-    figure.suptitle(f"Is it there, is it used?{of} ({of_models(table).partition(',')[0]})", parse_math=False)
+    every = {column: label for measures in questions.values() for column, label in measures.items()}
+    figure.suptitle(f"Is it there, is it used?{of} ({of_models(table, every)})", parse_math=False)
     save_figure(figure, path)
 
 

@@ -13,13 +13,14 @@ import re
 import shlex
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis import (
+    summarize_across_models,
     summarize_agreement,
     summarize_comparison,
     summarize_disambiguation,
@@ -36,6 +37,7 @@ from analysis.report_runs import Problems, Run, account, as_table, find_runs
 from analysis.report_summaries import (
     CIRCUITS,
     Section,
+    is_of_method,
     summarize_board,
     summarize_language,
     summarize_methods,
@@ -43,7 +45,9 @@ from analysis.report_summaries import (
 )
 from interp.methods.table import METHODS
 from interp.runs.config import CONFIGS, PROJECT_ROOT, TRAINING, BadInput, project_path, shipped_configs, shown
+from interp.runs.directory import CONFIG, FREE_KEYS
 from interp.runs.files import write_text
+from interp.runs.parts import has_table
 
 TEMPLATE = "report.html.jinja"
 GLOSSARY = PROJECT_ROOT / "docs" / "glossary.md"
@@ -78,8 +82,8 @@ SECTIONS = (
     Section("experiment-4", "Experiment 4: language models", (
         "Where does a language model compute the number of a subject (agreement), of a reflexive's antecedent, of an "
         "object (syntactic number), and does its answer depend on it?"),
-        ("SV_Agreement", "Reflexives", "Syntactic_Number", "Language"), "make language", summarize_language,
-        (summarize_agreement, summarize_layers)),
+        ("SV_Agreement", "Reflexives", "Syntactic_Number", "Language", "figures/across_models"), "make language",
+        summarize_language, (summarize_agreement, summarize_layers, summarize_across_models)),
     Section("comparison", "The comparison of methods", (
         "All methods are asked one question: exchange what the method takes for the variable between two inputs. Does "
         "the model's answer change as the variable's exchange changes it, and does nothing else?"),
@@ -89,19 +93,38 @@ OWN = Section("own-runs", "Own runs", "Everything else in the folder: runs that 
               "", summarize_nothing)
 
 
+class Shipped(NamedTuple):
+    """A config of the project: the script that it is for, its file and its keys."""
+
+    script: str
+    file: str
+    values: dict[str, Any]
+
+    @property
+    def command(self) -> str:
+        return f"python {self.script} --config {self.file}"
+
+    def is_of(self, run: Run) -> bool:
+        """Whether a run has these values, as far as its own config tells; where it does not, it may."""
+        ignored = {*FREE_KEYS, "model_dir", "save_models"}
+        return all(run.config[key] == value for key, value in self.values.items()
+                   if key in run.config and key not in ignored)
+
+
 # ------------------------------------------------------------------------------ what is missing
 
-def configs_by_results() -> dict[str, tuple[str, str]]:
-    """The script and the file of each shipped config, by its folder of results, relative to Results/.
+def configs_by_results() -> dict[str, Shipped]:
+    """Each shipped config, by its folder of results, relative to Results/.
 
     The paper's configs of single checkpoints are left out: the sweeps compute the same.
     """
-    found: dict[str, tuple[str, str]] = {}
+    found: dict[str, Shipped] = {}
     for file, values in shipped_configs():
         folder = project_path(str(values.get("results_dir", "")))
         single = file.is_relative_to(CONFIGS / "Grokking") and len(file.relative_to(CONFIGS).parts) > 3
         if folder.is_relative_to(RESULTS) and not single:
-            found.setdefault(folder.relative_to(RESULTS).as_posix(), (script_of(file, values), shown(file)))
+            found.setdefault(folder.relative_to(RESULTS).as_posix(),
+                             Shipped(script_of(file, values), shown(file), values))
     return found
 
 
@@ -117,10 +140,10 @@ def script_of(file: Path, values: dict[str, Any]) -> str:
                 "circuit_probing.py")
 
 
-def missing_runs(section: Section, runs: list[Run], configs: dict[str, tuple[str, str]]) -> list[tuple[str, str]]:
+def missing_runs(section: Section, runs: list[Run], configs: dict[str, Shipped]) -> list[tuple[str, str]]:
     """What runs of a section are not there, those of one script and folder together, with their command."""
     there, groups = {run.name for run in runs}, dict[tuple[str, Path], list[tuple[str, str]]]()
-    for name, (script, file) in configs.items():
+    for name, (script, file, _) in configs.items():
         if section.holds(name) and name not in there and not set(re.split(r"[/.-]", file)) & set(HUB):
             groups.setdefault((script, Path(file).parent), []).append((name, file))
     return [(", ".join(name for name, _ in group), f"python {script} --config {' '.join(file for _, file in group)}")
@@ -139,9 +162,12 @@ def missing_figures(section: Section, results: Path, runs: list[Run], figures: l
         return []
     if section.id != "experiment-4":
         folder, script = section.folders[0], section.scripts[0].__name__.rpartition(".")[2]
-        tables = any(name.startswith(f"{folder}/") and name != f"{folder}/training" for name in done)
-        done_with = any(name.startswith(f"{folder}/figures") for name in drawn)
-        return [draw(script, folder)] if tables and not done_with else []
+        own = {name.split("/")[1] for name in done if name.startswith(f"{folder}/") and name != f"{folder}/training"}
+        own = own if section.id == "comparison" else {
+            task for task in section.parts if any(is_of_method(name, folder, task) for name in done)}
+        undrawn = [name for name in own if not any(
+            f"{path}/".startswith(f"{'/'.join(filter(None, (folder, 'figures', name)))}/") for path in drawn)]
+        return [draw(script, folder)] if undrawn else []
     found, models = [], set()
     for experiment, _, rest in (name.partition("/") for name in done):
         method, _, model = rest.partition("/")
@@ -156,7 +182,7 @@ def missing_figures(section: Section, results: Path, runs: list[Run], figures: l
 # ------------------------------------------------------------------------------------ the page
 
 def fill_section(section: Section, results: Path, runs: list[Run], figures: list[Figure],
-                 configs: dict[str, tuple[str, str]], published: pd.DataFrame | None, problems: Problems) -> dict:
+                 configs: dict[str, Shipped], published: pd.DataFrame | None, problems: Problems) -> dict:
     """What the template shows of a section."""
     tables, words = section.summarize(section, results, runs, problems)
     known, by_name = meanings(section.scripts), {run.name: run for run in runs}
@@ -171,16 +197,20 @@ def fill_section(section: Section, results: Path, runs: list[Run], figures: list
         "section": section, "tables": tables, "figures": shown_figures, "published": beside,
         "unpublished": [] if published is None or beside or not runs else sorted(
             set(published.loc[published["experiment"].isin(section.folders), "task"])),
-        "runs": [{"run": run, "command": command_of(run, configs), "account": account(run), "config": config_text(run),
+        "runs": [{"run": run, "command": command_of(run, configs, results), "account": account(run),
+                  "config": config_text(run),
                   "table": None if run.table is None else as_table(run.table, f"results.csv of {run.name}")}
                  for run in runs],
         "missing": missing_runs(section, runs, configs) + missing_figures(section, results, runs, figures)}
 
 
-def command_of(run: Run, configs: dict[str, tuple[str, str]]) -> str:
-    """The command that makes a run, or goes on with it; nothing where no shipped config writes it."""
-    script, file = configs.get(run.name, ("", ""))
-    return f"python {script} --config {file}" if file else ""
+def command_of(run: Run, configs: dict[str, Shipped], results: Path) -> str:
+    """The command that made a run, or goes on with it; nothing where no shipped config writes it, with its values."""
+    shipped = configs.get(run.name)
+    if shipped is None or not shipped.is_of(run):
+        return ""
+    elsewhere = run.unfinished and results != RESULTS
+    return shipped.command + (f" --set results_dir={shlex.quote(shown(results / run.name))}" if elsewhere else "")
 
 
 def config_text(run: Run) -> str:
@@ -222,6 +252,8 @@ def main() -> None:
     results = options.results.absolute()
     if not results.is_dir():
         raise BadInput(f"--results {options.results}: there is no such folder.")
+    if (results / CONFIG).exists() or has_table(results / "results.csv"):
+        raise BadInput(f"--results {options.results}: this is a run itself; give the folder that it is in.")
     out = (options.out or results / "report.html").absolute()
     if out.is_dir():
         raise BadInput(f"--out {options.out}: this is a folder; give the name of a file.")

@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
 from analysis.comparison_figures import SITES
-from analysis.report_runs import Problems, Run
+from analysis.report_runs import Problems, Run, shown_name, walk
 from interp.runs.config import BadInput
 
 PIXELS_AT_MOST = 2200  # a figure's width
@@ -34,13 +34,14 @@ class Figure:
 
 def find_figures(results: Path, problems: Problems) -> list[Figure]:
     """All PNG files below a folder, but those that --overwrite set aside."""
-    names = sorted(file.relative_to(results) for file in results.rglob("*.png"))
-    kept = [name for name in names if not any(part.startswith(".") or ".old-" in part for part in name.parts)]
-    found = [problems.attempt(name.as_posix(), read_figure, results / name, name) for name in kept]
+    files = [folder / name for folder, folders, names in walk(results, problems)
+             for name in (*names, *folders) if name.endswith(".png") and not name.startswith(".")]
+    found = [problems.attempt(name, read_figure, file, name)
+             for name, file in sorted((shown_name(file, results), file) for file in files)]
     return [figure for figure in found if figure]
 
 
-def read_figure(file: Path, name: Path) -> Figure:
+def read_figure(file: Path, name: str) -> Figure:
     """A PNG as a data URI, in 256 colours: a third of the size, and hardly to be told from the file."""
     try:
         with Image.open(file) as stored:
@@ -52,17 +53,21 @@ def read_figure(file: Path, name: Path) -> Figure:
     text = io.BytesIO()
     image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(text, "PNG")
     uri = f"data:image/png;base64,{base64.b64encode(text.getvalue()).decode()}"
-    return Figure(name.as_posix(), uri, image.width, image.height, name.stem, file.stat().st_mtime)
+    return Figure(name, uri, image.width, image.height, file.stem, file.stat().st_mtime)
 
 
 def is_outdated(figure: Figure, runs: list[Run]) -> bool:
     """Whether a run that a figure is of has got rows since it was drawn.
 
-    FOLDER/figures holds figures of the runs in FOLDER, FOLDER/figures/NAME those of the runs with NAME in their path.
+    FOLDER/figures holds figures of the runs in FOLDER, FOLDER/figures/NAME those of the runs with NAME in their path,
+    figures/across_models/EXPERIMENT those of an experiment's runs.
     """
-    folder, figures, rest = figure.name.rpartition("/")[0].partition("/figures")
-    of = [run for run in runs if figures and f"{run.name}/".startswith(f"{folder}/")
-          and set(rest.split("/")) <= {"", *run.name.split("/")}]
+    folder, figures, rest = f"/{figure.name}".rpartition("/")[0].partition("/figures")
+    names = {name for name in rest.split("/") if not re.fullmatch(r"layer_\d+", name)} - {"", "across_models"}
+    if rest.startswith("/across_models"):
+        names.add(figure.stem)
+    of = [run for run in runs if figures and f"/{run.name}/".startswith(f"{folder}/")
+          and names <= set(run.name.split("/"))]
     return any(run.changed > figure.drawn + 1 for run in of)
 
 
@@ -92,5 +97,5 @@ def in_words(figure: Figure, known: dict[str, str], run: Run | None) -> str:
     after = SITES.get(f"resid_{site}")
     heat_map = f"layers and methods, interchange accuracy above and log odds below: {variable}, {after}"
     title = TOLD.get(figure.stem) or known.get(figure.stem) or (heat_map if after else figure.stem).replace("_", " ")
-    text = title[0].upper() + title[1:] + (f" ({place.replace('_', ' ')})" if place != "figures" else "")
+    text = title[0].upper() + title[1:] + (f" ({place.replace('_', ' ')})" if place not in ("figures", "") else "")
     return text if text.endswith("?") else f"{text}."

@@ -15,9 +15,10 @@ def beside_published(results: Path, runs: list[Run], published: pd.DataFrame, pr
     found = [problems.attempt(f"{run.name}/results.csv", beside, results, run,
                               cells_of(run.name, published)) for run in runs if run.table is not None]
     found = [cells for cells in found if cells is not None and len(cells)]
-    if not found:
+    merged = pd.concat(found, ignore_index=True).dropna(subset="difference") if found else pd.DataFrame()
+    if not len(merged):
         return []
-    merged = pd.concat(found, ignore_index=True).dropna(subset="difference")
+    all_cells = sum(len(cells_of(run.name, published)) for run in runs if run.table is not None)
     share = merged["metric"].map(is_share)
     within, beyond = (f"{word} {TOLERANCE}" for word in ("within", "beyond"))
     apart = merged["difference"].abs() > TOLERANCE
@@ -27,13 +28,18 @@ def beside_published(results: Path, runs: list[Run], published: pd.DataFrame, pr
     counts = [[name, str(len(cells)), *(str((cells["judged"] == word).sum()) for word in (within, beyond, "no share")),
                number(cells.loc[cells["judged"] != "no share", "difference"].abs().max())]
               for name, cells in groups.items()]
+    lacking = f"; {all_cells - len(merged)} of the {all_cells} published of these runs have none of ours" * (
+        len(merged) < all_cells)
+    several = merged["models"].max() > 1
     tables = [Table(f"How many of our accuracies and shares are within {TOLERANCE} of the published ones. Ours are "
-                    "single rows of results, or means over models", [
+                    f"{'single rows of results, or means over models' if several else 'single rows of results'}"
+                    f"{lacking}", [
                         "method", "numbers", within, beyond, "losses and counts", "largest difference of a share"],
                     counts)]
     swept = ["checkpoint"] if merged["checkpoint"].ne("").any() else []
     both = ["float64"] if merged["float64"].notna().any() else []  # of LEACE, whose `ours` are in float32, as published
-    columns = ["variable", "component", *swept, "metric", "ours", "published", "difference", "judged", *both]
+    seeds = ["models"] if several else []
+    columns = ["variable", "component", *swept, "metric", "ours", "published", "difference", "judged", *both, *seeds]
     for name, cells in groups.items():
         cells = cells.iloc[(cells["judged"] != beyond).argsort(kind="stable")]
         signed = cells["difference"].map(lambda value: f"{value:+.3f}" if abs(value) >= 5e-4 else f"{value:+.2g}")

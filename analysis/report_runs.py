@@ -6,7 +6,7 @@ Whatever lies in the folder, a page must come of it: a file that cannot be read 
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -17,8 +17,8 @@ import pandas as pd
 
 from analysis.method_figures import read_csv
 from interp.runs.config import BadInput, read_yaml
-from interp.runs.directory import CONFIG, PART
-from interp.runs.parts import has_table, stored_config, tables_of_parts
+from interp.runs.directory import CONFIG
+from interp.runs.parts import as_part, has_table, stored_config
 from interp.runs.record import RECORD, read_record
 
 ROWS_AT_MOST = 100  # of one table; the file has the rest
@@ -49,7 +49,10 @@ class Problems(list[str]):
 
 @dataclass(frozen=True)
 class Table:
-    """Text in cells. left_out: rows beyond those shown. common: what all rows have in common. folded: if longer."""
+    """Text in cells. left_out: rows beyond those shown. common: what all rows have in common. folded: if longer.
+
+    on_end: each row is a column of the one row that there is.
+    """
 
     caption: str
     columns: list[str]
@@ -57,6 +60,7 @@ class Table:
     left_out: int = 0
     common: str = ""
     folded: int = 12
+    on_end: bool = False
 
 
 @dataclass
@@ -64,6 +68,7 @@ class Run:
     """A run directory.
 
     name: relative to the results. id: its anchor in the page. settings: how many its config asks for, None if unknown.
+    parts: the records of a run in parts, by their names; `record` is of the run, or of the first part.
     """
 
     name: str
@@ -71,6 +76,7 @@ class Run:
     table: pd.DataFrame | None = None
     config: dict[str, Any] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, dict[str, Any]] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
     settings: int | None = None
     done: int = 0
@@ -78,14 +84,14 @@ class Run:
 
     @property
     def status(self) -> str:
-        return str(self.record.get("status", "no run.json"))
+        return status_of(self.record)
 
     @property
     def unfinished(self) -> str:
         """Why it is not finished, or nothing."""
-        reasons = {"running": f"running since {when(self.record.get('start'))}, or killed", "failed": "failed",
-                   "interrupted": "interrupted"}
-        told = [reasons[self.status]] if self.status in reasons else []
+        told = [f"{part} {why}" for part, record in self.parts.items() if (why := why_unfinished(record))]
+        if not self.parts and (why := why_unfinished(self.record)):
+            told = [why]
         if self.settings is not None and self.done < self.settings:
             told.append(f"{self.done} of {self.settings} settings have rows")
         elif self.table is None:
@@ -93,16 +99,45 @@ class Run:
         return "; ".join(told)
 
 
+def status_of(record: dict[str, Any]) -> str:
+    return str(record.get("status", "no run.json"))
+
+
+def why_unfinished(record: dict[str, Any]) -> str:
+    """As a run's record has it; nothing where it is done, or has another word."""
+    return {"running": f"running since {when(record.get('start'))}, or killed", "failed": "failed",
+            "interrupted": "interrupted"}.get(status_of(record), "")
+
+
+def walk(results: Path, problems: Problems) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """os.walk in order, through links too, but not where it has been, nor into what --overwrite set aside."""
+    def unreadable(error: OSError) -> None:
+        problems.add(f"{error.filename}: {error.strerror}.")
+
+    seen = set[str]()
+    for folder, folders, files in os.walk(results, followlinks=True, onerror=unreadable):
+        if (whole := os.path.realpath(folder)) in seen:
+            problems.add(f"{shown_name(Path(folder), results)}: it is a link to a folder that is read already.")
+            folders.clear()
+            continue
+        seen.add(whole)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and ".old-" not in name)
+        yield Path(folder), folders, sorted(files)
+
+
+def shown_name(path: Path, results: Path) -> str:
+    """A path below the results as text; bytes that are no UTF-8 are marked."""
+    return os.fsencode(path.relative_to(results).as_posix()).decode("utf-8", "replace")
+
+
 def find_runs(results: Path, problems: Problems) -> list[Run]:
     """All runs below a folder, but those that --overwrite set aside."""
     runs = []
-    for folder, folders, files in os.walk(results):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and ".old-" not in name
-                            and name not in PASSED_OVER)
-        parts = [name for name in folders if name.startswith(PART)]
-        folders[:] = [name for name in folders if name not in parts]
-        if ({CONFIG, RECORD, "results.csv"} & set(files) or parts) and Path(folder) != results:
-            runs.append(read_run(Path(folder), Path(folder).relative_to(results).as_posix(), problems))
+    for folder, folders, files in walk(results, problems):
+        parts = [name for name in folders if as_part(name)]
+        folders[:] = [name for name in folders if name not in parts and name not in PASSED_OVER]
+        if ({CONFIG, RECORD, "results.csv"} & set(files) or parts) and folder != results:
+            runs.append(read_run(folder, shown_name(folder, results), problems))
             runs[-1].id = f"run-{len(runs)}"
     return runs
 
@@ -111,18 +146,24 @@ def read_run(folder: Path, name: str, problems: Problems) -> Run:
     run = Run(name, others=sorted(file.name for file in folder.glob("*.csv") if file.stem != "results"))
     stored = problems.attempt(name, stored_config, folder) or folder / CONFIG
     record = stored.with_name(RECORD)
+    parts = sorted(part for entry in folder.iterdir() if (part := as_part(entry.name)))
     if stored.exists():
         run.config = problems.attempt(f"{name}/{CONFIG}", read_yaml, stored) or {}
     if record.exists():
         run.record = read_record(record)
         if not run.record:
             problems.add(f"{name}/{RECORD}: it is damaged, so nothing is known of when and with what the run was made.")
+    if not (folder / CONFIG).exists():
+        run.parts = {f"part {part}": read_record(part.folder(folder) / RECORD) for part in parts}
+        run.others = sorted({file.name for part in parts for file in part.folder(folder).glob("*.csv")
+                             if file.stem != "results"} | set(run.others))
     swept = {key.removesuffix("_list"): values for key, values in run.config.items()
              if key.endswith("_list") and isinstance(values, list)}
     table = folder / "results.csv"
     if problems.attempt(name, has_table, table):
         run.table = problems.attempt(f"{name}/results.csv", read_results, table, list(swept))
-        run.changed = max(file.stat().st_mtime for file in [table, *tables_of_parts(table)] if file.exists())
+        files = [table, *(part.folder(folder) / table.name for part in parts)]
+        run.changed = max(file.stat().st_mtime for file in files if file.exists())
     if run.config:
         run.settings = math.prod(len(values) for values in swept.values())
     if run.table is not None:
@@ -138,18 +179,28 @@ def read_results(file: Path, settings: list[str]) -> pd.DataFrame:
 
 
 def account(run: Run) -> list[tuple[str, str]]:
-    """With what, from when to when and on what a run was made, a name and a text each."""
-    record, packages = run.record, run.record.get("packages")
-    earlier = record.get("earlier")
+    """With what, from when to when and on what a run, or each of its parts, was made, a name and a text each."""
+    if run.parts:
+        return [(f"{part}, {name}", text) for part, record in run.parts.items()
+                for name, text in account_of(record, status_of(record))] + other_tables(run)
+    return account_of(run.record, run.status + (f" ({run.unfinished})" if run.unfinished else "")) + other_tables(run)
+
+
+def other_tables(run: Run) -> list[tuple[str, str]]:
+    return [("other tables of the run", ", ".join(run.others))] if run.others else []
+
+
+def account_of(record: dict[str, Any], status: str) -> list[tuple[str, str]]:
+    packages, earlier = record.get("packages"), record.get("earlier")
     entries = {
-        "status": run.status + (f" ({run.unfinished})" if run.unfinished else ""),
+        "status": status,
         "started": when(record.get("start")), "ended": when(record.get("end")), "took": duration(record),
         "started before": f"{len(earlier)} times, whose rows stay" if isinstance(earlier, list) and earlier else None,
         "code version": record.get("code_version"),
         "packages": ", ".join(f"{name} {version}" for name, version in packages.items())
                     if isinstance(packages, dict) else None,
         "machine": " ".join(str(record[key]) for key in ("device", "device_name") if record.get(key)),
-        "threads": record.get("threads"), "other tables of the run": ", ".join(run.others)}
+        "threads": record.get("threads")}
     return [(name, str(value)) for name, value in entries.items() if value not in (None, "")]
 
 
@@ -189,7 +240,7 @@ def as_table(frame: pd.DataFrame, caption: str) -> Table:
     columns = [str(name) for name in frame.columns]
     shown = [[number(value) for value in row] for row in frame.head(ROWS_AT_MOST).itertuples(index=False, name=None)]
     if len(frame) == 1:
-        return Table(caption, ["column", "value"], [list(pair) for pair in zip(columns, shown[0])])
+        return Table(caption, ["column", "value"], [list(pair) for pair in zip(columns, shown[0])], on_end=True)
     constant = [frame.iloc[:, i].nunique(dropna=False) <= 1 for i in range(len(columns))]
     if not len(frame) or all(constant):
         constant = [False] * len(columns)

@@ -1,12 +1,14 @@
 """What the report says of each experiment: headline tables, and figures in words."""
 
+import re
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pandas as pd
 
 from analysis import (
@@ -27,6 +29,7 @@ from analysis.method_figures import (
     THERE,
     USED,
     check_columns,
+    number_of,
     present,
     read_csv,
     tidy,
@@ -34,6 +37,7 @@ from analysis.method_figures import (
 from analysis.report_figures import Figure
 from analysis.report_runs import ROWS_AT_MOST, Problems, Run, Table, as_table, number
 from interp.methods.table import BEFORE_AND_AFTER, METHODS
+from interp.runs.config import BadInput
 
 NUMBERS_AT_MOST = 12  # in the words of one figure
 SUBLAYERS_AT_MOST = 12
@@ -72,7 +76,8 @@ def summarize_methods(section: Section, results: Path, runs: list[Run], problems
     if not parts:
         return [], lambda figure: ""
     table = pd.concat(parts, ignore_index=True)
-    keys = [key for key in ("task", "checkpoint", "variable", "component") if key in table]
+    keys = [key for key in ("task", "checkpoint", "layer", "variable", "component") if key in table
+            and (key != "layer" or table["layer"].nunique() > 1)]
     measures = present(table, THERE | USED)
     table[keys] = table[keys].fillna("")
     means, counts = table.groupby(keys, sort=False)[list(measures)].mean(), table.groupby(keys, sort=False)[
@@ -145,26 +150,38 @@ def measures_of(figure: Figure) -> dict[str, str]:
 
 
 def methods_in_words(table: pd.DataFrame, figure: Figure, section: Section) -> str:
-    """The numbers of a figure, from the tables; of a sweep those of the last checkpoint."""
+    """The numbers of a figure, from the tables; of a sweep over checkpoints those of the last that has any.
+
+    Nothing where a figure must be of some rows only: of a layer that its folder does not name, or of one value of a
+    sweep, which no figure averages.
+    """
     component, measures = figure.stem.rpartition("_")[2], present(table, measures_of(figure))
     if component in COMPONENTS:
         table = table[table["component"] == component]
     task = next((part.replace("_", " ") for part in section.parts if part and f"/{part}/" in figure.name), None)
     if task:
         table = table[table["task"] == task]
-    if not measures or table.empty:
+    if layer := re.search(r"/layer_(\d+)/", figure.name):
+        table = table[table["layer"].astype(str) == layer[1]]
+    if not measures or table.empty or table["layer"].nunique() > 1:
         return ""
+    table = table.dropna(subset=list(measures), how="all")
     at = ""
     if "checkpoint" in table:
         last = max(table["checkpoint"].dropna(), key=lambda name: pd.to_numeric(name, errors="coerce"))
         table, at = table[table["checkpoint"] == last], f"At checkpoint {number(last)}: "
+    of_one = [key for key in ("variable", "component", "model_seed") if key in table]
+    if table.groupby(of_one, dropna=False)[list(measures)].count().to_numpy().max() > 1:
+        return ""
+    groups = table.groupby(["variable", "component"], sort=False)[list(measures)]
+    counts = groups.count().stack()
     said = [f"{variable}, {COMPONENTS[component]}: " + ", ".join(
                 f"{label} {told(mean, 1)}"
                 for label, mean in own.groupby(lambda column: measures[column], sort=False).first().dropna().items())
-            for (variable, component), own in table.groupby(["variable", "component"], sort=False)[
-                list(measures)].mean().iterrows()]
+            for (variable, component), own in groups.mean().dropna(how="all").iterrows()]
     few = max(1, NUMBERS_AT_MOST // max(1, len(set(measures.values()))))
-    return at + "; ".join(said[:few]) + ("; the table above has the rest" if len(said) > few else "") + "."
+    means = f" Means of {number_of(counts[counts > 0], 'models')}." if counts.max() > 1 else ""
+    return at + "; ".join(said[:few]) + ("; the table above has the rest" if len(said) > few else "") + "." + means
 
 
 # ---------------------------------------------------------------------------- language models
@@ -199,7 +216,8 @@ def summarize_language(section: Section, results: Path, runs: list[Run], problem
                     f"{experiment.replace('_', ' ')} in {model}: the circuits whose ablation costs most beyond that of "
                     f"random neurons, the first {min(len(ranking), SUBLAYERS_AT_MOST)} of {len(ranking)} sublayers; "
                     f"means over the settings of a sublayer ({seeds_of([run])})")))
-                words[f"{run.name}/figures"] = circuit_in_words(ranking, list(script.SETS))
+                words[f"{run.name}/figures/nearest_neighbors"] = neighbors_in_words(ranking)
+                words[f"{run.name}/figures"] = circuit_in_words(ranking, script.SETS)
     return tables, lambda figure: next((text for name, text in words.items() if figure.name.startswith(name)), "")
 
 
@@ -228,11 +246,23 @@ def rank_circuits(folder: Path, experiment: str) -> pd.DataFrame:
     return language_figures.rank_sublayers(table, language_figures.measure_effects(ablations), sets)
 
 
-def circuit_in_words(ranking: pd.DataFrame, sets: list[str]) -> str:
+def neighbors_in_words(ranking: pd.DataFrame) -> str:
+    """Of the set that circuits are tested on, whose sentences are of the patterns trained on."""
+    if "knn_test_acc" not in ranking or ranking["knn_test_acc"].isna().all():
+        return ""
+    layer, operation = ranking["knn_test_acc"].idxmax()
+    best = ranking.loc[(layer, operation)]
+    full = best.get("full_model_knn_test_acc")
+    whole = "" if full is None else f", on the full sublayer's {full:.2f}"
+    return (f"The best circuit, {COMPONENTS[operation]} of layer {layer}: right on its updates for "
+            f"{best['knn_test_acc']:.2f} of test sentences{whole}.")
+
+
+def circuit_in_words(ranking: pd.DataFrame, sets: dict[str, str]) -> str:
     (layer, operation), first = ranking.index[0], ranking.iloc[0]
     name = next(name for name in sets if f"ablated_acc_{name}" in ranking)
     random = first.get(f"random_ablated_acc_{name}_mean")
-    return (f"The strongest circuit, {COMPONENTS[operation]} of layer {layer}: model accuracy "
+    return (f"The strongest circuit, {COMPONENTS[operation]} of layer {layer}, {sets[name]}: model accuracy "
             f"{first[f'vanilla_acc_{name}']:.3f}, {first[f'ablated_acc_{name}']:.3f} without the circuit"
             + (f", {random:.3f} without random neurons." if pd.notna(random) else "."))
 
@@ -251,22 +281,41 @@ def summarize_board(section: Section, results: Path, runs: list[Run], problems: 
     board = None
     if known["carried"].any():
         board = problems.attempt("leaderboard", leaderboard, known, results)
-    shown = [] if board is None else [Table(
-        "Leaderboard: means over cells (a model, site and variable each), with 95 % intervals over models, then pairs; "
-        "controls have no place", ["method", "place", *summarize_comparison.BOARD[2:], "models", "cells"],
-        [[method, place, *cells, number(row.models), number(row.cells)]
-         for (place, method, *cells), row in zip(summarize_comparison.as_cells(board), board.itertuples())], folded=50)]
+    shown = [] if board is None else [board_table(board)]
     return shown, lambda figure: comparison_in_words(table, board, figure)
 
 
-def leaderboard(known: pd.DataFrame, results: Path) -> pd.DataFrame:
-    """As summarize_comparison.py wrote it after the runs' last rows; else made here, which takes longer."""
-    folder = results / "Comparison"
-    written = folder / "figures" / "leaderboard.csv"
-    tables = [folder / name / "results.csv" for name in known["experiment"].unique()]
-    if written.exists() and all(file.exists() and file.stat().st_mtime <= written.stat().st_mtime for file in tables):
-        return read_csv(written)
+def leaderboard(known: pd.DataFrame, results: Path) -> pd.DataFrame | None:
+    """As summarize_comparison.py wrote it, if it is of these rows; else made here, which takes longer."""
+    known = summarize_comparison.shared_cells(known)
+    if not known["carried"].any():
+        return None
+    written = results / "Comparison" / "figures" / "leaderboard.csv"
+    if written.exists():
+        with suppress(BadInput, ValueError, LookupError, TypeError):  # another version's, or damaged: made here
+            board = read_csv(written)
+            board_table(board)
+            if is_of(board, known):
+                return board
     return summarize_comparison.leaderboard(known)
+
+
+def is_of(board: pd.DataFrame, known: pd.DataFrame) -> bool:
+    """Whether a leaderboard is of some rows: of as many models and cells, with the same means."""
+    groups = known.groupby("method")
+    means = {f"iia_{word}": known[known["carried"].eq(truth) & (known["pairs"] > 0)].groupby("method")["iia"].mean()
+             for word, truth in (("carried", True), ("not_carried", False))}
+    wanted = pd.DataFrame({"models": groups["model"].nunique(), "cells": groups.size(), **means})
+    own = board.set_index("method")[list(wanted)].reindex(wanted.index)
+    return len(board) == len(wanted) and np.allclose(own.to_numpy(float), wanted.to_numpy(float), equal_nan=True)
+
+
+def board_table(board: pd.DataFrame) -> Table:
+    return Table(
+        f"Leaderboard: means with 95 % intervals over models, then pairs. {summarize_comparison.over_what(board)} "
+        "Controls have no place",
+        ["method", "place", *summarize_comparison.BOARD[2:]],
+        [[method, place, *cells] for place, method, *cells in summarize_comparison.as_cells(board)], folded=50)
 
 
 def comparison_in_words(table: pd.DataFrame, board: pd.DataFrame | None, figure: Figure) -> str:
@@ -290,7 +339,8 @@ def comparison_in_words(table: pd.DataFrame, board: pd.DataFrame | None, figure:
 def listed(what: str, values: pd.Series) -> str:
     values = values.dropna().sort_values(ascending=False, kind="stable")
     text = ", ".join(f"{name} {value:.2f}" for name, value in values.head(NUMBERS_AT_MOST).items())
-    return f"{what}: {text}." if text else ""
+    lower = f"; {len(values) - NUMBERS_AT_MOST} have less" if len(values) > NUMBERS_AT_MOST else ""
+    return f"{what}: {text}{lower}." if text else ""
 
 
 def summarize_nothing(section: Section, results: Path, runs: list[Run], problems: Problems) -> Summary:

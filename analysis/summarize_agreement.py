@@ -6,7 +6,8 @@ Reads DIR/results.csv and DIR/ablations.csv, as far as they have come, and draws
 
 one_circuit         what ablating one circuit does to the model's answers: that of --layer and --operation, or else the
                     one whose ablation costs most accuracy beyond that of as many random neurons
-ablation_by_layer   the same for every sublayer; a star where a circuit's ablation costs more than random draws do
+ablation_by_layer   what ablating each sublayer's circuit does to the model's answers; a triangle where it costs more
+                    than every random draw, a star where it does so significantly
 nearest_neighbors   is the variable there? circuit and full sublayer, by layer
 
 and writes and prints strongest_sublayers.csv, all sublayers by what their ablation costs beyond a random one's.

@@ -6,7 +6,8 @@ Reads RESULTS/*/results.csv. A run that knows which sites carry a variable (its 
 
 sites.csv                all settings of all runs, with p_holm: the rank among random draws corrected over a run's sites
 leaderboard.csv, .md     a row for each method: interchange accuracy where the variable is carried and where not, and
-                         how well it tells the two apart (AUROC); 95 % intervals over models, then pairs
+                         how well it tells the two apart (AUROC); 95 % intervals over models, then pairs. Methods are
+                         compared by the same cells (model, data, site and variable); others are left out
 EXPERIMENT/methods       interchange accuracy by method, a dot for each model, variable and site
 EXPERIMENT/isolate       cause against isolate, where the variable is carried
 detection                AUROC by method, of all such runs
@@ -30,6 +31,7 @@ from analysis.comparison_figures import (
     draw_isolate,
     draw_layers,
     draw_methods,
+    fresh,
     in_order,
     mean_with_interval,
     told_of,
@@ -42,7 +44,7 @@ from interp.runs.files import write_text
 from interp.runs.parts import tables_below
 from interp.statistics import auroc, clustered_auroc_interval, holm
 
-CELL = ["experiment", "target_layer", "residual_location", "variable"]
+CELL = ["model", "data", "target_layer", "residual_location", "variable"]
 WORDS = ["residual_location", "variable", "method", "carried", "beyond_full"]
 NUMBERS = ["model_seed", "target_layer", "iia", "iia_low", "iia_high", "log_odds_mean", "isolate", "disentangle",
            "change", "rank", "selectivity", "pairs"]
@@ -74,7 +76,9 @@ def read_run(file: Path) -> pd.DataFrame:
         raise BadInput(f"{shown(file)}: row {unknown.index[0] + 2} is of the method '{unknown.iloc[0]}', which is "
                        "not in interp/methods/interchange.")
     carried = table["carried"].map({True: True, False: False, "True": True, "False": False})
-    return table.assign(experiment=file.parent.name, model=model_of(file, table), carried=carried)
+    config = told_of(file.parent).config
+    data = next((str(config[key]) for key in ("test_data_path", "data_path") if config.get(key)), file.parent.name)
+    return table.assign(experiment=file.parent.name, model=model_of(file, table), data=data, carried=carried)
 
 
 def is_swept(table: pd.DataFrame) -> pd.Series:
@@ -85,34 +89,54 @@ def is_swept(table: pd.DataFrame) -> pd.Series:
 def model_of(file: Path, table: pd.DataFrame) -> pd.Series:
     """What tells a run's models from others': several runs may ask the same ones, and are no evidence of more."""
     config = told_of(file.parent).config
-    path = f"{config.get('model_path', file.parent.name)}{' fresh' if config.get('random_init') else ''}"
+    path = " ".join(filter(None, [str(config.get("model_path", file.parent.name)), fresh(config)]))
     return path + " " + table["model_seed"].astype(str)
 
 
+def shared_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of cells that all methods were run on, by which alone they can be compared; says what is left out.
+
+    Raises:
+        BadInput: a method was run twice on a cell, so that nothing says which row counts.
+    """
+    table = table.dropna(subset="iia")
+    table = table.assign(cell=[", ".join(map(str, cell)) for cell in table[CELL].itertuples(index=False)])
+    twice = table[table.duplicated(["cell", "method"], keep=False)]
+    if len(twice):
+        own = twice[(twice["cell"] == twice["cell"].iloc[0]) & (twice["method"] == twice["method"].iloc[0])]
+        raise BadInput(f"{own['method'].iloc[0]} was run more than once on {own['cell'].iloc[0]} (in "
+                       f"{', '.join(own['experiment'].unique())}); move the runs that should not count away.")
+    asked, methods = table.groupby("cell")["method"].nunique(), table["method"].nunique()
+    shared = table[table["cell"].isin(asked.index[asked == methods])]
+    if len(shared) < len(table):
+        counts = table.groupby("method")["cell"].nunique()
+        print(f"leaderboard: over the {shared['cell'].nunique()} of {len(asked)} cells that all {methods} methods were "
+              f"run on; {', '.join(counts.index[counts == counts.min()])} on {counts.min()}.", file=sys.stderr)
+    return shared
+
+
 def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
-    """A row for each method, the best by cause and isolation where a variable is carried first, controls last."""
-    rows, table = [], table.assign(cell=table[["model", *CELL]].astype(str).agg(" ".join, axis=1))
-    asked = table.dropna(subset="iia").groupby("cell")["method"].nunique()
-    shared = asked.index[asked == table["method"].nunique()]
+    """A row for each method, the best by cause and isolation where a variable is carried first, controls last.
+
+    table: of cells that all methods share.
+    """
+    rows = []
     for name in in_order(table["method"]):
         own = table[table["method"] == name]
         carried, not_carried = own[own["carried"].eq(True)], own[own["carried"].eq(False)]
         groups = list(own.groupby("model"))
-        row = {"method": name, "sees": method(name).SEES, "models": len(groups), "cells": len(own)}
+        row = {"method": name, "sees": method(name).SEES, "models": len(groups), "cells": len(own),
+               "carried": len(carried)}
         for label, part, columns in (("iia_carried", carried, ["iia"]), ("iia_not_carried", not_carried, ["iia"]),
                                      ("isolate_carried", carried, ["isolate"]),
                                      ("disentangle_carried", carried, ["iia", "isolate"])):
             row[label], row[f"{label}_low"], row[f"{label}_high"] = mean_with_interval(part, *columns)
         row |= {"iia_not_carried_max": not_carried["iia"].max(), "change_carried": carried["change"].mean(),
                 "rank_carried": carried["rank"].mean(), "selectivity_carried": carried["selectivity"].mean()}
-        of_all = own[own["cell"].isin(shared)]  # methods are compared by the same cells
-        split = [[part.loc[part["carried"].eq(truth), "iia"].dropna().to_numpy() for _, part in of_all.groupby("model")]
+        split = [[part.loc[part["carried"].eq(truth), "iia"].to_numpy() for _, part in groups]
                  for truth in (True, False)]
-        row["auroc_cells"], row["auroc_models"] = len(of_all), of_all["model"].nunique()
-        row["auroc_carried"] = int(of_all["carried"].eq(True).sum())
-        row["auroc"] = auroc(*(np.concatenate(part or [[]]) for part in split))
-        row["auroc_low"], row["auroc_high"] = (clustered_auroc_interval(split[0], split[1]) if split[0]
-                                               else (np.nan, np.nan))
+        row["auroc"] = auroc(*map(np.concatenate, split))
+        row["auroc_low"], row["auroc_high"] = clustered_auroc_interval(split[0], split[1])
         rows.append(row)
     found = pd.DataFrame(rows)
     control = found["method"].isin(CONTROLS) | found["disentangle_carried"].isna()
@@ -141,7 +165,14 @@ def as_cells(board: pd.DataFrame) -> list[list[str]]:
 def as_markdown(board: pd.DataFrame) -> str:
     lines = [f"| {' | '.join(cells)} |" for cells in (BOARD, *as_cells(board))]
     lines.insert(1, "|---" * len(BOARD) + "|")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", over_what(board)]) + "\n"
+
+
+def over_what(board: pd.DataFrame) -> str:
+    """Over what a leaderboard is: all methods have the same cells."""
+    cells, carried, models = (int(board.iloc[0][name]) for name in ("cells", "carried", "models"))
+    return (f"Over the same {cells} cells (a model, site and variable each) for all methods, {carried} of which carry "
+            f"their variable, of {models} model{'s' * (models > 1)}.")
 
 
 def main() -> None:
@@ -164,8 +195,9 @@ def main() -> None:
         draw_methods(own, told, out / experiment / "methods")
         if own["carried"].any():
             draw_isolate(own, told, out / experiment / "isolate")
-    if known["carried"].any():
-        board = leaderboard(known)
+    shared = shared_cells(known)
+    if shared["carried"].any():
+        board = leaderboard(shared)
         text = as_markdown(board)
         write_text(out / "leaderboard.csv", board.to_csv(index=False))
         write_text(out / "leaderboard.md", text)
@@ -173,7 +205,8 @@ def main() -> None:
             draw_detection(board, out / "detection")
         print(text)
     else:
-        print("no leaderboard: no run knows a site that carries its variable (key carried).", file=sys.stderr)
+        print(f"no leaderboard: {'no cell that all methods were run on' if known['carried'].any() else 'no run'} is "
+              "known to carry its variable (key carried).", file=sys.stderr)
     unknown = table[table["carried"].isna() & ~swept]
     for (experiment, variable, site), own in unknown.groupby(["experiment", "variable", "residual_location"]):
         draw_layers(own, told_of(results / experiment), out / experiment / f"{variable}_{site}".replace(" ", "_"))

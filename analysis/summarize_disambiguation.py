@@ -11,7 +11,7 @@ probe_accuracy_mlp     the same after the MLP
 there_and_used         every method's answer to both questions, for each variable
 
 and prints the circuits' figures, beside the paper's where model, data and settings are the paper's. With several layers
-each has a folder of its own; of several models the figures show mean and standard deviation.
+each has a folder of its own; of several models the figures show means, dots and intervals.
 """
 
 from pathlib import Path
@@ -20,6 +20,7 @@ import pandas as pd
 
 import circuit_probing
 from analysis.method_figures import (
+    DRAWS_SD,
     METHODS,
     draw_by_variable,
     draw_probes,
@@ -42,7 +43,7 @@ VARIABLES = {"a2": "a²", "minus_b2": "-b²", "a_plus_b": "a+b", "a_minus_b": "a
 MEASURES = {"knn_test_acc": "KNN circuit", "full_model_knn_test_acc": "KNN full sublayer",
             "vanilla_acc_test": "accuracy", "ablated_acc_test": "accuracy ablated"}
 ABLATION = {"circuit_probing:vanilla_acc_test": "full model", "circuit_probing:ablated_acc_test": "circuit ablated",
-            "circuit_probing:random_ablated_acc_test_mean": "as many random neurons ablated (sd)"}
+            "circuit_probing:random_ablated_acc_test_mean": f"as many random neurons ablated{DRAWS_SD}"}
 
 
 def with_own(results: Path, known: dict[str, str]) -> dict[str, str]:
@@ -89,7 +90,8 @@ def main() -> None:
     ours = circuits(everything)
     if not ours.empty:
         table = beside_the_paper(ours, options.results)
-        print(f"Circuits, {of_models(everything).partition(',')[0]}:\n{table.to_string(float_format='%.3f')}")
+        columns = present(everything, {f"circuit_probing:{name}": label for name, label in MEASURES.items()})
+        print(f"Circuits, {of_models(everything, columns)}:\n{table.to_string(float_format='%.3f')}")
         write_text(options.out / "circuits.csv", table.to_csv())
 
 

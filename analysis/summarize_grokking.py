@@ -77,7 +77,7 @@ def draw_over_training(curves: pd.DataFrame, table: pd.DataFrame, name: str, out
         axis.set_ylabel(label)
     axes[0][0].legend(loc="center left")
     figure.legend(*axes[1][0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(measures), 3))
-    figure.suptitle(f"{title}   a² + b mod 113{of} ({of_models(table, 'bands: standard deviation')})")
+    figure.suptitle(f"{title}   a² + b mod 113{of} ({of_models(table, measures, ', bands: standard deviation')})")
     save_figure(figure, out / name)
 
 

@@ -31,8 +31,8 @@ def chosen(results: Path, names: list[str]) -> list[Run]:
     problems = Problems()
     runs = [own for own in find_runs(results, problems)
             if not names or any(f"{own.name}/".startswith(f"{name.rstrip('/')}/") for name in names)]
-    if problems:
-        raise BadInput(problems[0])
+    if of_these := [problem for problem in problems if any(problem.startswith(own.name) for own in runs)]:
+        raise BadInput(of_these[0])
     if not runs:
         raise BadInput(f"{shown(results)}: there is no run{' in ' * bool(names)}{', '.join(names)}.")
     for own in runs:

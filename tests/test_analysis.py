@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from analysis.method_figures import of_models
 from analysis.papers import why_not_the_papers
 from analysis.summarize_model_overlap import overlap
 from conftest import CIRCUITS, METHODS, TRAINING, circuit_values, rows_of, training_values, write_yaml
@@ -102,6 +103,17 @@ def test_layers_are_drawn_apart_and_other_sweeps_are_not_averaged(tmp_path, anal
     assert drawn(tmp_path / "figures/layer_0") == drawn(tmp_path / "figures/layer_3") == {"nearest_neighbors"}
     table = {int(row["layer"]): float(row["KNN circuit"]) for row in rows_of(tmp_path / "figures/circuits.csv")}
     assert table == pytest.approx({0: 0.205, 3: 0.505})
+
+
+def test_a_figure_says_over_how_many_models_its_values_are():
+    """Where not all methods have the same models, too."""
+    measures = {"circuit_probing:knn_test_acc": "circuit", "linear_probing:test_acc": "probe"}
+    rows = [{"component": "mlp", "variable": "a2", "model_seed": seed, column: 0.5}
+            for column in measures for seed in range(3 if "circuit" in column else 1)]
+    table = pd.DataFrame(rows)
+    assert of_models(table, measures, ", dots") == "mean of 1 to 3 models, dots"
+    assert of_models(table, {"circuit_probing:knn_test_acc": "circuit"}) == "mean of 3 models"
+    assert of_models(table[table["model_seed"] == 0], measures) == "one model"
 
 
 @pytest.mark.parametrize("column, value, words", [

@@ -3,9 +3,11 @@
 import pandas as pd
 import pytest
 
-from analysis.summarize_comparison import leaderboard, read_runs
+from analysis.comparison_figures import accuracy_by_step, told_of
+from analysis.summarize_comparison import leaderboard, read_runs, shared_cells
 from conftest import COMPARISON, comparison_values, write_yaml
 from interp.experiment import main
+from interp.runs.config import BadInput
 
 METHODS = {"full": (0.02, 0.02), "none": (0.02, 0.02), "lda": (0.99, 0.02), "linear_probe": (0.8, 0.02),
            "das": (0.9, 0.3)}
@@ -35,7 +37,7 @@ def save(folder, config=None, **tables) -> None:
 
 def test_the_leaderboard_ranks_methods_and_not_controls(tmp_path):
     save(tmp_path, A=table_of(), B=table_of(seeds=(0,)))
-    board = leaderboard(read_runs(tmp_path)).set_index("method")
+    board = leaderboard(shared_cells(read_runs(tmp_path))).set_index("method")
     assert list(board.index[:3]) == ["lda", "das", "linear_probe"] and list(board["place"][:3]) == [1, 2, 3]
     assert board.loc[["none", "full"], "place"].isna().all()
     assert board.loc["lda", "iia_carried"] == pytest.approx(0.99) and board.loc["lda", "models"] == 3
@@ -44,16 +46,53 @@ def test_the_leaderboard_ranks_methods_and_not_controls(tmp_path):
     assert board.loc["das", "iia_not_carried_max"] == pytest.approx(0.3)
 
 
-def test_runs_of_the_same_models_are_not_counted_twice(tmp_path):
-    """Nor is what --overwrite set aside; and AUROC is over the cells that all methods have."""
+def test_runs_of_the_same_models_are_not_counted_twice(tmp_path, capsys):
+    """Nor is what --overwrite set aside; and methods are compared by the cells that all of them have."""
     save(tmp_path, A=table_of(), B=table_of(), **{"B.old-1": table_of(seeds=(5,))})
     for run in "AB":
         write_yaml(tmp_path / run / "config.yaml", {"model_path": "m_{model_seed}"})
     fresh = table_of(seeds=(0,), carried=False)
     save(tmp_path, Fresh=fresh[fresh["method"] == "lda"])
-    board = leaderboard(read_runs(tmp_path)).set_index("method")
-    assert board.loc["lda", "models"] == 3 and board.loc["das", "models"] == 2
-    assert set(board["auroc_cells"]) == {16}
+    board = leaderboard(shared_cells(read_runs(tmp_path))).set_index("method")
+    assert set(board["models"]) == {2} and set(board["cells"]) == {16} and board.loc["lda", "iia_not_carried"] < 0.03
+    assert "over the 16 of 20 cells that all 5 methods were run on" in capsys.readouterr().err
+
+
+def test_a_method_in_a_run_of_its_own_is_compared_by_the_same_cells(tmp_path):
+    """A method that was added later has a folder of its own; one that was run twice is refused."""
+    config, table = {"model_path": "m_{model_seed}", "test_data_path": "data/test.csv"}, table_of()
+    save(tmp_path, config, A=table[table["method"] != "das"], Mine=table[table["method"] == "das"])
+    board = leaderboard(shared_cells(read_runs(tmp_path)))
+    together = leaderboard(shared_cells(read_runs(tmp_path).assign(experiment="A")))
+    assert set(board["cells"]) == {8} and board["auroc"].notna().all() and board.equals(together)
+    save(tmp_path, config, Again=table[table["method"] == "lda"])
+    with pytest.raises(BadInput, match="lda was run more than once on .*A, Again"):
+        shared_cells(read_runs(tmp_path))
+
+
+def test_controls_of_fresh_weights_are_other_models(tmp_path):
+    for name, keys in (("A", {}), ("B", {"layer_reinit": True}), ("C", {"layer_reinit": -1}),
+                       ("D", {"reinit_embeddings": True}), ("E", {"layer_reinit": 0})):
+        save(tmp_path, {"model_path": "m_{model_seed}"} | keys, **{name: table_of(seeds=(0,))})
+    models = read_runs(tmp_path).groupby("experiment")["model"].first()
+    assert models["A"] == models["C"] and len(set(models)) == 4
+    assert told_of(tmp_path / "E").title == "E, fresh weights in layer 0"
+
+
+def test_lines_over_checkpoints_of_several_models_have_intervals_over_models():
+    rows = pd.concat([table_of(seeds=(0,), checkpoint=100, step=100, model=f"m {seed}", iia=0.2 + 0.2 * seed)
+                      for seed in range(3)])
+    [(step, line)] = accuracy_by_step(rows[rows["method"] == "lda"].head(9)).iterrows()
+    assert step == 100 and line["iia_low"] < 0.3 < 0.5 < line["iia_high"]
+    alone = accuracy_by_step(rows[(rows["model"] == "m 0") & (rows["method"] == "lda")])
+    assert alone["iia_low"].iloc[0] == 0.01
+
+
+def test_the_leaderboard_is_over_what_it_says(tmp_path, analyse):
+    save(tmp_path, Run=table_of())
+    assert analyse("summarize_comparison", "--results", tmp_path).returncode == 0
+    assert ("Over the same 8 cells (a model, site and variable each) for all methods, 2 of which carry their variable, "
+            "of 2 models.") in (tmp_path / "figures/leaderboard.md").read_text()
 
 
 EDGES = {
@@ -64,6 +103,7 @@ EDGES = {
                                           ).astype({"iia": float, "isolate": float}),
     "language": table_of(known=False),
     "sixty layers": pd.concat([table_of(seeds=(0,), known=False, target_layer=layer) for layer in range(60)]),
+    "no epochs": pd.concat([table_of(seeds=(0,)), table_of(seeds=(0,), checkpoint="final")]),
     "checkpoints": pd.concat([table_of(seeds=(0,), checkpoint=step) for step in (100, 200, "final")]),
 }
 
@@ -77,8 +117,7 @@ def test_edges_are_drawn(name, tmp_path, analyse):
     wanted = {"language": "Run/aux_0_resid_post.png", "sixty layers": "Run/var_0_resid_mid.png",
               "checkpoints": "Run/checkpoints.png"}.get(name, "Run/methods.png")
     assert wanted in drawn and all((tmp_path / "figures" / file).with_suffix(".pdf").exists() for file in drawn)
-    assert (tmp_path / "figures/leaderboard.csv").exists() == (name in ("one seed", "one method", "nothing could be "
-                                                                        "measured"))
+    assert (tmp_path / "figures/leaderboard.csv").exists() == (name in ("one seed", "one method", "no epochs"))
 
 
 def test_a_real_run_is_drawn(tiny, tmp_path, analyse):

@@ -25,10 +25,11 @@ from conftest import (
 )
 from interp.experiment import main
 from interp.methods import interchange
-from interp.methods.circuits import find_circuit
+from interp.methods.circuits import even_batch, find_circuit
 from interp.methods.comparison import arbitrary_tokens, dealt_anew
 from interp.methods.erasure import erased_rank, fit_eraser
 from interp.methods.interchange import Place, Points, fit, load_interchange, method, subspace
+from interp.methods.masks import ImpossibleAblation
 from interp.methods.table import interchange_methods
 from interp.models.opened import hooked
 from interp.models.replay import ReplayedModel
@@ -229,6 +230,20 @@ def test_random_controls_are_of_the_methods_size(place):
                                       for name, score in circuit.tensors.items()})
     for name, score in small.random_like(drawing).tensors.items():
         assert (score > 0).sum() == 3 and not ((score > 0) & (small.tensors[name] > 0)).any()
+    whole = replace(circuit, tensors={name: torch.ones_like(score) for name, score in circuit.tensors.items()})
+    with pytest.raises(ImpossibleAblation, match="only 0 outside"):
+        whole.random_like(drawing)
+
+
+def test_a_circuit_without_random_neurons_says_why(tiny, tmp_path):
+    """And a method's control is its own kind, whatever came before it in the list."""
+    values = comparison_values(tiny.folder) | {
+        "method_list": ["lda", "circuit_update"], "variable_list": ["var_0"], "residual_location_list": ["resid_mid"],
+        "method_options": {"circuit_update": {"num_epochs": 3, "lr": 0.01, "l0_lambda": 0}}, "num_random_draws": 2}
+    table = table_of(tmp_path, values).loc["var_0"]
+    assert table["random_iia_mean"].notna()["lda"] and pd.isna(table["random_impossible"]["lda"])
+    assert pd.isna(table["random_iia_mean"]["circuit_update"])
+    assert "outside of it can be drawn" in table["random_impossible"]["circuit_update"]
 
 
 # ------------------------------------------------------------------------- cheats are caught
@@ -520,6 +535,30 @@ def test_own_sources_of_two_variables(tmp_path):
         assert torch.equal(by_other.exchanged.right, by_other.answer.right)
     with pytest.raises(BadInput, match="answer_variable"):
         pairs_of(tmp_path, table, variable_list=["number", "other"])
+
+
+def test_a_sentence_with_several_sources_is_in_one_split(tmp_path):
+    """And for isolation it is paired with another sentence, not with itself."""
+    table = grouped_table().query("group == 'a'").drop(columns="group").reset_index(drop=True)
+    singular, plural = (table[table["number"] == number] for number in (0, 1))
+    parts = [own.assign(source=other["sentence"].iloc[first:first + len(own)].to_numpy(),
+                        source_right=other["right"].iloc[0], source_number=1 - own["number"])
+             for own, other in ((singular.head(20), plural), (plural.head(20), singular)) for first in (0, 1, 2)]
+    settings, splits, found = pairs_of(tmp_path, pd.concat(parts), variable_list=["number"], train_size=30,
+                                       test_size=10, n_fit=50, n_select=30)
+    texts = {name: [own.base.examples.texts[row] for row in own.base.rows.tolist()] for name, [own] in found.items()}
+    assert all(len(set(own)) < len(own) for own in texts.values())  # sentences do come several times
+    assert not set(texts["fit"]) & set(texts["select"]) and not set(texts["fit"]) & set(texts["test"])
+    assert len(texts["fit"]) == 50 and 28 <= len(texts["select"]) <= 30
+    same_value = splits.sharing(found["test"][0])
+    assert len(same_value) == len(found["test"][0])
+    for base, source in zip(same_value.base.rows.tolist(), same_value.source.rows.tolist()):
+        assert texts["test"][base] != texts["test"][source]
+
+
+def test_batches_leave_hardly_a_row_out():
+    assert [even_batch(count, 500) for count in (2500, 2499, 947, 500, 501, 3, 0)] == [500, 499, 473, 500, 250, 3, 1]
+    assert all(count % even_batch(count, 500) < 1 + count // 500 for count in range(1, 3000))
 
 
 MISTAKES = {

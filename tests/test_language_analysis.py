@@ -11,6 +11,7 @@ import circuit_probing
 from analysis.language_figures import (
     LABELS_AT_MOST,
     compare_with_draws,
+    counts,
     layer_grid,
     marks_of,
     measure_effects,
@@ -95,6 +96,15 @@ def test_seeds_are_averaged_and_compared_with_their_own_draws(tmp_path):
     assert effect["beyond"] == pytest.approx(0.06)  # (0.04 + 0.08) / 2: the third seed has no draws
     assert effect["p"] == pytest.approx(1 / 4)  # 0.76 lies below the averaged draws 0.80, 0.82, 0.84
     assert pd.isna(effect["ablated_low"])  # the table does not count its sentences
+
+
+def test_draws_are_those_of_a_setting_however_many_there_are(tmp_path):
+    """A circuit below every draw is so with two seeds as with one."""
+    for seeds in ((0,), (0, 1)):
+        run = write_run(tmp_path / f"run{len(seeds)}", {(seed, 5, "attn"): {"iid": (0.5, [0.9] * 5)} for seed in seeds})
+        effects = measure_effects(read_run(run, "agreement", SETS)[1])
+        assert effects["draws"].tolist() == [5] and list(marks_of(effects)) == ["below"]
+        assert counts(effects) == "5 random draws a circuit"
 
 
 def test_p_is_the_share_of_further_draws_that_lie_as_far_below():

@@ -17,7 +17,7 @@ from analysis.report import SECTIONS, configs_by_results
 from analysis.report_runs import ROWS_AT_MOST, as_table, number
 from conftest import CIRCUITS, COMPARISON, METHODS, comparison_values, write_yaml
 from interp.experiment import main
-from interp.runs.config import PROJECT_ROOT, BadInput, read_yaml
+from interp.runs.config import PROJECT_ROOT, BadInput
 
 VOID = {"meta", "link", "img", "input", "br", "hr"}
 HOSTILE = "<script>alert('x')</script><img src=http://x.test/a.png onerror=alert(1)>"
@@ -175,8 +175,7 @@ def test_commands_for_what_is_missing_exist(tmp_path, report):
 
 
 def test_every_config_has_its_script():
-    for script, file in configs_by_results().values():
-        values = read_yaml(PROJECT_ROOT / file)
+    for script, file, values in configs_by_results().values():
         read = (PROJECT_ROOT / script).read_text() + (PROJECT_ROOT / "interp/tasks/question.py").read_text()
         own = set(values) - {"results_dir", "model_dir", "save_models", "device"}
         known = [key for key in own if re.search(rf"\b{key}\b", read)]
@@ -282,6 +281,76 @@ def test_a_figure_older_than_its_tables_says_so(tmp_path, report):
     assert old in report(results)[0].text
     os.utime(results / "Disambiguation" / table, (1, 1))  # what another experiment has since got is no matter
     assert old not in report(results)[0].text
+
+
+def test_layers_are_not_averaged_and_means_say_over_how_many(tmp_path, report):
+    folder = tmp_path / "r/Disambiguation"
+    layers = [circuits(seeds=(0, 1)).assign(target_layer=layer, ablated_acc_test=share)
+              for layer, share in ((0, 0.25), (1, 0.75))]
+    write_run(folder / "circuit_probing/a2", pd.concat(layers))
+    for name in ("figures/layer_0/ablation", "figures/layer_1/ablation", "figures/ablation"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", PNG).save(folder / f"{name}.png")
+    os.utime(folder / "figures/layer_0/ablation.png", (1, 1))
+    page, _ = report(tmp_path / "r")
+    whole, first, second = (image["alt"] for image in page.all("img"))
+    assert "ablated 0.25" in first and "ablated 0.75" in second and "ablated 0." not in whole
+    assert "Means of 2 models" in first and page.text.count("Its tables have changed") == 1
+    assert not re.search(r"0\.50 \(n = ", page.text)
+
+
+def test_no_run_is_passed_over(tmp_path, report):
+    """Neither behind a link, nor because its name is much like that of a part, nor because it is in no language."""
+    results = write_results(tmp_path / "r")
+    write_run(tmp_path / "scratch/linear_probing/a2", pd.DataFrame({"what": [1]}))
+    (results / "Shared_Nodes").symlink_to(tmp_path / "scratch")
+    (results / "loop").symlink_to(results)
+    write_run(results / "Mine/part_of_speech", pd.DataFrame({"what": [1]}))
+    write_run(results / os.fsdecode(b"\xfcbung"), pd.DataFrame({"what": [1]}))
+    page, said = report(results)
+    for name in ("Shared_Nodes/linear_probing/a2", "Mine/part_of_speech", "\ufffdbung"):
+        assert f"{name}: done, 1 row" in page.text, name
+    assert "loop: it is a link to a folder that is read already" in said
+    assert "this is a run itself" in fail(report, results / "mine")
+
+
+def test_a_run_in_parts_tells_of_each(tmp_path, report):
+    run = tmp_path / "r/mine"
+    for part, status in ((1, "done"), (2, "failed")):
+        write_run(run / f"part_{part}_of_2", pd.DataFrame({"lr": [part]}), {"lr_list": [1, 2]}, status=status,
+                  device_name=f"machine{part}", threads=part)
+    page, _ = report(tmp_path / "r")
+    text = re.sub(r"\s+", " ", page.text)
+    assert "unfinished, part 2/2 failed" in text and "machine1" in text and "machine2" in text
+
+
+def test_a_command_is_of_the_same_config(tmp_path, report):
+    """That of a shipped config which would compute something else is not said to have made a run."""
+    command = "python circuit_probing.py --config configs/Disambiguation/circuit_probing/a2.yaml"
+    run = write_run(tmp_path / "r/Disambiguation/circuit_probing/a2", circuits(), {"task": "disambiguation"})
+    assert command in report(tmp_path / "r")[0].text
+    write_yaml(run / "config.yaml", {"task": "disambiguation", "num_epochs": 3})
+    assert command not in report(tmp_path / "r")[0].text
+
+
+def test_the_leaderboard_is_of_the_runs_there_are(tiny, tmp_path, report, analyse):
+    """A leaderboard.csv that was written before a run came, or by another version, is not taken."""
+    results = tmp_path / "r"
+    values = comparison_values(tiny.folder) | {"carried": {"var_0": ["resid_mid"], "var_1": []}, "save_models": False,
+                                               "method_list": ["none", "full", "lda"]}
+    config = write_yaml(tmp_path / "c.yaml", values | {"results_dir": str(results / "Comparison/first")})
+    assert main(COMPARISON, ["--config", str(config)]) == 0
+    assert analyse("summarize_comparison", "--results", results / "Comparison").returncode == 0
+    board = results / "Comparison/figures/leaderboard.csv"
+    table = pd.read_csv(results / "Comparison/first/results.csv")
+    assert "0.12 [" not in report(results)[0].text
+    table.assign(iia=0.125).to_csv(results / "Comparison/first/results.csv", index=False)
+    os.utime(results / "Comparison/first/results.csv", (1, 1))
+    assert "0.12 [" in report(results)[0].text
+    pd.read_csv(board).drop(columns="sees").to_csv(board, index=False)
+    assert "0.12 [" in report(results)[0].text
+    write_run(results / "Comparison/second", table)
+    assert "summarize_comparison.py" in report(results)[0].text  # draws what is not drawn yet
 
 
 def test_numbers_and_long_tables():

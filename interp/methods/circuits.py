@@ -82,6 +82,11 @@ def shuffled_batches(count: int, batch_size: int, generator: torch.Generator) ->
     return list(order[:count - count % batch_size].split(batch_size))
 
 
+def even_batch(count: int, most: int) -> int:
+    """The size of batches of at most so many rows that leave hardly a row out: 473 for 947 rows and at most 500."""
+    return max(1, count // -(-count // most)) if count else 1
+
+
 def batches_in_order(count: int, batch_size: int) -> list[Tensor]:
     """Row numbers in order, in batches; the last one may be shorter."""
     return list(torch.arange(count).split(batch_size))

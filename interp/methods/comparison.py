@@ -143,14 +143,18 @@ class Splits:
         return Answer(torch.tensor(found, device=source.tokens.device))
 
     def sharing(self, test: Pairs) -> Pairs:
-        """The same bases, each paired with another base that has the same value of the variable, if there is one."""
+        """The same bases, each paired with another input that has the same value of the variable, if there is one."""
         drawing, values = torch.Generator().manual_seed(self.question.config.data_seed), test.base.values.cpu()
+        inputs = test.base.examples.inputs[test.base.rows].cpu()
         partners = torch.full_like(values, -1)
         for value in values.unique():
             own = (values == value).nonzero().flatten()
-            if len(own) > 1:  # a shuffled ring: nobody is his own partner
-                ring = own[torch.randperm(len(own), generator=drawing)]
-                partners[ring] = ring.roll(1)
+            first = {number: row for row, number in zip(reversed(own.tolist()), reversed(inputs[own].tolist()))}
+            if len(first) > 1:  # a shuffled ring of distinct inputs: nobody is his own partner
+                others = torch.tensor(sorted(first.values()))
+                ring = others[torch.randperm(len(others), generator=drawing)]
+                partner = dict(zip(inputs[ring].tolist(), ring.roll(1).tolist()))
+                partners[own] = torch.tensor([partner[number] for number in inputs[own].tolist()])
         some = (partners >= 0).nonzero().flatten().to(test.base.rows.device)
         return replace(test[some], source=test.base[partners.to(some.device)[some]])
 

@@ -89,6 +89,14 @@ class Examples:
         return self.probed.maximum(self.answering) + 1
 
     @cached_property
+    def inputs(self) -> Tensor:
+        """For each row the number of the first one with the same tokens, (rows,)."""
+        first: dict[tuple[int, ...], int] = {}
+        rows = (tuple(row[:length]) for row, length in zip(self.tokens.tolist(), self.lengths.tolist()))
+        return torch.tensor([first.setdefault(row, number) for number, row in enumerate(rows)],
+                            device=self.tokens.device)
+
+    @cached_property
     def at_answer(self) -> bool:
         """Whether the probed position is the answering one in every row."""
         return bool((self.probed == self.answering).all())

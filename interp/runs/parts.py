@@ -44,10 +44,16 @@ def parse_part(text: str) -> Part:
     return Part(int(number), int(of))
 
 
+def as_part(name: str) -> Part | None:
+    """The part whose folder has this name; a folder of a reader's own, such as part_of_speech, is none."""
+    numbers = re.fullmatch(rf"{PART}(\d+)_of_(\d+)", name)
+    return Part(*map(int, numbers.groups())) if numbers else None
+
+
 def parts_in(results: Path) -> list[Part]:
     """The parts that a results_dir holds, begun ones too; raises BadInput where they are of different divisions."""
-    found = sorted(Part(*map(int, name.groups())) for folder in results.glob(f"{PART}*_of_*")
-                   if folder.is_dir() and (name := re.fullmatch(rf"{PART}(\d+)_of_(\d+)", folder.name)))
+    found = sorted(part for folder in results.glob(f"{PART}*_of_*")
+                   if folder.is_dir() and (part := as_part(folder.name)))
     if len(divisions := sorted({part.of for part in found})) > 1:
         raise BadInput(f"results_dir: {shown(results)} holds parts of {' and of '.join(map(str, divisions))}, which do "
                        "not fit together; move those that do not belong there away.")
@@ -110,7 +116,7 @@ def has_table(file: Path) -> bool:
 
 def tables_below(results: Path, pattern: str) -> list[Path]:
     """Where the results.csv of the runs are whose folders match, in parts or not."""
-    folders = [folder for folder in results.glob(pattern) if folder.is_dir() and not folder.name.startswith(PART)]
+    folders = [folder for folder in results.glob(pattern) if folder.is_dir() and not as_part(folder.name)]
     return sorted(file for folder in folders if has_table(file := folder / f"{RESULTS}.csv"))
 
 

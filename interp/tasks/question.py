@@ -261,10 +261,22 @@ class Question:
                 raise BadInput(f"{keys[0]}: {sizes[0]} and {keys[1]} {sizes[1]} are more than the {count} {what}.")
 
     def portions(self, examples: Examples, *sizes: int) -> list[Tensor]:
-        """Row numbers of disjoint portions of examples, drawn with data_seed."""
+        """Row numbers of disjoint portions of examples, drawn with data_seed, which share no input.
+
+        Rows of one input (a sentence with several sources) come together; of an input at the end of a portion the
+        rows that it had no room for are in none.
+        """
         drawing = torch.Generator().manual_seed(self.config.data_seed)
         order = torch.randperm(len(examples), generator=drawing).to(self.device)
-        return list(order[:sum(sizes)].split(sizes))
+        inputs = examples.inputs[order]
+        place = torch.full_like(inputs, len(order))  # in the order, of the first row of each input
+        place.scatter_reduce_(0, inputs, torch.arange(len(order), device=self.device), "amin")
+        order = order[torch.sort(place[inputs], stable=True).indices]
+        parts = list(order[:sum(sizes)].split(sizes))
+        for i in range(1, len(parts)):
+            earlier = examples.inputs[torch.cat(parts[:i])]
+            parts[i] = parts[i][~torch.isin(examples.inputs[parts[i]], earlier)]
+        return parts
 
     def sites(self, setting: Setting, examples: Examples) -> list[Site]:
         """The setting's site and the next ones with the same model, as many as there is room for."""

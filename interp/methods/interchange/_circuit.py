@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from interp.methods.circuits import find_circuit
+from interp.methods.circuits import even_batch, find_circuit
 from interp.methods.interchange import Interchange, Place, Points
-from interp.methods.masks import Circuit, ImpossibleAblation
+from interp.methods.masks import Circuit
 from interp.models.examples import Examples
 from interp.models.opened import hooked
 from interp.models.replay import CannotReplay, ReplayedModule
@@ -30,7 +30,7 @@ def circuit_at(place: Place, seed: int, **options) -> Circuit:
 def search(place: Place, seed: int, lr: float, num_epochs: int, l0_lambda: float) -> Circuit:
     """Circuit probing as circuit_probing.py does it with the paper's keys, on the bases that methods are fitted on."""
     base = place.fit.base
-    return find_circuit(place.sublayer, Some(place, base), base.values, lr=lr, batch_size=min(500, len(base)),
+    return find_circuit(place.sublayer, Some(place, base), base.values, lr=lr, batch_size=even_batch(len(base), 500),
                         num_epochs=num_epochs, mask_init=0.0, max_temp=200, l0_lambda=l0_lambda,
                         generator=torch.Generator().manual_seed(seed))
 
@@ -72,12 +72,9 @@ class OfCircuit(Interchange):
         device = self.place.opened.device
         return Circuit({name: score.to(device) for name, score in self.tensors.items()}, self.place.sublayer.fan_in())
 
-    def random_like(self, generator: torch.Generator) -> Interchange | None:
-        """As many random neurons of each map, none of them in the circuit."""
-        try:
-            drawn = self.circuit.random_ablation(generator)
-        except ImpossibleAblation:
-            return None
+    def random_like(self, generator: torch.Generator) -> Interchange:
+        """As many random neurons of each map, none of them in the circuit; raises ImpossibleAblation without these."""
+        drawn = self.circuit.random_ablation(generator)
         return replace(self, tensors={name: 0.5 - mask for name, mask in drawn.items()})
 
 
