@@ -5,6 +5,7 @@ import runpy
 import pytest
 
 from conftest import CIRCUITS, COMPARISON, DEVICE, METHODS, SENTENCES, TRAINING
+from interp.methods.table import METHODS as METHODS_OF_PAPER
 from interp.runs.config import CONFIGS, load_config, project_path, read_yaml
 from interp.runs.settings import expand_settings, fill_in
 
@@ -66,6 +67,16 @@ def test_no_two_configs_write_to_the_same_folder():
     models = [(values["model_dir"], tuple(values.get("model_seed_list", []) if "num_epochs" in values else []))
               for file in FILES if (values := read_yaml(file)).get("save_models") and values.get("model_dir")]
     assert len(models) == len(set(models))
+
+
+def test_variables_of_an_experiment_are_asked_alike():
+    """A control asked with other settings than the variable that it is a control for would be none: b² once lacked
+    LEACE's fit in float32."""
+    names = ("variable", "counterfactual_variable", "counterfactual_label", "results_dir", "model_dir")
+    for folder in {file.parent for file in FILES if file.parent.name in METHODS_OF_PAPER and "SV_" not in str(file)}:
+        asked = [{key: value for key, value in read_yaml(file).items() if key not in names}
+                 for file in folder.glob("*.yaml")]
+        assert all(own == asked[0] for own in asked), folder
 
 
 def test_configs_of_single_checkpoints_are_what_their_generator_writes():
