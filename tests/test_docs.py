@@ -24,6 +24,7 @@ import compare_methods
 import DAS
 import interp.methods.interchange
 import probing
+from analysis.compare_with_published import our_figures
 from analysis.report_runs import Problems, find_runs
 from conftest import comparison_values, rows_of, write_yaml
 from interp.experiment import main
@@ -124,6 +125,25 @@ def test_the_runs_that_are_kept_are_complete_and_told_of():
     folders = re.findall(r"^\| `([^`]+)` ", text_of("runs/README.md"), re.MULTILINE)
     assert all(any(f"{run.name}/".startswith(f"{folder}/") for folder in folders) for run in runs)
     assert all(any(f"{run.name}/".startswith(f"{folder}/") for run in runs) for folder in folders)
+
+
+@pytest.mark.parametrize("page", ["experiment_2_comparison", "experiment_2_task_2"])
+def test_our_values_beside_the_published_are_those_of_the_runs_that_are_kept(page):
+    experiment, method, names, rows = re.match(r"# (\w+)", text_of(f"tables/{page}.md"))[1], "", [], []
+    for line in text_of(f"tables/{page}.md").splitlines():
+        cells = [cell.strip().removesuffix(" **") for cell in line.strip("|").split("|")]
+        if line.startswith("## "):
+            *task, method = line.removeprefix("## ").split()
+        elif line.startswith("| ") and "ours" in line:
+            names = cells
+        elif line.startswith("| ") and names:
+            rows.append({"experiment": experiment, "task": " ".join(task), "method": method, "checkpoint": ""}
+                        | dict(zip(names, cells)))
+    told = pd.DataFrame(rows).rename(columns={"published": "value"}).fillna("")
+    found = our_figures(DOCS / "runs", told, {})
+    assert len(found) == len(told) > 200
+    ours = told.get("ours, float32", pd.Series("", told.index)).where(lambda column: column != "", told["ours"])
+    assert [f"{value:.6g}" for value in found["value"]] == ours.tolist()
 
 
 # --------------------------------------------------------------------------------- the recipes
