@@ -25,9 +25,9 @@ LOOKS = {  # the methods in the order of figures, each with its key of COLORS an
     "full": ("whole", "D"), "none": ("baseline", "o"), "random": ("random", "s"), "pca": ("other", "^"),
     "difference_in_means": ("difference in means", "v"), "linear_probe": ("linear probe", "<"), "leace": ("LEACE", ">"),
     "lda": ("closed form", "P"), "mlp_probe": ("MLP probe", "X"), "circuit_update": ("circuit", "*"),
-    "circuit_selected": ("circuit", "s"), "circuit_complement": ("circuit", "o"), "circuit_neurons": ("circuit", "^"),
+    "circuit_selected": ("circuit", "s"), "circuit_complement": ("circuit", "h"), "circuit_neurons": ("circuit", "^"),
     "neuron_mask": ("circuit", "D"), "das_k": ("DAS", "d"), "das": ("DAS", "o")}
-OWN_MARKERS = "hp8H1234"  # of methods that are not among them
+OWN_MARKERS = "p8H1234"  # of methods that are not among them
 CONTROLS = ("none", "random", "pca", "full", "circuit_complement")  # compared with, not ranked; hollow in figures
 MODEL_MARKERS = "os^Dv<>PX*hpd8H"  # markers of models, where colours tell methods
 SEES = {"nothing": "sees nothing", "activations": "sees activations", "variable": "sees the variable",
@@ -134,9 +134,14 @@ def draws_of(table: pd.DataFrame, told: Told) -> str:
     """What is shown of the random draws of a method's size, and how many there are, where that is known."""
     draws, pairs = (told.config.get(key) for key in ("num_random_draws", "num_random_pairs"))
     on = f" on {min(pairs, table['pairs'].max()):.0f} pairs" if pairs else ""
-    lacking = "random_impossible" in table and table["random_impossible"].notna().any()
-    return (f"mean to highest of {f'{draws} ' if draws else ''}random draws of the method's size{on}; not an interval"
-            + when(lacking, "\n(none of circuits that leave too few neurons to draw from)"))
+    return (f"mean to highest of {f'{draws} ' if draws else ''}random draws of the method's size{on}; not an interval\n"
+            "(no box: the method has no size, or its circuit leaves too few neurons to draw from)")
+
+
+def sizes_of(table: pd.DataFrame) -> dict[str, str]:
+    """How many dimensions each method exchanges, those that have such a number: the smallest to the largest."""
+    ranks = table.loc[~table["method"].isin(["none"])].dropna(subset="rank").groupby("method")["rank"]
+    return {name: " to ".join(f"{rank:.0f}" for rank in sorted({own.min(), own.max()})) for name, own in ranks}
 
 
 def why_full_fails(carried: pd.DataFrame) -> str:
@@ -145,11 +150,11 @@ def why_full_fails(carried: pd.DataFrame) -> str:
     Nothing of variables that decide the answer alone, which have a column beyond_full.
     """
     return when(carried["beyond_full"].isna().all() and carried.loc[carried["method"] == "full", "iia"].mean() < 0.5,
-                "the answer depends on other variables, which full brings too")
+                "full exchanges all else too, so it gives the source's own answer")
 
 
 def wrong_answers(told: Told) -> str:
-    return when(told.config.get("only_right") is False, "wrong answers included")
+    return when(told.config.get("only_right") is False, "with pairs that the model answers wrongly")
 
 
 def when(true: Any, text: str) -> str:
@@ -219,7 +224,8 @@ def draw_methods(table: pd.DataFrame, told: Told, path: Path) -> None:
                 axis.axhspan(y - 0.4, y + 0.4, color="white", linewidth=0, zorder=0.6)  # above the grid
             if has_draws(own):
                 low, high = own["random_iia_mean"].min(), own["random_iia_max"].max()
-                axis.barh(y, max(high - low, 0.003 * end), 0.7, left=low, color="0.8", linewidth=0, zorder=0)
+                axis.barh(y, max(high - low, 0.003 * end), 0.7, left=low, color="0.8", edgecolor="0.6", linewidth=0.6,
+                          zorder=0)
             for seed, dots in own.groupby("model_seed"):
                 axis.plot(dots["iia"], y + np.linspace(-0.24, 0.24, len(dots) + 2)[1:-1], alpha=0.7, markersize=4.5,
                           **look(name) | {"marker": markers[seed], "linestyle": "none"})
@@ -228,21 +234,25 @@ def draw_methods(table: pd.DataFrame, told: Told, path: Path) -> None:
                           markersize=13, capsize=3, zorder=1)
         if truth and (why := why_full_fails(part)):
             note(axis, 0.08, rows.index("full"), why, va="center")
-        scale = when(len(truths) > 1 and end < 1, " (another scale)")
-        cells = f"{'carried' if truth else 'not carried'}{scale}: {cells_of(part, told)}".replace("; ", ";\n")
+        cells = f"{'carried' if truth else 'not carried'}: {cells_of(part, told)}".replace("; ", ";\n")
         axis.set_title(wrapped(cells, 62), parse_math=False, fontsize="medium")
-        axis.set(xlim=(-0.03 * end, 1.03 * end), ylim=(len(rows) - 0.4, -0.6), xlabel="interchange accuracy")
-    axes[0][0].set_yticks(range(len(rows)), rows)
-    embolden_headings(axes[0][0].get_yticklabels())
+        axis.set(xlim=(-0.03 * end, 1.03 * end), ylim=(len(rows) - 0.4, -0.6),
+                 xlabel="interchange accuracy" + when(len(truths) > 1 and end < 1, f" (up to {end:.2f} only)"))
+    sizes = sizes_of(table[table["carried"].eq(truths[0])]) if truths else {}
+    axes[0][0].set_yticks(range(len(rows)), [f"{row} ({sizes[row]})" if row in sizes else row for row in rows])
+    embolden_headings(text for text, row in zip(axes[0][0].get_yticklabels(), rows) if is_heading(row))
     figure.legend(handles=[
         *(handle(f"model of seed {seed}", marker=marker) for seed, marker in markers.items()),
         handle("hollow: a control", marker="o", markerfacecolor="white"),
-        *[handle("mean where nothing is exchanged (none)", linestyle="--", color="0.4")] * ("none" in rows),
+        *[handle("mean where nothing is exchanged (none);\nsome exchanges leave the answer as it is", linestyle="--",
+                 color="0.4")] * ("none" in rows),
+        *[handle(f"in brackets: dimensions exchanged{when(truths[0], ' where carried')}", marker="")] * bool(sizes),
         handle(f"mean, {interval_of(table['model'].nunique(), 'pairs')}", marker="|", markersize=13, color="0.2"),
         *[Patch(color="0.8", linewidth=0, label=draws_of(table, told))] * has_draws(table)],
         loc="outside lower center", ncols=len(truths), fontsize="small")
     figure.suptitle(f"{told.title}: does exchanging what a method takes for a variable change the answer as it should?"
-                    + "\n" + listed(about(table, "a dot (a model, a variable and a site)"), wrong_answers(told)),
+                    + "\n" + listed(about(table, "a dot (a model, a variable and a site)"), wrong_answers(told),
+                                    "carried or not: known from how the task is made"),
                     parse_math=False, fontsize="medium")
     save_figure(figure, path)
 
@@ -273,11 +283,11 @@ def draw_isolate(table: pd.DataFrame, told: Told, path: Path) -> None:
                  for column, high in (("iia", cause), ("isolate", isolated))]
         pile = list(means.index[there[0] & there[1]])
         why = when("full" in pile, why_full_fails(part))
-        note(axis, text=wrapped(listed(": ".join(filter(None, (words, ", ".join(pile)))), why), 40), **place)
+        note(axis, text=wrapped(listed(f"{words}: {', '.join(pile) or 'no method'}", why), 40), **place)
     ticks = np.linspace(0, 1, 6).round(1)
     axis.set(xlim=(-0.06, 1.06), ylim=(-0.3, 1.24), xticks=ticks, yticks=ticks,
-             xlabel="interchange accuracy (cause): answers as the exchange should give them",
-             ylabel="isolate: answers unchanged, right or wrong,\nwhen the source has the same value")
+             xlabel="interchange accuracy (cause): share of answers as the exchange should give them",
+             ylabel="isolate: share of answers that stay, right or wrong,\nwhen the source has the same value")
     legend = axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small",
                          title="hollow: a control", title_fontsize="small")
     embolden_headings(legend.get_texts())
@@ -294,20 +304,22 @@ def draw_detection(board: pd.DataFrame, path: Path) -> None:
     for y, row in enumerate(board.itertuples()):
         axis.errorbar(row.auroc, y, xerr=[[max(0, row.auroc - row.auroc_low)], [max(0, row.auroc_high - row.auroc)]],
                       capsize=3, **look(row.method))
+        note(axis, 1.04, y, f"{row.auroc:.2f}", va="center")
     axis.axvline(0.5, linestyle="--", color="0.4")
-    axis.set(yticks=range(len(board)), yticklabels=board["method"], xlim=(-0.03, 1.03), xlabel=(
-        "AUROC of interchange accuracy: how often a site that carries\nits variable is above one that does not"))
+    axis.set(yticks=range(len(board)), yticklabels=board["method"], xlim=(-0.03, 1.12), xlabel=(
+        "AUROC: how often a cell that carries its variable has a higher\ninterchange accuracy than one that does not"))
     axis.invert_yaxis()
     figure.legend(handles=[handle("chance", linestyle="--", color="0.4"), handle("a method", marker="o"),
                            handle("a control", marker="o", markerfacecolor="white")], loc="outside lower center",
                   ncols=3, fontsize="small")
     cells, carried, models = (int(board.iloc[0][name]) for name in ("cells", "carried", "models"))
     easy = when(board.loc[board["method"] == "random", "auroc"].ge(0.99).any(),
-                "Random directions do so too: an easy test.\n")
-    axis.set_title(f"Is a site that carries a variable above one that does not?\n{easy}" + listed(
-        f"{carried} cells that carry and {cells - carried} that do not, the same for all methods (a cell: a model, a "
-        f"variable and a site), of n = {models} model{'s' * (models > 1)}", interval_of(models, "cells"),
-        "ties in the order of the leaderboard"), parse_math=False, fontsize="medium")
+                "It is for random directions too: an easy test.\n")
+    axis.set_title(f"Is interchange accuracy higher where a variable is carried?\n{easy}" + wrapped(listed(
+        f"{carried} cells that carry, known from how the tasks are made, and {cells - carried} that do not (a cell: a "
+        f"model, a variable and a site); n = {models} model{'s' * (models > 1)}, the same for all methods",
+        interval_of(models, "cells"), "equal ones in the order of the leaderboard"), 84), parse_math=False,
+        fontsize="medium")
     save_figure(figure, path)
 
 
@@ -385,15 +397,16 @@ def draw_checkpoints(table: pd.DataFrame, told: Told, path: Path) -> None:
         axis.set(xscale="log", xlabel="epoch", ylim=(-0.03, 1.03))
         axis.set_title(f"{told.variables([variable])} {SITES[site]}" + when(
             table["target_layer"].nunique() > 1, f", layer {layer}"), parse_math=False)
-    axes[0][0].set_ylabel("interchange accuracy" + when(known, ";\nblack: accuracy"))
+    axes[0][0].set_ylabel("interchange accuracy" + when(known, "\n(black line: accuracy)"))
     lines = {label: line for axis in axes[0] for line, label in zip(*axis.get_legend_handles_labels())}
     figure.legend(lines.values(), lines, loc="outside lower center", ncols=3, fontsize="small")
     figure.draw_without_rendering()  # lays it out
     dot = DOT * 1.06 / (72 / figure.dpi * axes[0][0].get_window_extent().height)  # in units of the axis
     narrow = table["model"].nunique() == 1 and (table["iia_high"] - table["iia_low"]).max() < dot
-    figure.suptitle(f"{told.title}, over the checkpoints of its training\n" + listed(
-        about(table, "a point"), wrong_answers(told), when(table["model"].nunique() > 1, "means of the models"),
-        f"95 % intervals over {when(table['model'].nunique() > 1, 'models, then ')}pairs"
-        + when(narrow, " narrower than the dots"), when(left_out, f"without {left_out}, which is no epoch"),
+    figure.suptitle(f"{told.title}: when in its training does an exchange change the answer as it should?\n" + listed(
+        about(table, "a point"), wrong_answers(told), "fitted anew at each checkpoint",
+        when(table["model"].nunique() > 1, "means of the models"),
+        f"shaded: 95 % intervals over {when(table['model'].nunique() > 1, 'models, then ')}pairs"
+        + when(narrow, ", narrower than the dots"), when(left_out, f"without {left_out}, which is no epoch"),
         when(not known, "the table does not have the model's own accuracy")), parse_math=False, fontsize="medium")
     save_figure(figure, path)
