@@ -51,6 +51,8 @@ def clustered_interval(shares: Sequence[Numbers], counts: Sequence[Numbers], res
     """
     drawing = np.random.default_rng(seed)
     shares, counts = [np.asarray(own, float) for own in shares], [np.asarray(own, int) for own in counts]
+    if len(shares) == 1:  # nothing to draw clusters from: the same draws as below, at once
+        return middle((drawing.binomial(counts[0], shares[0], (resamples, len(counts[0]))) / counts[0]).mean(1))
     means = np.empty(resamples)
     for i in range(resamples):
         drawn = drawing.integers(len(shares), size=len(shares))
