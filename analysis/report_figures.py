@@ -22,6 +22,11 @@ TOLD = {  # what the docstrings say in passing only
     "layers": "every method by layer: is the variable read (above), used (below)? IID solid, generalization dashed"}
 
 
+TOLD_BY_FOLDER = {  # of figures that are named after what is compared in them
+    "overlap": "the neurons that two circuits have in common, beside what chance would give",
+    "across_models": "circuits of language models by relative depth; published ones of GPT-2 dashed and hollow"}
+
+
 @dataclass(frozen=True)
 class Figure:
     name: str  # its file, relative to the results
@@ -93,6 +98,8 @@ def in_words(figure: Figure, known: dict[str, str], run: Run | None) -> str:
         models = f"mean of {len(rows)} models" if len(rows) > 1 else "one model"
         return f"Loss and accuracy over the epochs of the training{f'; at the end {ends} ({models})' if ends else ''}."
     place = Path(figure.name).parent.name
+    if place in TOLD_BY_FOLDER:
+        return f"{figure.stem[0].upper()}{figure.stem[1:]}: {TOLD_BY_FOLDER[place]}.".replace("_", " ")
     variable, _, site = figure.stem.rpartition("_resid_")
     after = SITES.get(f"resid_{site}")
     heat_map = f"layers and methods, interchange accuracy above and log odds below: {variable}, {after}"
