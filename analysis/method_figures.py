@@ -218,6 +218,8 @@ def tidy(table: pd.DataFrame, method: str) -> pd.DataFrame:
     for before, after in BEFORE_AND_AFTER:
         if before in table:
             table = table.assign(accuracy_lost=table[before] - table[after])
+            if (random := f"random_{after}_mean") in table:
+                table = table.assign(random_accuracy_lost=table[before] - table[random])
     kept = {name: table[name] for name in ("checkpoint", "model_seed", "precision") if name in table}
     layers = table["target_layer"] if "target_layer" in table else 0
     return table.add_prefix(f"{method}:").assign(component=places_of(table).map(COMPONENT_OF), layer=layers, **kept)

@@ -67,18 +67,22 @@ SECTIONS = (
             "Most values that differ are of what the MLP does with the variables, which changes within a few hundred "
             "epochs of one training; docs/README.md, 'Why a value of Experiment 1 may differ', has the evidence.")),
     Section("experiment-2", "Experiment 2: are variables shared between tasks?", (
-        "One model answers a mod 29 + b mod 31 and a mod 29 + b mod 23. Is a mod 29, which both tasks need, computed "
-        "by the same neurons for both?"), ("Shared_Nodes", "Train_Algorithmic_Models/Shared_Nodes"), "make experiment2",
+        "One model answers a mod 29 + b mod 31 (task 1) and a mod 29 + b mod 23 (task 2). Is a mod 29, which both "
+        "tasks share, computed by the same neurons for both? Each task's own variable is free, the other task's is a "
+        "control. Two figures tell: how many neurons circuits have in common, and which task needs a circuit's first "
+        "map."), ("Shared_Nodes", "Train_Algorithmic_Models/Shared_Nodes"), "make experiment2",
         summarize_methods, (summarize_shared_nodes, summarize_model_overlap), summarize_shared_nodes.TASKS, (
             "Figures that differ are of kinds that move as much between checkpoints of one training: "
             "docs/reproducing.md.")),
     Section("experiment-3", "Experiment 3: does a circuit form before the model groks?", (
         "A model of a² + b mod 113 first knows its training examples by heart, and answers new ones much later. Does "
-        "the circuit for a² form before that? b², which the task does not need, is the control."),
+        "the circuit for a² form before that? b², which the task does not need, is the control (it needs b, which b² "
+        "tells up to its sign)."),
         ("Grokking", "Train_Algorithmic_Models/Grokking"), "make experiment3", summarize_methods, (summarize_grokking,),
         {"": summarize_grokking.VARIABLES}, (
             "When exactly a model groks depends on rounding, so that values at one epoch differ while the order "
-            "of events does not: docs/reproducing.md.")),
+            "of events does not; and what is left of the variables after the MLP comes and goes in both trainings: "
+            "docs/reproducing.md counts what differs.")),
     Section("experiment-4", "Experiment 4: language models", (
         "Where does a language model compute the number of a subject (agreement), of a reflexive's antecedent, of an "
         "object (syntactic number), and does its answer depend on it?"),
@@ -192,6 +196,7 @@ def fill_section(section: Section, results: Path, runs: list[Run], figures: list
         numbers = problems.attempt(figure.name, words, figure) or ""
         shown_figures.append({"figure": figure, "caption": caption, "numbers": numbers,
                               "outdated": is_outdated(figure, runs)})
+    missing = missing_runs(section, runs, configs) + missing_figures(section, results, runs, figures)
     beside = beside_published(results, runs, published, problems) if published is not None and runs else []
     return {
         "section": section, "tables": tables, "figures": shown_figures, "published": beside,
@@ -201,7 +206,7 @@ def fill_section(section: Section, results: Path, runs: list[Run], figures: list
                   "config": config_text(run),
                   "table": None if run.table is None else as_table(run.table, f"results.csv of {run.name}")}
                  for run in runs],
-        "missing": missing_runs(section, runs, configs) + missing_figures(section, results, runs, figures)}
+        "missing": missing, "lacking": sum(what.count(", ") + 1 for what, _ in missing)}
 
 
 def command_of(run: Run, configs: dict[str, Shipped], results: Path) -> str:

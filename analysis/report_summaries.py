@@ -22,6 +22,7 @@ from analysis import (
     summarize_shared_nodes,
     summarize_syntactic_number,
 )
+from analysis.comparison_figures import in_order as methods_in_order
 from analysis.method_figures import (
     COMPONENTS,
     NEIGHBORS,
@@ -36,11 +37,13 @@ from analysis.method_figures import (
 )
 from analysis.report_figures import Figure
 from analysis.report_runs import ROWS_AT_MOST, Problems, Run, Table, as_table, number
+from interp.methods.interchange import method
 from interp.methods.table import BEFORE_AND_AFTER, METHODS
 from interp.runs.config import BadInput
 
 NUMBERS_AT_MOST = 12  # in the words of one figure
 SUBLAYERS_AT_MOST = 12
+MODEL = {f"{method}:{before}": "model accuracy" for method in METHODS for before, _ in BEFORE_AND_AFTER}
 Summary = tuple[list[Table], Callable[[Figure], str]]  # the headline tables, and a figure's numbers in words
 
 
@@ -76,12 +79,21 @@ def summarize_methods(section: Section, results: Path, runs: list[Run], problems
     if not parts:
         return [], lambda figure: ""
     table = pd.concat(parts, ignore_index=True)
+    seeds = sorted({number(seed) for column in table if column.endswith(":model_seed")
+                    for seed in table[column].dropna().unique()})
+    of = f"model seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}" if seeds else ""
+    return ([headlines(table, f"{question} {words}", present(table, measures), of) for question, words, measures in (
+        ("Is it there?", "How often the variable is read off rightly", THERE),
+        ("Is it used?", "What an intervention does to the model's answers", MODEL | USED)) if present(table, measures)],
+        lambda figure: methods_in_words(table, figure, section))
+
+
+def headlines(table: pd.DataFrame, title: str, measures: dict[str, str], of: str) -> Table:
+    """Headline values of the methods, a row for each task, checkpoint, layer, variable and component that there is."""
     keys = [key for key in ("task", "checkpoint", "layer", "variable", "component") if key in table
             and (key != "layer" or table["layer"].nunique() > 1)]
-    measures = present(table, THERE | USED)
-    table[keys] = table[keys].fillna("")
-    means, counts = table.groupby(keys, sort=False)[list(measures)].mean(), table.groupby(keys, sort=False)[
-        list(measures)].count()
+    groups = table.assign(**table[keys].fillna("")).groupby(keys, sort=False)[list(measures)]
+    means, counts = groups.mean().dropna(how="all"), groups.count()
     if "checkpoint" in keys:
         means = means.sort_index(level="checkpoint", sort_remaining=False, kind="stable",
                                  key=lambda level: pd.to_numeric(level, errors="coerce"))
@@ -92,14 +104,9 @@ def summarize_methods(section: Section, results: Path, runs: list[Run], problems
         rows.append([COMPONENTS.get(str(word), number(word)) for word in key] + [
             next((told(own[column], counts.loc[key, column]) for column, name in measures.items()
                   if name == label and pd.notna(own[column])), "") for label in labels])
-    seeds = sorted({number(seed) for column in table if column.endswith(":model_seed")
-                    for seed in table[column].dropna().unique()})
-    names = {"component": "after"}
-    caption = ("Each method's headline values on test, " + over(counts) + (
-        f"; model seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}" if seeds else ""))
-    left_out = max(0, len(rows) - ROWS_AT_MOST)
-    return ([Table(caption, [names.get(key, key) for key in keys] + labels, rows[:ROWS_AT_MOST], left_out, folded=24)],
-            lambda figure: methods_in_words(table, figure, section))
+    caption = "; ".join(filter(None, (f"{title}, on the test split: {over(counts)}", of)))
+    return Table(caption, ["after" if key == "component" else key for key in keys] + labels, rows[:ROWS_AT_MOST],
+                 max(0, len(rows) - ROWS_AT_MOST), folded=24)
 
 
 def in_order(runs: list[Run], labels: dict[str, str]) -> list[Run]:
@@ -181,7 +188,7 @@ def methods_in_words(table: pd.DataFrame, figure: Figure, section: Section) -> s
             for (variable, component), own in groups.mean().dropna(how="all").iterrows()]
     few = max(1, NUMBERS_AT_MOST // max(1, len(set(measures.values()))))
     means = f" Means of {number_of(counts[counts > 0], 'models')}." if counts.max() > 1 else ""
-    return at + "; ".join(said[:few]) + ("; the table above has the rest" if len(said) > few else "") + "." + means
+    return at + "; ".join(said[:few]) + ("; the figure shows the rest" if len(said) > few else "") + "." + means
 
 
 # ---------------------------------------------------------------------------- language models
@@ -212,10 +219,10 @@ def summarize_language(section: Section, results: Path, runs: list[Run], problem
             ranking = problems.attempt(run.name, rank_circuits, results / run.name, experiment)
             if ranking is not None:
                 script, _ = CIRCUITS[experiment]
-                tables.append(as_table(ranking.head(SUBLAYERS_AT_MOST).reset_index(), (
+                tables.append(as_table(in_columns(ranking, script.SETS).head(SUBLAYERS_AT_MOST), (
                     f"{experiment.replace('_', ' ')} in {model}: the circuits whose ablation costs most beyond that of "
-                    f"random neurons, the first {min(len(ranking), SUBLAYERS_AT_MOST)} of {len(ranking)} sublayers; "
-                    f"means over the settings of a sublayer ({seeds_of([run])})")))
+                    f"random neurons, the first {min(len(ranking), SUBLAYERS_AT_MOST)} of {len(ranking)} sublayers "
+                    f"({seeds_of([run])}). {what_draws_allow(ranking, script.SETS)}")))
                 words[f"{run.name}/figures/nearest_neighbors"] = neighbors_in_words(ranking)
                 words[f"{run.name}/figures"] = circuit_in_words(ranking, script.SETS)
     return tables, lambda figure: next((text for name, text in words.items() if figure.name.startswith(name)), "")
@@ -246,6 +253,29 @@ def rank_circuits(folder: Path, experiment: str) -> pd.DataFrame:
     return language_figures.rank_sublayers(table, language_figures.measure_effects(ablations), sets)
 
 
+def in_columns(ranking: pd.DataFrame, sets: dict[str, str]) -> pd.DataFrame:
+    """A ranking as the page shows it: under words, and without what follows from other columns."""
+    columns = {"target_layer": "layer", "operation": "sublayer", "knn_test_acc": "nearest neighbors, circuit",
+               "full_model_knn_test_acc": "nearest neighbors, full sublayer"}
+    for name, label in sets.items():
+        columns |= {f"vanilla_acc_{name}": f"model accuracy, {label}",
+                    f"ablated_acc_{name}": f"circuit ablated, {label}",
+                    f"random_ablated_acc_{name}_mean": f"as many random neurons ablated, {label}"}
+    if len(ranking) and ranking["settings"].max() > 1:
+        columns |= {"settings": "means of"}
+    flat = ranking.reset_index()
+    flat = flat.assign(operation=flat["operation"].map(COMPONENTS))
+    return flat[[column for column in columns if column in flat]].rename(columns=columns)
+
+
+def what_draws_allow(ranking: pd.DataFrame, sets: dict[str, str]) -> str:
+    """Whether any circuit can be told from random neurons, with as many draws and sublayers as there are."""
+    ranks = ranking[[column for name in sets if (column := f"p_holm_{name}") in ranking]].min().min()
+    return "" if pd.isna(ranks) else (
+        f"The smallest p against random neurons, corrected for all sublayers, is {number(ranks)}"
+        + ("; with so few draws none can be significant" if ranks >= 1 else ""))
+
+
 def neighbors_in_words(ranking: pd.DataFrame) -> str:
     """Of the set that circuits are tested on, whose sentences are of the patterns trained on."""
     if "knn_test_acc" not in ranking or ranking["knn_test_acc"].isna().all():
@@ -264,7 +294,7 @@ def circuit_in_words(ranking: pd.DataFrame, sets: dict[str, str]) -> str:
     random = first.get(f"random_ablated_acc_{name}_mean")
     return (f"The strongest circuit, {COMPONENTS[operation]} of layer {layer}, {sets[name]}: model accuracy "
             f"{first[f'vanilla_acc_{name}']:.3f}, {first[f'ablated_acc_{name}']:.3f} without the circuit"
-            + (f", {random:.3f} without random neurons." if pd.notna(random) else "."))
+            + (f", {random:.3f} with as many random neurons ablated." if pd.notna(random) else "."))
 
 
 # ------------------------------------------------------------------------- comparison, own runs
@@ -282,7 +312,26 @@ def summarize_board(section: Section, results: Path, runs: list[Run], problems: 
     if known["carried"].any():
         board = problems.attempt("leaderboard", leaderboard, known, results)
     shown = [] if board is None else [board_table(board)]
+    names = methods_in_order(table["method"])
+    shown.append(Table("The methods: what each exchanges, by its file in interp/methods/interchange",
+                       ["method", "what"], [[name, first_words(method(name))] for name in names], folded=50))
+    shown.append(Table("The columns of the leaderboard", ["column", "what"], [list(pair) for pair in COLUMNS.items()]))
     return shown, lambda figure: comparison_in_words(table, board, figure)
+
+
+def first_words(module: ModuleType) -> str:
+    """The first paragraph of a docstring."""
+    return " ".join((module.__doc__ or "").partition("\n\n")[0].split())
+
+
+COLUMNS = {
+    "sees": "what a method is given to be fitted: nothing, activations, the variable's values, or the right answers",
+    "iia": "interchange accuracy: how often the answer is the one that the exchange should give",
+    "isolate": "how often the answer stays what it is when base and source have the same value of the variable",
+    "highest": "the highest interchange accuracy of a cell whose variable is not carried",
+    "change": "how far the exchange moves the activation, as a share of the distance to the source's",
+    "rank": "how many dimensions are exchanged, where that means something",
+    "AUROC": "how often a cell that carries its variable has a higher iia than one that does not"}
 
 
 def leaderboard(known: pd.DataFrame, results: Path) -> pd.DataFrame | None:
@@ -312,8 +361,9 @@ def is_of(board: pd.DataFrame, known: pd.DataFrame) -> bool:
 
 def board_table(board: pd.DataFrame) -> Table:
     return Table(
-        f"Leaderboard: means with 95 % intervals over models, then pairs. {summarize_comparison.over_what(board)} "
-        "Controls have no place",
+        f"Leaderboard, by disentangle, the mean of iia and isolate where the variable is carried: means with 95 % "
+        f"intervals over models, then pairs. {summarize_comparison.over_what(board)} Controls have no place; compare "
+        "with none, which does nothing",
         ["method", "place", *summarize_comparison.BOARD[2:]],
         [[method, place, *cells] for place, method, *cells in summarize_comparison.as_cells(board)], folded=50)
 

@@ -141,7 +141,8 @@ def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
     found = pd.DataFrame(rows)
     control = found["method"].isin(CONTROLS) | found["disentangle_carried"].isna()
     found = found.assign(control=control).sort_values(["control", "disentangle_carried"], ascending=[True, False])
-    found.insert(0, "place", [None if is_control else i + 1 for i, is_control in enumerate(found["control"])])
+    shown = found.loc[~found["control"], "disentangle_carried"].round(2)  # equal ones share a place
+    found.insert(0, "place", shown.rank(ascending=False, method="min"))
     return found.drop(columns="control").reset_index(drop=True)
 
 

@@ -50,7 +50,7 @@ FIGURES = {  # figure: what it shows, its y axis and its lines
         "amnesic:test_vanilla_acc": "full model",
         f"{FLOAT32}:test_acc": "erased (fitted on test in float32, as published)",
         "amnesic:test_acc": "erased (fitted on test)", "amnesic:heldout_acc": "erased (fitted on train)"}),
-    "DAS": ("Does exchanging a subspace exchange the variable?", "interchange\naccuracy, {}", {
+    "DAS": ("Does exchanging a subspace exchange the variable?", "interchange accuracy\nor width, {}", {
         "DAS:interchange_intervention_acc": "boundless DAS", "DAS:boundary": "its width (share of dimensions)"}),
 }
 

@@ -50,13 +50,13 @@ def clustered_interval(shares: Sequence[Numbers], counts: Sequence[Numbers], res
         counts: of how many pairs each of them is a share. Drawing pairs with replacement is drawing from a binomial.
     """
     drawing = np.random.default_rng(seed)
-    shares, counts = [np.asarray(own, float) for own in shares], [np.asarray(own, int) for own in counts]
-    if len(shares) == 1:  # nothing to draw clusters from: the same draws as below, at once
-        return middle((drawing.binomial(counts[0], shares[0], (resamples, len(counts[0]))) / counts[0]).mean(1))
+    p, n = [np.asarray(own, float) for own in shares], [np.asarray(own, int) for own in counts]
+    if len(p) == 1:  # nothing to draw clusters from: the same draws as below, at once
+        return middle((drawing.binomial(n[0], p[0], (resamples, len(n[0]))) / n[0]).mean(1))
     means = np.empty(resamples)
     for i in range(resamples):
-        drawn = drawing.integers(len(shares), size=len(shares))
-        means[i] = np.mean(np.concatenate([drawing.binomial(counts[k], shares[k]) / counts[k] for k in drawn]))
+        drawn = drawing.integers(len(p), size=len(p))
+        means[i] = np.mean(np.concatenate([drawing.binomial(n[k], p[k]) / n[k] for k in drawn]))
     return middle(means)
 
 

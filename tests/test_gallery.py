@@ -280,19 +280,22 @@ def test_the_comparison_says_what_its_runs_are_about(tmp_path, analyse, gallery)
          Run=table)
     assert analyse("summarize_comparison", "--results", tmp_path).returncode == 0
     methods = gallery["methods"]
-    for words in ("a² - b² mod 113, fresh weights", "n = 2 models", "wrong answers included", "model of seed 1",
+    for words in ("a² - b² mod 113, fresh weights", "n = 2 models", "with pairs that the model answers wrongly",
+                  "model of seed 1", "known from how the task is made",
+                  "in brackets: dimensions exchanged where carried",
                   "20 random draws of the method's size on 400 pairs; not an interval", "too narrow with so few models",
-                  "carried: a² after attention", "not carried (another scale): a+b after attention; a², a+b after the",
-                  "which full brings too"):
+                  "carried: a² after attention", "not carried: a+b after attention; a², a+b after the",
+                  "interchange accuracy (up to 0.45 only)", "so it gives the source's own answer"):
         assert words in words_of(methods), words
     rows = [label.get_text() for label in methods.axes[0].get_yticklabels()]
-    assert rows == ["sees nothing", "full", "none", "random", "sees the variable", "linear_probe", "lda",
-                    "sees the right answers", "das"]
+    assert rows == ["sees nothing", "full (4)", "none", "random (4)", "sees the variable", "linear_probe (4)",
+                    "lda (4)", "sees the right answers", "das (4)"]
     assert methods.axes[1].get_xlim()[1] == pytest.approx(1.03 * 1.5 * 0.3)  # the highest there
     isolate = words_of(gallery["isolate"])
-    assert "the variable, and no more: lda" in isolate and "changes more than the variable: full; the" in isolate
+    assert "the variable, and no more: lda" in isolate and "changes more than the variable: full; full" in isolate
     detection = words_of(gallery["detection"])
-    assert "2 cells that carry and 6 that do not" in detection and "an easy test" in detection
+    assert "2 cells that carry, known from how the tasks are made, and 6 that do not" in detection
+    assert "an easy test" in detection
 
 
 def test_the_comparison_shows_the_models_own_accuracy(tmp_path, analyse, gallery):
@@ -304,7 +307,7 @@ def test_the_comparison_shows_the_models_own_accuracy(tmp_path, analyse, gallery
         [own] = [line for line in axis.lines if line.get_color() == "black"]
         assert own.get_xdata().tolist() == [100, 200] and own.get_ydata().tolist() == [0.25, 0.75]
     assert "a² after attention" in words_of(gallery["checkpoints"])
-    assert "wrong answers included" in words_of(gallery["checkpoints"])
+    assert "with pairs that the model answers wrongly" in words_of(gallery["checkpoints"])
 
 
 def test_layers_that_were_skipped_and_answers_that_should_stay(tmp_path, analyse, gallery):

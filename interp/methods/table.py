@@ -10,7 +10,8 @@ class Method:
     """script: that computes it. place: the column of its results that says where in a layer it looked.
 
     there, used: its headline figures, as columns of results.csv, and what figures call them: is the variable there, and
-    does the model use it? `accuracy_lost` is the untouched model's accuracy less that after the intervention.
+    does the model use it? `accuracy_lost` is the untouched model's accuracy less that after the intervention,
+    `random_accuracy_lost` less the mean after its random control.
     """
 
     script: str
@@ -22,7 +23,8 @@ class Method:
 PROBE_USED = "counterfactual_predicts_cf_label"
 METHODS = {  # by the folder of configs and of results
     "circuit_probing": Method("circuit_probing.py", "operation", {"knn_test_acc": "circuit, nearest neighbors"},
-                              {"accuracy_lost": "circuit ablated: accuracy lost"}),
+                              {"accuracy_lost": "circuit ablated: accuracy lost",
+                               "random_accuracy_lost": "as many random neurons: accuracy lost"}),
     "linear_probing": Method("probing.py", "residual_location", {"test_acc": "linear probe"},
                              {PROBE_USED: "linear probe's counterfactual embedding"}),
     "nonlinear_probing": Method("probing.py", "residual_location", {"test_acc": "MLP probe"},
