@@ -253,8 +253,8 @@ def random_control(config: Config, setting: Setting, trial: Trial, found: Interc
     # if the exchange should change nothing, doing nothing is best, and a rank above random means nothing
     changes = trial.depends or not config.of_sentences
     return NO_CONTROL | {
-            "random_iia_mean": sum(draws) / len(draws), "random_iia_max": max(draws),
-            "rank_among_random": rank_among(hits[:len(some)].double().mean().item(), draws) if changes else None}
+        "random_iia_mean": sum(draws) / len(draws), "random_iia_max": max(draws),
+        "rank_among_random": rank_among(hits[:len(some)].double().mean().item(), draws) if changes else None}
 
 
 def selectivity(config: Config, setting: Setting, trial: Trial, found: Interchange,

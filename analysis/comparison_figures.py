@@ -252,7 +252,7 @@ def draw_methods(table: pd.DataFrame, told: Told, path: Path) -> None:
         loc="outside lower center", ncols=len(truths), fontsize="small")
     figure.suptitle(f"{told.title}: does exchanging what a method takes for a variable change the answer as it should?"
                     + "\n" + listed(about(table, "a dot (a model, a variable and a site)"), wrong_answers(told),
-                                    "carried or not: known from how the task is made"),
+                                    "carried or not: known beforehand (key carried)"),
                     parse_math=False, fontsize="medium")
     save_figure(figure, path)
 
@@ -316,7 +316,7 @@ def draw_detection(board: pd.DataFrame, path: Path) -> None:
     easy = when(board.loc[board["method"] == "random", "auroc"].ge(0.99).any(),
                 "It is for random directions too: an easy test.\n")
     axis.set_title(f"Is interchange accuracy higher where a variable is carried?\n{easy}" + wrapped(listed(
-        f"{carried} cells that carry, known from how the tasks are made, and {cells - carried} that do not (a cell: a "
+        f"{carried} cells that carry and {cells - carried} that do not, known beforehand (a cell: a "
         f"model, a variable and a site); n = {models} model{'s' * (models > 1)}, the same for all methods",
         interval_of(models, "cells"), "equal ones in the order of the leaderboard"), 84), parse_math=False,
         fontsize="medium")

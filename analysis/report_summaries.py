@@ -84,7 +84,8 @@ def summarize_methods(section: Section, results: Path, runs: list[Run], problems
     of = f"model seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}" if seeds else ""
     return ([headlines(table, f"{question} {words}", present(table, measures), of) for question, words, measures in (
         ("Is it there?", "How often the variable is read off rightly", THERE),
-        ("Is it used?", "What an intervention does to the model's answers", MODEL | USED)) if present(table, measures)],
+        ("Is it used?", "What an intervention does to the model's answers (empty: not asked, or the circuit leaves too "
+         "few neurons to draw as many at random)", MODEL | USED)) if present(table, measures)],
         lambda figure: methods_in_words(table, figure, section))
 
 

@@ -281,7 +281,7 @@ def test_the_comparison_says_what_its_runs_are_about(tmp_path, analyse, gallery)
     assert analyse("summarize_comparison", "--results", tmp_path).returncode == 0
     methods = gallery["methods"]
     for words in ("a² - b² mod 113, fresh weights", "n = 2 models", "with pairs that the model answers wrongly",
-                  "model of seed 1", "known from how the task is made",
+                  "model of seed 1", "known beforehand (key carried)",
                   "in brackets: dimensions exchanged where carried",
                   "20 random draws of the method's size on 400 pairs; not an interval", "too narrow with so few models",
                   "carried: a² after attention", "not carried: a+b after attention; a², a+b after the",
@@ -294,7 +294,7 @@ def test_the_comparison_says_what_its_runs_are_about(tmp_path, analyse, gallery)
     isolate = words_of(gallery["isolate"])
     assert "the variable, and no more: lda" in isolate and "changes more than the variable: full; full" in isolate
     detection = words_of(gallery["detection"])
-    assert "2 cells that carry, known from how the tasks are made, and 6 that do not" in detection
+    assert "2 cells that carry and 6 that do not, known beforehand" in detection
     assert "an easy test" in detection
 
 

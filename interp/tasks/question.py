@@ -267,16 +267,15 @@ class Question:
         rows that it had no room for are in none.
         """
         drawing = torch.Generator().manual_seed(self.config.data_seed)
-        order = torch.randperm(len(examples), generator=drawing).to(self.device)
-        inputs = examples.inputs[order]
-        place = torch.full_like(inputs, len(order))  # in the order, of the first row of each input
-        place.scatter_reduce_(0, inputs, torch.arange(len(order), device=self.device), "amin")
-        order = order[torch.sort(place[inputs], stable=True).indices]
+        order, inputs = torch.randperm(len(examples), generator=drawing), examples.inputs.cpu()
+        first: dict[int, int] = {}  # place in the order, of the first row of each input
+        places = [first.setdefault(number, place) for place, number in enumerate(inputs[order].tolist())]
+        order = order[torch.tensor(places).sort(stable=True).indices]
         parts = list(order[:sum(sizes)].split(sizes))
         for i in range(1, len(parts)):
-            earlier = examples.inputs[torch.cat(parts[:i])]
-            parts[i] = parts[i][~torch.isin(examples.inputs[parts[i]], earlier)]
-        return parts
+            earlier = inputs[torch.cat(parts[:i])]
+            parts[i] = parts[i][~torch.isin(inputs[parts[i]], earlier)]
+        return [part.to(self.device) for part in parts]
 
     def sites(self, setting: Setting, examples: Examples) -> list[Site]:
         """The setting's site and the next ones with the same model, as many as there is room for."""
