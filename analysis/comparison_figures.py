@@ -140,7 +140,7 @@ def draws_of(table: pd.DataFrame, told: Told) -> str:
 
 def sizes_of(table: pd.DataFrame) -> dict[str, str]:
     """How many dimensions each method exchanges, those that have such a number: the smallest to the largest."""
-    ranks = table.loc[~table["method"].isin(["none"])].dropna(subset="rank").groupby("method")["rank"]
+    ranks = table[table["method"] != "none"].dropna(subset="rank").groupby("method")["rank"]
     return {name: " to ".join(f"{rank:.0f}" for rank in sorted({own.min(), own.max()})) for name, own in ranks}
 
 

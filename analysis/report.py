@@ -144,21 +144,24 @@ def script_of(file: Path, values: dict[str, Any]) -> str:
                 "circuit_probing.py")
 
 
-def missing_runs(section: Section, runs: list[Run], configs: dict[str, Shipped]) -> list[tuple[str, str]]:
-    """What runs of a section are not there, those of one script and folder together, with their command."""
+Missing = tuple[list[str], str]  # what is not there, and the command that makes it
+
+
+def missing_runs(section: Section, runs: list[Run], configs: dict[str, Shipped]) -> list[Missing]:
+    """What runs of a section are not there, those of one script and folder together."""
     there, groups = {run.name for run in runs}, dict[tuple[str, Path], list[tuple[str, str]]]()
     for name, (script, file, _) in configs.items():
         if section.holds(name) and name not in there and not set(re.split(r"[/.-]", file)) & set(HUB):
             groups.setdefault((script, Path(file).parent), []).append((name, file))
-    return [(", ".join(name for name, _ in group), f"python {script} --config {' '.join(file for _, file in group)}")
+    return [([name for name, _ in group], f"python {script} --config {' '.join(file for _, file in group)}")
             for (script, _), group in groups.items()]
 
 
-def missing_figures(section: Section, results: Path, runs: list[Run], figures: list[Figure]) -> list[tuple[str, str]]:
-    """Experiments, and runs of language models, that have tables and no figures, with the command that draws these."""
-    def draw(script: str, folder: str, options: str = "") -> tuple[str, str]:
+def missing_figures(section: Section, results: Path, runs: list[Run], figures: list[Figure]) -> list[Missing]:
+    """Experiments, and runs of language models, that have tables and no figures."""
+    def draw(script: str, folder: str, options: str = "") -> Missing:
         at = shown(results / folder)
-        return f"figures of {folder}", f"python analysis/{script}.py{options} --results {shlex.quote(at)}"
+        return [f"figures of {folder}"], f"python analysis/{script}.py{options} --results {shlex.quote(at)}"
 
     drawn = {str(Path(figure.name).parent) for figure in figures}
     done = [run.name for run in runs if run.table is not None and len(run.table)]
@@ -206,7 +209,7 @@ def fill_section(section: Section, results: Path, runs: list[Run], figures: list
                   "config": config_text(run),
                   "table": None if run.table is None else as_table(run.table, f"results.csv of {run.name}")}
                  for run in runs],
-        "missing": missing, "lacking": sum(what.count(", ") + 1 for what, _ in missing)}
+        "missing": missing, "lacking": sum(len(what) for what, _ in missing)}
 
 
 def command_of(run: Run, configs: dict[str, Shipped], results: Path) -> str:

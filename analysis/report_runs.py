@@ -117,7 +117,8 @@ def walk(results: Path, problems: Problems) -> Iterator[tuple[Path, list[str], l
     seen = set[str]()
     for folder, folders, files in os.walk(results, followlinks=True, onerror=unreadable):
         if (whole := os.path.realpath(folder)) in seen:
-            problems.add(f"{shown_name(Path(folder), results)}: it is a link to a folder that is read already.")
+            problems.add(f"{shown_name(Path(folder), results)}: a link makes it the same as a folder that is read "
+                         "already.")
             folders.clear()
             continue
         seen.add(whole)

@@ -352,9 +352,10 @@ def leaderboard(known: pd.DataFrame, results: Path) -> pd.DataFrame | None:
 
 def is_of(board: pd.DataFrame, known: pd.DataFrame) -> bool:
     """Whether a leaderboard is of some rows: of as many models and cells, with the same means."""
-    groups = known.groupby("method")
-    means = {f"iia_{word}": known[known["carried"].eq(truth) & (known["pairs"] > 0)].groupby("method")["iia"].mean()
-             for word, truth in (("carried", True), ("not_carried", False))}
+    groups, asked = known.groupby("method"), known[known["pairs"] > 0]
+    means = {f"{column}_{word}": asked[asked["carried"].eq(truth)].groupby("method")[column].mean()
+             for column, word, truth in (("iia", "carried", True), ("iia", "not_carried", False),
+                                         ("isolate", "carried", True))}
     wanted = pd.DataFrame({"models": groups["model"].nunique(), "cells": groups.size(), **means})
     own = board.set_index("method")[list(wanted)].reindex(wanted.index)
     return len(board) == len(wanted) and np.allclose(own.to_numpy(float), wanted.to_numpy(float), equal_nan=True)
@@ -390,7 +391,7 @@ def comparison_in_words(table: pd.DataFrame, board: pd.DataFrame | None, figure:
 def listed(what: str, values: pd.Series) -> str:
     values = values.dropna().sort_values(ascending=False, kind="stable")
     text = ", ".join(f"{name} {value:.2f}" for name, value in values.head(NUMBERS_AT_MOST).items())
-    lower = f"; {len(values) - NUMBERS_AT_MOST} have less" if len(values) > NUMBERS_AT_MOST else ""
+    lower = f"; none of the other {len(values) - NUMBERS_AT_MOST} is higher" if len(values) > NUMBERS_AT_MOST else ""
     return f"{what}: {text}{lower}." if text else ""
 
 

@@ -68,7 +68,11 @@ def read_runs(results: Path) -> pd.DataFrame:
 
 
 def read_run(file: Path) -> pd.DataFrame:
-    """The results.csv of one run, as read_runs gives it; raises BadInput where it is no table of a comparison."""
+    """The results.csv of one run, as read_runs gives it; raises BadInput where it is no table of a comparison.
+
+    model, data: what tells models and data from others' of any run: several runs may ask the same, and are no evidence
+    of more.
+    """
     table = read_csv(file)
     check_columns(file, table, "compare_methods.py", WORDS, [*NUMBERS, *(name for name in NEWER if name in table)])
     unknown = table.loc[~table["method"].isin(interchange_methods()), "method"]
@@ -78,19 +82,14 @@ def read_run(file: Path) -> pd.DataFrame:
     carried = table["carried"].map({True: True, False: False, "True": True, "False": False})
     config = told_of(file.parent).config
     data = next((str(config[key]) for key in ("test_data_path", "data_path") if config.get(key)), file.parent.name)
-    return table.assign(experiment=file.parent.name, model=model_of(file, table), data=data, carried=carried)
+    models = " ".join(filter(None, [str(config.get("model_path", file.parent.name)), fresh(config)]))
+    return table.assign(experiment=file.parent.name, data=data, carried=carried,
+                        model=models + " " + table["model_seed"].astype(str))
 
 
 def is_swept(table: pd.DataFrame) -> pd.Series:
     """Which rows are of a sweep over checkpoints: these are followed over training, and are not on the leaderboard."""
     return table["checkpoint"].notna() if "checkpoint" in table else pd.Series(False, index=table.index)
-
-
-def model_of(file: Path, table: pd.DataFrame) -> pd.Series:
-    """What tells a run's models from others': several runs may ask the same ones, and are no evidence of more."""
-    config = told_of(file.parent).config
-    path = " ".join(filter(None, [str(config.get("model_path", file.parent.name)), fresh(config)]))
-    return path + " " + table["model_seed"].astype(str)
 
 
 def shared_cells(table: pd.DataFrame) -> pd.DataFrame:

@@ -310,7 +310,7 @@ def test_no_run_is_passed_over(tmp_path, report):
     page, said = report(results)
     for name in ("Shared_Nodes/linear_probing/a2", "Mine/part_of_speech", "\ufffdbung"):
         assert f"{name}: done, 1 row" in page.text, name
-    assert "loop: it is a link to a folder that is read already" in said
+    assert "loop: a link makes it the same as a folder that is read already" in said
     assert "this is a run itself" in fail(report, results / "mine")
 
 
