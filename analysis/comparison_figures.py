@@ -217,6 +217,9 @@ def draw_methods(table: pd.DataFrame, told: Told, path: Path) -> None:
         part = table[table["carried"].eq(truth)]
         highest = 1.0 if truth else np.nan_to_num(part.filter(["iia", "random_iia_max"]).max().max())
         end = min(1.0, max(0.01, 1.5 * highest))
+        cells = [(site, variable) for site, own in part.groupby("residual_location", sort=False)
+                 for variable in own["variable"].unique()]  # the order of the title
+        heights = dict(zip(cells, np.linspace(-0.24, 0.24, len(cells) + 2)[1:-1]))
         axis.axvline(part.loc[part["method"] == "none", "iia"].mean(), linestyle="--", color="0.4")
         for y, name in enumerate(rows):
             own = part[part["method"] == name]
@@ -227,15 +230,16 @@ def draw_methods(table: pd.DataFrame, told: Told, path: Path) -> None:
                 axis.barh(y, max(high - low, 0.003 * end), 0.7, left=low, color="0.8", edgecolor="0.6", linewidth=0.6,
                           zorder=0)
             for seed, dots in own.groupby("model_seed"):
-                axis.plot(dots["iia"], y + np.linspace(-0.24, 0.24, len(dots) + 2)[1:-1], alpha=0.7, markersize=4.5,
-                          **look(name) | {"marker": markers[seed], "linestyle": "none"})
+                axis.plot(dots["iia"], [y + heights[cell] for cell in zip(dots["residual_location"], dots["variable"])],
+                          alpha=0.7, markersize=4.5, **look(name) | {"marker": markers[seed], "linestyle": "none"})
             mean, low, high = mean_with_interval(own, "iia")
             axis.errorbar(mean, y, xerr=[[max(0, mean - low)], [max(0, high - mean)]], fmt="|", color="0.2",
                           markersize=13, capsize=3, zorder=1)
         if truth and (why := why_full_fails(part)):
             note(axis, 0.08, rows.index("full"), why, va="center")
-        cells = f"{'carried' if truth else 'not carried'}: {cells_of(part, told)}".replace("; ", ";\n")
-        axis.set_title(wrapped(cells, 62), parse_math=False, fontsize="medium")
+        title = f"{'carried' if truth else 'not carried'}: {cells_of(part, told)}".replace("; ", ";\n")
+        title += when(len(cells) > 1, "\n(in each row from top to bottom)")
+        axis.set_title(wrapped(title, 62), parse_math=False, fontsize="medium")
         axis.set(xlim=(-0.03 * end, 1.03 * end), ylim=(len(rows) - 0.4, -0.6),
                  xlabel="interchange accuracy" + when(len(truths) > 1 and end < 1, f" (up to {end:.2f} only)"))
     sizes = sizes_of(table[table["carried"].eq(truths[0])]) if truths else {}

@@ -273,7 +273,8 @@ def draw_by_variable(table: pd.DataFrame, labels: dict[str, str], measures: dict
     labels, measures: how variables and columns are called in the figure, in order.
     """
     measures = asked(table, measures)
-    if by_model(table):  # a bar is then an interval over models, no standard deviation of draws
+    over_models = bool(by_model(table))  # a bar is then an interval over models, no standard deviation of draws
+    if over_models:
         measures = {column: label.removesuffix(DRAWS_SD) for column, label in measures.items()}
     variables = [name for name in labels if name in set(table["variable"])]
     names = {name: labels[name].replace(" (", "\n(") for name in variables}
@@ -285,6 +286,8 @@ def draw_by_variable(table: pd.DataFrame, labels: dict[str, str], measures: dict
         (means, spreads), *others = [[found.reindex(variables).rename(index=names) for found in mean_and_sd(
             own.groupby("variable"), measures)] for own in (rows, *by_model(rows))]
         each = [own for own, _ in others]
+        if over_models:  # one model's own draws are no such interval
+            spreads = spreads * np.nan
         draw_bars(axis, means, intervals(means, spreads, each), [*map(role_of, measures)], each)
         axis.set(title=COMPONENTS[component], xlabel="intermediate variable")
     axes[0][0].set_ylabel(ylabel)
