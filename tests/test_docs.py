@@ -80,6 +80,13 @@ def test_keys_are_what_the_scripts_say():
     assert text_of("keys.md") == runpy.run_path(str(DOCS / "make_keys.py"))["page"](), "run python docs/make_keys.py"
 
 
+def test_tables_are_those_of_the_runs_that_are_kept():
+    maker = runpy.run_path(str(DOCS / "make_tables.py"))
+    for file in maker["PAGES"]:
+        text = file.read_text()
+        assert maker["MARKED"].search(text) and text == maker["page"](text), "run python docs/make_tables.py"
+
+
 def headings_of(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), re.MULTILINE)
