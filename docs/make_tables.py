@@ -140,8 +140,9 @@ def circuits(run: str, task: str, sets: dict[str, str], at_most: int) -> Rows:
     effects = measure_effects(ablations)
     effects = effects.assign(below=marks_of(effects) != "other")
     evaluated = [name for name in ("test", "gen") if f"knn_{name}_acc" in table]
-    rows = [["sublayer", "L0", f"KNN{' IID / gen' * (len(evaluated) > 1)}", *(f"{what} {name}".strip() for name in sets.values() for what in (
-        "ablated", "random")), f"below every draw{': ' * any(sets.values())}{', '.join(sets.values())}"]]
+    measured = [f"{what} {name}".strip() for name in sets.values() for what in ("ablated", "random")]
+    rows = [["sublayer", "L0", f"KNN{' IID / gen' * (len(evaluated) > 1)}", *measured,
+             f"below every draw{': ' * any(sets.values())}{', '.join(sets.values())}"]]
     for (layer, operation), row in rank_sublayers(table, effects, list(sets)).head(at_most).iterrows():
         at = [effects.loc[(layer, operation, name)] for name in sets]
         told = [text for own in at for text in (
