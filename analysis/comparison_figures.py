@@ -40,9 +40,9 @@ TASKS = {  # by the data that are tested on: what is asked, and what the columns
         "var_0": "a²", "var_1": "-b²", "aux_0": "a+b", "aux_1": "a-b"}),
     "data/Grokking/test.csv": ("a² + b mod 113", {"var_0": "a²", "var_1": "b", "aux_0": "b²"}),
     "data/Shared_Nodes/Task_1/test.csv": ("a mod 29 + b mod 31, one of two tasks of a model", {
-        "var_0": "a mod 29", "var_1": "b mod 31", "aux_0": "b mod 23"}),
+        "var_0": "a mod 29", "var_1": "b mod 31", "aux_0": "distractor mod 23"}),
     "data/Shared_Nodes/Task_2/test.csv": ("a mod 29 + b mod 23, one of two tasks of a model", {
-        "var_0": "a mod 29", "var_1": "b mod 23", "aux_0": "b mod 31"}),
+        "var_0": "a mod 29", "var_1": "b mod 23", "aux_0": "distractor mod 31"}),
     "data/Language/Syntactic_Number.csv": ("'is' or 'are'", {
         "labels": "number of the subject", "object labels": "number of the object"})}
 
@@ -331,15 +331,20 @@ def draw_layers(table: pd.DataFrame, told: Told, path: Path) -> None:
     """Heat maps of layers and methods, of a variable at a site: interchange accuracy above, log odds below."""
     methods, layers = in_order(table["method"]), sorted(set(table["target_layer"]))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure, axes = plt.subplots(2, 1, figsize=(max(7.5, 3.6 + 0.5 * len(layers)), 3.2 + 0.62 * len(methods)),
-                                layout="constrained")
+    width = max(7.5, 3.6 + 0.5 * len(layers))
+    figure, axes = plt.subplots(2, 1, figsize=(width, 3.2 + 0.62 * len(methods)), layout="constrained")
     judged = table.assign(beyond=table["beyond_full"].astype(str).eq("True")).groupby(["method", "target_layer"])
     beyond = judged["beyond"].all()  # in every model
     beyond, several = beyond[beyond].index, table["model"].nunique() > 1
     skipped = [i for i in range(1, len(layers)) if layers[i] > layers[i - 1] + 1]
-    for axis, (column, label, digits, scale) in zip(axes, (
-            ("iia", "interchange accuracy", 2, {"vmin": 0, "vmax": 1, "cmap": "viridis"}),
-            ("log_odds_mean", "log odds moved to\nthe new answer (nats)", 1, {"center": 0, "cmap": "vlag"}))):
+    stays = told.config.get("data_path") and table["beyond_full"].isna().all()  # the answer does not depend on it
+    kept, moved = (("keep their answer, as they should", "the other answer is favored than") if stays else
+                   ("get the answer that the exchange should give", "that answer is favored over the old one than"))
+    for axis, (column, label, title, digits, scale) in zip(axes, (
+            ("iia", "interchange accuracy", f"share of pairs that {kept}", 2,
+             {"vmin": 0, "vmax": 1, "cmap": "viridis"}),
+            ("log_odds_mean", "log odds (nats)", f"how much further {moved} without the exchange, mean over pairs", 1,
+             {"center": 0, "cmap": "vlag"}))):
         grid = table.pivot_table(index="method", columns="target_layer", values=column).reindex(methods, columns=layers)
         write_text(path.with_name(f"{path.name}_{column}.csv"), grid.to_csv())
         axis.set_facecolor("0.85")  # what was not run is grey
@@ -354,13 +359,15 @@ def draw_layers(table: pd.DataFrame, told: Told, path: Path) -> None:
         for i in skipped:
             axis.axvline(i, color="white", linewidth=7)
         axis.set(xlabel="layer", ylabel="")
-        axis.tick_params(axis="y", rotation=0)
+        axis.set_title(wrapped(title, 12 * (width - 3)), fontsize="medium")
+        names = [name + when(name in CONTROLS, " (control)") for name in methods]
+        axis.set_yticks(axis.get_yticks(), names, rotation=0)
+    widest = (table["iia_high"] - table["iia_low"]).max() / 2
     ranks = table.loc[~table["method"].isin(["none", "full", "das"]), "rank"].dropna()
-    stays = told.config.get("data_path") and table["beyond_full"].isna().all()  # the answer does not depend on it
     figure.suptitle(f"{told.title}; exchanged: {told.variables(table['variable'].unique())}\n" + listed(
         f"residual stream {SITES[table['residual_location'].iloc[0]]}, at the last token, which answers",
         about(table, "a cell"), when(several, "means of the models"), wrong_answers(told),
-        when(stays, "no answer should change: interchange accuracy is the share that stays"),
+        when(widest == widest, f"95 % interval over pairs at most ±{widest:.2f}"),
         when(len(ranks) and ranks.eq(1).all(), "linear methods exchange one direction"),
         when(len(beyond), f"hatched: beyond what exchanging everything does{when(several, ', in every model')}"),
         when(skipped, "white gap: layers that were not run"),
