@@ -24,6 +24,7 @@ import compare_methods
 import DAS
 import interp.methods.interchange
 import probing
+import train_algorithmic_models
 from analysis.compare_with_published import our_figures
 from analysis.report_runs import Problems, find_runs
 from conftest import comparison_values, rows_of, write_yaml
@@ -299,6 +300,21 @@ def test_a_variable_of_ones_own(tiny, tmp_path):
         "--config", str(files["mine/a4.yaml"]), "--set", f"model_path={tiny.circuits['model_path']}", "num_epochs=2",
         "batch_size_list=[20]", "num_random_ablations=0"]) == 0
     assert len(rows_of(tmp_path / "Results/circuit_probing/a4/results.csv")) == 2
+
+
+def test_a_model_of_ones_own_is_trained_and_compared(tmp_path):
+    places = {"data/mine_a4": str(tmp_path / "data"), "../configs": str(PROJECT_ROOT / "configs"),
+              "Models/mine": str(tmp_path / "models"), "Results/mine": str(tmp_path / "Results")}
+    files = write_files("own_questions.md", tmp_path, places)
+    small = ["mod=11", "n_embd=16", "n_inner=32", "n_head=2"]
+    assert main(train_algorithmic_models.SCRIPT, [
+        "--config", str(files["mine/train.yaml"]), "--set", *small, "num_epochs=20", "checkpoint_every=20",
+        "save_checkpoints=[20]"]) == 0
+    assert main(compare_methods.SCRIPT, [
+        "--config", str(files["mine/compare.yaml"]), "--set", "method_list=[none,lda]", "only_right=false", "n_fit=40",
+        "n_select=10", f"model_path={tmp_path}/models/a4_b2/model_LR_0.001_Seed_{{model_seed}}_20"]) == 0
+    rows = rows_of(tmp_path / "Results/comparison/a4_b2/results.csv")
+    assert [row["variable"] for row in rows].count("var_0") == 4 and len(rows) == 8  # two sites, two methods
 
 
 @pytest.mark.parametrize("page, script, operation", [("circuit_probing.md", circuit_probing, "operation_list"),
