@@ -1,4 +1,5 @@
-"""A sweep in parts: `--part 3/8` computes every eighth setting from the third on, in a run directory of its own.
+"""A sweep in parts: `--part 3/8` computes every eighth setting from the third on, in a run directory of its own; of
+compare_methods.py, whose methods share circuits, every eighth site and variable.
 
     RESULTS_DIR/part_3_of_8/    a run like any other, which no other process writes in
 
@@ -19,9 +20,11 @@ from interp.runs.files import Row, put_rows, read_table
 from interp.runs.record import account_of
 from interp.runs.settings import Setting, combinations
 
+TOGETHER = "method"  # of compare_methods.py: the methods of a site and variable share circuits and random draws
+
 
 class Part(NamedTuple):
-    """Every `of`-th setting, from the `number`-th on."""
+    """Every `of`-th setting, from the `number`-th on; those that differ in TOGETHER alone stay together."""
 
     number: int
     of: int
@@ -30,7 +33,11 @@ class Part(NamedTuple):
         return f"{self.number}/{self.of}"
 
     def share(self, settings: list[Setting]) -> list[Setting]:
-        return settings[self.number - 1::self.of]
+        groups: dict[tuple, list[Setting]] = {}
+        for setting in settings:
+            groups.setdefault(tuple(value for name, value in setting._asdict().items() if name != TOGETHER),
+                              []).append(setting)
+        return [setting for group in [*groups.values()][self.number - 1::self.of] for setting in group]
 
     def folder(self, results: Path) -> Path:
         return results / f"{PART}{self.number}_of_{self.of}"
