@@ -23,6 +23,7 @@ from snakemake.exceptions import WorkflowError
 
 from interp.methods.table import METHODS
 from interp.runs.config import project_path, read_chain, read_yaml, shown
+from interp.runs.parts import TOGETHER
 
 CONFIGS, RESULTS = config.get("configs", "configs"), config.get("results", "Results")
 PARTS = int(config.get("parts", 1))  # of every sweep
@@ -103,9 +104,10 @@ def figures(experiment, names):
 
 
 def settings_of(files):
-    """How many settings the largest of some configs sweeps."""
+    """How many settings the largest of some configs sweeps that a part may divide."""
     def size(values):
-        return prod(len(value) for key, value in values.items() if key.endswith("_list") and value)
+        return prod(len(value) for key, value in values.items()
+                    if key.endswith("_list") and key != f"{TOGETHER}_list" and value)
     return max((size(read_yaml(project_path(file))) for file in files), default=0)
 
 

@@ -338,8 +338,9 @@ def draw_layers(table: pd.DataFrame, told: Told, path: Path) -> None:
     beyond, several = beyond[beyond].index, table["model"].nunique() > 1
     skipped = [i for i in range(1, len(layers)) if layers[i] > layers[i - 1] + 1]
     stays = told.config.get("data_path") and table["beyond_full"].isna().all()  # the answer does not depend on it
-    kept, moved = (("keep their answer, as they should", "the other answer is favored than") if stays else
-                   ("get the answer that the exchange should give", "that answer is favored over the old one than"))
+    kept, moved = (("keep their answer, as they should", "the other answer is favoured than") if stays else
+                   ("get the wanted answer, which the exchange should give",
+                    "the wanted answer is favoured over the old one than"))
     for axis, (column, label, title, digits, scale) in zip(axes, (
             ("iia", "interchange accuracy", f"share of pairs that {kept}", 2,
              {"vmin": 0, "vmax": 1, "cmap": "viridis"}),
@@ -362,12 +363,12 @@ def draw_layers(table: pd.DataFrame, told: Told, path: Path) -> None:
         axis.set_title(wrapped(title, 12 * (width - 3)), fontsize="medium")
         names = [name + when(name in CONTROLS, " (control)") for name in methods]
         axis.set_yticks(axis.get_yticks(), names, rotation=0)
-    widest = (table["iia_high"] - table["iia_low"]).max() / 2
+    reach = pd.concat([table["iia"] - table["iia_low"], table["iia_high"] - table["iia"]]).max()
     ranks = table.loc[~table["method"].isin(["none", "full", "das"]), "rank"].dropna()
     figure.suptitle(f"{told.title}; exchanged: {told.variables(table['variable'].unique())}\n" + listed(
         f"residual stream {SITES[table['residual_location'].iloc[0]]}, at the last token, which answers",
         about(table, "a cell"), when(several, "means of the models"), wrong_answers(told),
-        when(widest == widest, f"95 % interval over pairs at most ±{widest:.2f}"),
+        when(not several and reach >= 0, f"95 % intervals over pairs reach at most {np.ceil(100 * reach) / 100:.2f}"),
         when(len(ranks) and ranks.eq(1).all(), "linear methods exchange one direction"),
         when(len(beyond), f"hatched: beyond what exchanging everything does{when(several, ', in every model')}"),
         when(skipped, "white gap: layers that were not run"),

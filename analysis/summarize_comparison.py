@@ -163,9 +163,13 @@ def as_cells(board: pd.DataFrame) -> list[list[str]]:
 
 
 def as_markdown(board: pd.DataFrame) -> str:
-    lines = [f"| {' | '.join(cells)} |" for cells in (BOARD, *as_cells(board))]
-    lines.insert(1, "|---" * len(BOARD) + "|")
-    return "\n".join([*lines, "", over_what(board)]) + "\n"
+    return markdown_table([BOARD, *as_cells(board)]) + f"\n{over_what(board)}\n"
+
+
+def markdown_table(rows: list[list[str]]) -> str:
+    """Rows of text, the first of them the header, as a table in Markdown."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]) + "\n"
 
 
 def over_what(board: pd.DataFrame) -> str:

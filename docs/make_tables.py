@@ -15,15 +15,16 @@ import pandas as pd
 
 from analysis.comparison_figures import in_order
 from analysis.language_figures import COMPONENTS, marks_of, measure_effects, rank_sublayers, read_run
-from analysis.summarize_comparison import BOARD, as_cells, is_swept, leaderboard, read_runs, shared_cells
+from analysis.method_figures import run
+from analysis.summarize_comparison import BOARD, as_cells, leaderboard, markdown_table, read_runs, shared_cells
 from interp.runs.config import BadInput, shown
 from interp.runs.files import write_text
 
 PAGES = [Path(__file__).with_name(f"{name}.md") for name in ("results", "comparison", "experiment_4")]
 RUNS = Path(__file__).with_name("runs")
 AGAIN = Path(__file__).with_name("tables") / "comparison_a2_minus_b2.csv"
-MARKED = re.compile(r"^<!-- table: (.+) -->\n((?:\|.*\n)*)", re.MULTILINE)
-
+MARKED = re.compile(r"^<!-- table: (.+) -->\n((?:\|.*\n?)*)", re.MULTILINE)
+ON_LEADERBOARD = ("Disambiguation", "Untrained", "Shared_Nodes_Task_1", "Shared_Nodes_Task_2", "Grokking")
 IN_WORDS = {
     "lda": "LDA, which needs no training", "neuron_mask": "circuit probing's masks, learned from answers", "das": "DAS",
     "circuit_selected": "circuit probing, sparsity penalty chosen", "linear_probe": "linear probe", "leace": "LEACE",
@@ -34,20 +35,22 @@ Rows = list[list[str]]
 
 
 @dataclass(frozen=True)
-class Cells:
-    """The rows of a table that are of some run, variable and site; one for each method, layer and model."""
+class Selection:
+    """Rows of results.csv of a comparison: of some run, variable and site; one for each method, layer and model."""
 
     table: pd.DataFrame
 
-    def of(self, **wanted) -> "Cells":
+    def of(self, **wanted) -> "Selection":
+        """The rows whose columns have these values, or one of a list of values."""
         own = self.table
         for name, value in wanted.items():
             own = own[own[name].isin(value if isinstance(value, list) else [value])]
-        return Cells(own)
+        return Selection(own)
 
-    def mean(self, name: str, column: str = "iia") -> str:
+    def mean(self, name: str, column: str = "iia", digits: int = 2) -> str:
+        """The mean of a method's rows, as text; nothing where there is none."""
         values = self.table.loc[self.table["method"] == name, column].dropna()
-        return f"{values.mean():.2f}" if len(values) else ""
+        return f"{round(values.mean(), digits) + 0.0:.{digits}f}" if len(values) else ""  # + 0.0: no -0.00
 
     def range(self, name: str) -> str:
         values = self.table.loc[self.table["method"] == name, "iia"].dropna()
@@ -55,9 +58,10 @@ class Cells:
 
     def with_selectivity(self, name: str) -> str:
         """iia, selectivity in brackets, *b* where it is beyond full."""
-        beyond = (self.table.loc[self.table["method"] == name, "beyond_full"].astype(str) == "True").any()
-        selectivity = self.mean(name, "selectivity")
-        return (self.mean(name) + f" ({float(selectivity):.1f})" * bool(selectivity) + " *b*" * beyond).strip()
+        own = self.table[self.table["method"] == name]
+        beyond = " *b*" if own["beyond_full"].astype(str).eq("True").any() else ""
+        selectivity = self.mean(name, "selectivity", 1)
+        return self.mean(name) + (f" ({selectivity})" if selectivity else "") + beyond
 
 
 def by_method(table: pd.DataFrame, columns: dict[str, Callable[[str], str]], title: str = "method") -> Rows:
@@ -67,23 +71,35 @@ def by_method(table: pd.DataFrame, columns: dict[str, Callable[[str], str]], tit
 
 
 @cache
-def compared() -> Cells:
-    return Cells(read_runs(RUNS / "Comparison"))
+def all_runs() -> pd.DataFrame:
+    return read_runs(RUNS / "Comparison")
+
+
+def kept(run: str) -> Selection:
+    """A run of the comparison.
+
+    Raises:
+        BadInput: docs/runs lacks it.
+    """
+    if run not in set(all_runs()["experiment"]):
+        raise BadInput(f"{shown(RUNS / 'Comparison')} lacks the run {run}, of which a table is.")
+    return Selection(all_runs()[all_runs()["experiment"] == run])
 
 
 def same_models() -> Rows:
     """a² - b², a² and -b² after attention, beside the same three seeds trained again on another machine."""
     asked = {"variable": ["var_0", "var_1"], "residual_location": "resid_mid"}
-    first, again = compared().of(experiment="Disambiguation", **asked), Cells(pd.read_csv(AGAIN)).of(**asked)
+    first, again = kept("Disambiguation").of(**asked), Selection(pd.read_csv(AGAIN)).of(**asked)
     return by_method(first.table, {
         "iia": first.mean, "range of iia": first.range, "isolate": lambda name: first.mean(name, "isolate"),
-        "selectivity": lambda name: first.mean(name, "selectivity"), "again: iia": again.mean,
-        "range of iia, again": again.range, "isolate, again": lambda name: again.mean(name, "isolate")})
+        "selectivity": lambda name: first.mean(name, "selectivity", 1), "again: iia": again.mean,
+        "range of iia, again": again.range, "isolate, again": lambda name: again.mean(name, "isolate"),
+        "selectivity, again": lambda name: again.mean(name, "selectivity", 1)})
 
 
 def two_tasks() -> Rows:
     """Both tasks of Experiment 2's model after attention; task 1 / task 2 in a cell."""
-    tasks = [compared().of(experiment=f"Shared_Nodes_Task_{task}", residual_location="resid_mid") for task in (1, 2)]
+    tasks = [kept(f"Shared_Nodes_Task_{task}").of(residual_location="resid_mid") for task in (1, 2)]
     kinds = {"shared": "var_0", "free": "var_1", "other task's": "aux_0"}
 
     def both(column: str) -> Callable[[str], str]:
@@ -94,7 +110,7 @@ def two_tasks() -> Rows:
 
 def checkpoints() -> Rows:
     """a² over the checkpoints of a² + b, after attention, and how often the model answers rightly."""
-    own = compared().of(experiment="Grokking-checkpoints", variable="var_0", residual_location="resid_mid")
+    own = kept("Grokking-checkpoints").of(variable="var_0", residual_location="resid_mid")
     steps = [100, 500, 1000, 3000, 5000, 7000, 9000, 10000, 12500, 15000, 17500, 20000]
     at = {str(step): own.of(checkpoint=[step, str(step)]) for step in steps}
     rows = by_method(own.table, {step: cells.mean for step, cells in at.items()}, "epoch")
@@ -104,13 +120,13 @@ def checkpoints() -> Rows:
 
 def layers(model: str, variable: str, asked: Iterable[int]) -> Rows:
     """A language model's interchange accuracy after the MLP of some layers."""
-    own = compared().of(experiment=f"SV_Agreement-{model}", variable=variable, residual_location="resid_post")
+    own = kept(f"SV_Agreement-{model}").of(variable=variable, residual_location="resid_post")
     return by_method(own.table, {f"layer {layer}": own.of(target_layer=layer).mean for layer in asked})
 
 
 def trained(model: str, asked: Iterable[int]) -> Rows:
     """The methods that are trained at every site, and the others there: with selectivity, and what is beyond full."""
-    own = compared().of(experiment=f"SV_Agreement-{model}-trained", variable="labels")
+    own = kept(f"SV_Agreement-{model}-trained").of(variable="labels")
     sites = {f"{layer}, {after}": own.of(target_layer=layer, residual_location=site)
              for layer in asked for after, site in (("attention", "resid_mid"), ("MLP", "resid_post"))}
     return by_method(own.table, {site: cells.with_selectivity for site, cells in sites.items()})
@@ -118,12 +134,12 @@ def trained(model: str, asked: Iterable[int]) -> Rows:
 
 @cache
 def ranked() -> pd.DataFrame:
-    table = compared().table
-    return leaderboard(shared_cells(table[table["carried"].notna() & ~is_swept(table)]))
+    """The leaderboard of all arithmetic runs."""
+    return leaderboard(shared_cells(pd.concat([kept(name).table for name in ON_LEADERBOARD])))
 
 
 def in_short() -> Rows:
-    """The leaderboard without the controls that teach nothing here."""
+    """The leaderboard's most telling methods, under names that need no glossary, in its order."""
     board = ranked().set_index("method").loc[lambda table: [name for name in table.index if name in IN_WORDS]]
     rows = [[IN_WORDS[name], f"{row['iia_carried']:.2f} [{row['iia_carried_low']:.2f}, {row['iia_carried_high']:.2f}]",
              f"{row['isolate_carried']:.2f}", f"{row['iia_not_carried']:.2f}"] for name, row in board.iterrows()]
@@ -155,20 +171,13 @@ def circuits(run: str, task: str, sets: dict[str, str], at_most: int) -> Rows:
     return rows
 
 
-SMOLLM2, GEMMA = (0, 6, 12, 18, 24, 25, 26, 27, 28, 29), (8, 10, 12, 13, 14, 15, 16, 17)
+SMOLLM2 = (0, 6, 12, 18, 24, 25, 26, 27, 28, 29)  # layers
 TABLES: dict[str, Callable[[], Rows]] = {
     "in short": in_short, "leaderboard": lambda: [BOARD, *as_cells(ranked())], "a² - b²": same_models,
     "two tasks": two_tasks, "checkpoints": checkpoints,
     "SmolLM2, subject": lambda: layers("smollm2", "labels", SMOLLM2),
     "SmolLM2, object": lambda: layers("smollm2", "object labels", SMOLLM2),
-    "SmolLM2, trained": lambda: trained("smollm2", (18, 24, 25, 26, 27)),
-    "Gemma, subject": lambda: layers("gemma3", "labels", GEMMA),
-    "Gemma, object": lambda: layers("gemma3", "object labels", GEMMA),
-    "Gemma, trained": lambda: trained("gemma3", (8, 12, 13, 14, 16)),
-    "agreement": lambda: circuits("SV_Agreement/smollm2", "agreement", {"iid": "IID", "gen": "gen"}, 12),
-    "reflexives": lambda: circuits("Reflexives/smollm2", "reflexive", {
-        "iid_masculine": "masculine", "iid_feminine": "feminine"}, 7),
-    "syntactic number": lambda: circuits("Syntactic_Number/smollm2", "syntactic_number", {"iid": ""}, 6)}
+    "agreement": lambda: circuits("SV_Agreement/smollm2", "agreement", {"iid": "IID", "gen": "gen"}, 12)}
 
 
 def made(name: str) -> str:
@@ -178,23 +187,20 @@ def made(name: str) -> str:
         BadInput: there is no such table, or the run that it is of is not kept.
     """
     if name not in TABLES:
-        raise BadInput(f"there is no table '{name}'; there are {', '.join(TABLES)}.")
-    rows = TABLES[name]()
-    if len(rows) == 1:
-        raise BadInput(f"the table '{name}' is of a run that {shown(RUNS)} lacks.")
-    return markdown(rows)
-
-
-def markdown(rows: Rows) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]) + "\n"
+        raise BadInput(f"there is no table '{name}'; there are {', '.join(map(repr, TABLES))}.")
+    return markdown_table(TABLES[name]())
 
 
 def page(text: str) -> str:
-    """A page's text with its tables as the kept runs have them."""
+    """A page's text with its tables as the kept runs have them; raises BadInput as `made` does."""
     return MARKED.sub(lambda found: f"<!-- table: {found[1]} -->\n{made(found[1])}", text)
 
 
+def main() -> None:
+    texts = {file: page(file.read_text(encoding="utf-8")) for file in PAGES}  # all, before one is written
+    for file, text in texts.items():
+        write_text(file, text)
+
+
 if __name__ == "__main__":
-    for file in PAGES:
-        write_text(file, page(file.read_text(encoding="utf-8")))
+    run("make_tables", main)

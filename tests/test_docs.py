@@ -31,7 +31,7 @@ from conftest import comparison_values, rows_of, write_yaml
 from interp.experiment import main
 from interp.methods.table import METHODS, Method
 from interp.models.replay import ALGEBRA
-from interp.runs.config import PROJECT_ROOT
+from interp.runs.config import PROJECT_ROOT, BadInput
 
 DOCS = PROJECT_ROOT / "docs"
 PAGES = sorted({*PROJECT_ROOT.glob("*.md"), *DOCS.rglob("*.md"), *PROJECT_ROOT.glob("*/README.md")})
@@ -83,9 +83,14 @@ def test_keys_are_what_the_scripts_say():
 
 def test_tables_are_those_of_the_runs_that_are_kept():
     maker = runpy.run_path(str(DOCS / "make_tables.py"))
-    for file in maker["PAGES"]:
-        text = file.read_text()
-        assert maker["MARKED"].search(text) and text == maker["page"](text), "run python docs/make_tables.py"
+    texts = [file.read_text() for file in maker["PAGES"]]
+    marked = [found[1] for text in texts for found in maker["MARKED"].finditer(text)]
+    assert sorted(marked) == sorted(maker["TABLES"]) and "table: " not in maker["MARKED"].sub("", "".join(texts))
+    assert texts == [maker["page"](text) for text in texts], "run python docs/make_tables.py"
+    with pytest.raises(BadInput, match="there is no table 'mine'; there are 'in short', "):
+        maker["page"]("<!-- table: mine -->\n")
+    with pytest.raises(BadInput, match="docs/runs/Comparison lacks the run Other"):
+        maker["kept"]("Other")
 
 
 def headings_of(page: Path) -> set[str]:

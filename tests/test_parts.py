@@ -95,7 +95,10 @@ def test_parts_that_do_not_fit(sweep, tmp_path, capsys):
     shutil.copytree(tmp_path / "x" / "part_1_of_2", tmp_path / "x" / "part_2_of_2")
     with pytest.raises(BadInput, match="does not belong to part 2/2"):
         read_results_table(tmp_path / "x" / "results.csv")
-    assert "2/2 lacks 4 of 4" in told("x")
+    written = (tmp_path / "x/part_2_of_2/results.csv").read_bytes()
+    for options in ([], ["--part", "2/2"]):  # a row is never dropped without a word
+        assert "holds settings that are not of part 2/2" in told("x", *options)
+    assert (tmp_path / "x/part_2_of_2/results.csv").read_bytes() == written
 
     assert sweep("y") == 0
     assert "is not in parts" in told("y", "--part", "1/2")

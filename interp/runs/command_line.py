@@ -34,8 +34,9 @@ def parse_arguments(name: str, schema: type[ScriptConfig], arguments: list[str] 
     parser.add_argument("--check", action="store_true",
                         help="read and check all of it, say what would be computed, compute and write nothing")
     parser.add_argument("--part", type=parse_part, metavar="K/N",
-                        help="compute every N-th setting from the K-th on, in results_dir/part_K_of_N; once all parts "
-                             "are complete, the command without --part joins them")
+                        help="compute every N-th setting from the K-th on, of a comparison with all its methods, in "
+                             "results_dir/part_K_of_N; once all parts are complete, the command without --part joins "
+                             "them")
     parser.add_argument("--wait", action="store_true",
                         help="wait for another process that is at work on the same run, instead of refusing")
     parser.add_argument("--device", help="auto (cuda if present, else cpu), cpu, cuda, cuda:1, mps")

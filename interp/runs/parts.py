@@ -8,6 +8,7 @@ results reads the parts.
 """
 
 import argparse
+import csv
 import io
 import re
 import sys
@@ -82,9 +83,11 @@ def narrow(config: C, settings: list[Setting], part: Part, overwrite: bool) -> t
         if other.of != part.of:
             raise BadInput(f"results_dir: {shown(results)} is computed in {other.of} parts, to which {part} does not "
                            "belong; give another results_dir.")
+    share = part.share(settings)
     if not overwrite:
         refuse_other_parts(config)
-    return config_of(part, config), part.share(settings)
+        refuse_other_division(part, own, settings, share)
+    return config_of(part, config), share
 
 
 def refuse_other_parts(config: ScriptConfig) -> None:
@@ -95,6 +98,25 @@ def refuse_other_parts(config: ScriptConfig) -> None:
             refuse_other_config(part.folder(results) / CONFIG, config)
 
 
+def refuse_other_division(part: Part, own: Path, settings: list[Setting], share: list[Setting]) -> None:
+    """Refuse a part that holds settings of another one, whose rows would be dropped.
+
+    Raises:
+        BadInput: it is a copy of another part, or was begun by a version that divided sweeps in another way.
+    """
+    names = settings[0]._fields
+    keys, of_part = ({key_of(setting._asdict(), names) for setting in some} for some in (settings, share))
+    file = own / f"{RESULTS}.csv"
+    try:
+        rows = read_table(file) if file.exists() else []
+    except (csv.Error, UnicodeDecodeError):  # said when the run is opened
+        return
+    if any(key_of(row, names) in keys - of_part for row in rows if all(name in row for name in names)):
+        raise BadInput(f"results_dir: {shown(own)} holds settings that are not of part {part} (it is a copy, or of an "
+                       "earlier version, which divided sweeps in another way); give another results_dir, or "
+                       "--overwrite, which sets it aside.")
+
+
 def config_of(part: Part, config: C) -> C:
     return config.model_copy(update={"results_dir": str(part.folder(Path(config.results_dir)))})
 
@@ -102,9 +124,13 @@ def config_of(part: Part, config: C) -> C:
 def all_parts(config: C, settings: list[Setting]) -> dict[Part, tuple[C, list[Setting]]]:
     """The config and the settings of every part of a run that is computed in parts; else nothing."""
     refuse_other_parts(config)
-    found = parts_in(project_path(config.results_dir))
-    every = [Part(number, found[0].of) for number in range(1, found[0].of + 1)] if found else []
-    return {part: (config_of(part, config), share) for part in every if (share := part.share(settings))}
+    results = project_path(config.results_dir)
+    found = parts_in(results)
+    shares = {part: part.share(settings) for part in (
+        Part(number, found[0].of) for number in range(1, found[0].of + 1))} if found else {}
+    for part, share in shares.items():
+        refuse_other_division(part, part.folder(results), settings, share)
+    return {part: (config_of(part, config), share) for part, share in shares.items() if share}
 
 
 # ------------------------------------------------------------------------------ reading tables
