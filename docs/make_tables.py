@@ -177,6 +177,7 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "two tasks": two_tasks, "checkpoints": checkpoints,
     "SmolLM2, subject": lambda: layers("smollm2", "labels", SMOLLM2),
     "SmolLM2, object": lambda: layers("smollm2", "object labels", SMOLLM2),
+    "SmolLM2, trained": lambda: trained("smollm2", (18, 24, 25, 26, 27)),
     "agreement": lambda: circuits("SV_Agreement/smollm2", "agreement", {"iid": "IID", "gen": "gen"}, 12)}
 
 
