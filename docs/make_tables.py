@@ -47,19 +47,22 @@ class Selection:
             own = own[own[name].isin(value if isinstance(value, list) else [value])]
         return Selection(own)
 
+    def values(self, name: str, column: str) -> pd.Series:
+        """A column of a method's rows, where it has a value."""
+        return self.table.loc[self.table["method"] == name, column].dropna()
+
     def mean(self, name: str, column: str = "iia", digits: int = 2) -> str:
         """The mean of a method's rows, as text; nothing where there is none."""
-        values = self.table.loc[self.table["method"] == name, column].dropna()
+        values = self.values(name, column)
         return f"{round(values.mean(), digits) + 0.0:.{digits}f}" if len(values) else ""  # + 0.0: no -0.00
 
     def range(self, name: str) -> str:
-        values = self.table.loc[self.table["method"] == name, "iia"].dropna()
+        values = self.values(name, "iia")
         return f"{values.min():.2f} to {values.max():.2f}" if len(values) else ""
 
     def with_selectivity(self, name: str) -> str:
         """iia, selectivity in brackets, *b* where it is beyond full."""
-        own = self.table[self.table["method"] == name]
-        beyond = " *b*" if own["beyond_full"].astype(str).eq("True").any() else ""
+        beyond = " *b*" if self.values(name, "beyond_full").astype(str).eq("True").any() else ""
         selectivity = self.mean(name, "selectivity", 1)
         return self.mean(name) + (f" ({selectivity})" if selectivity else "") + beyond
 
@@ -75,15 +78,15 @@ def all_runs() -> pd.DataFrame:
     return read_runs(RUNS / "Comparison")
 
 
-def kept(run: str) -> Selection:
+def kept(name: str) -> Selection:
     """A run of the comparison.
 
     Raises:
         BadInput: docs/runs lacks it.
     """
-    if run not in set(all_runs()["experiment"]):
-        raise BadInput(f"{shown(RUNS / 'Comparison')} lacks the run {run}, of which a table is.")
-    return Selection(all_runs()[all_runs()["experiment"] == run])
+    if name not in set(all_runs()["experiment"]):
+        raise BadInput(f"{shown(RUNS / 'Comparison')} lacks the run {name}, of which a table is.")
+    return Selection(all_runs()).of(experiment=name)
 
 
 def same_models() -> Rows:
@@ -147,12 +150,12 @@ def in_short() -> Rows:
              "answers left alone as they should", "variable not carried"], *rows]
 
 
-def circuits(run: str, task: str, sets: dict[str, str], at_most: int) -> Rows:
+def circuits(folder: str, task: str, sets: dict[str, str], at_most: int) -> Rows:
     """The sublayers whose circuits' ablation costs most beyond random neurons on the first of some sets of sentences.
 
     sets: as a run's tables call them, and as the page does.
     """
-    table, ablations = read_run(RUNS / run, task, sets)
+    table, ablations = read_run(RUNS / folder, task, sets)
     effects = measure_effects(ablations)
     effects = effects.assign(below=marks_of(effects) != "other")
     evaluated = [name for name in ("test", "gen") if f"knn_{name}_acc" in table]
