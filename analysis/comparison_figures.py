@@ -328,11 +328,10 @@ def draw_detection(board: pd.DataFrame, path: Path) -> None:
 
 
 def draw_layers(table: pd.DataFrame, told: Told, path: Path) -> None:
-    """Heat maps of layers and methods, of a variable at a site: interchange accuracy above, log odds below."""
+    """Heat maps of layers and methods, of a variable at a site: interchange accuracy, log odds and isolate."""
     methods, layers = in_order(table["method"]), sorted(set(table["target_layer"]))
     path.parent.mkdir(parents=True, exist_ok=True)
     width = max(7.5, 3.6 + 0.5 * len(layers))
-    figure, axes = plt.subplots(2, 1, figsize=(width, 3.2 + 0.62 * len(methods)), layout="constrained")
     judged = table.assign(beyond=table["beyond_full"].astype(str).eq("True")).groupby(["method", "target_layer"])
     beyond = judged["beyond"].all()  # in every model
     beyond, several = beyond[beyond].index, table["model"].nunique() > 1
@@ -341,11 +340,16 @@ def draw_layers(table: pd.DataFrame, told: Told, path: Path) -> None:
     kept, moved = (("keep their answer, as they should", "the other answer is favoured than") if stays else
                    ("get the wanted answer, which the exchange should give",
                     "the wanted answer is favoured over the old one than"))
-    for axis, (column, label, title, digits, scale) in zip(axes, (
-            ("iia", "interchange accuracy", f"share of pairs that {kept}", 2,
-             {"vmin": 0, "vmax": 1, "cmap": "viridis"}),
-            ("log_odds_mean", "log odds (nats)", f"how much further {moved} without the exchange, mean over pairs", 1,
-             {"center": 0, "cmap": "vlag"}))):
+    share = {"vmin": 0, "vmax": 1, "cmap": "viridis"}
+    panels = [("iia", "interchange accuracy", f"share of pairs that {kept}", 2, share),
+              ("log_odds_mean", "log odds (nats)", f"how much further {moved} without the exchange, mean over pairs", 1,
+               {"center": 0, "cmap": "vlag"}),
+              ("isolate", "isolate", "share of pairs with the same value of the variable that keep their answer, as they "
+               "should", 2, share)]
+    panels = [panel for panel in panels if panel[0] != "isolate" or table["isolate"].notna().any()]
+    figure, axes = plt.subplots(len(panels), 1, figsize=(width, 1 + len(panels) * (1.1 + 0.31 * len(methods))),
+                                layout="constrained", squeeze=False)
+    for axis, (column, label, title, digits, scale) in zip(axes.flat, panels):
         grid = table.pivot_table(index="method", columns="target_layer", values=column).reindex(methods, columns=layers)
         write_text(path.with_name(f"{path.name}_{column}.csv"), grid.to_csv())
         axis.set_facecolor("0.85")  # what was not run is grey

@@ -151,6 +151,12 @@ def by_model(table: pd.DataFrame) -> list[pd.DataFrame]:
     return found if len(found) > 1 else []
 
 
+def markdown_table(rows: list[list[str]]) -> str:
+    """Rows of text, the first of them the header, as a table in Markdown."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]) + "\n"
+
+
 def read_csv(file: Path, **options) -> pd.DataFrame:
     """A CSV file, or a table of a run in parts; raises BadInput where it is none, or the parts do not fit."""
     try:

@@ -86,12 +86,12 @@ SECTIONS = (
     Section("experiment-4", "Experiment 4: language models", (
         "Where does a language model compute the number of a subject (agreement), of a reflexive's antecedent, of an "
         "object (syntactic number), and does its answer depend on it?"),
-        ("SV_Agreement", "Reflexives", "Syntactic_Number", "Language", "figures/across_models"), "make language",
+        ("SV_Agreement", "Reflexives", "Syntactic_Number", "Language", "figures/across_models"), "make experiment4",
         summarize_language, (summarize_agreement, summarize_layers, summarize_across_models)),
     Section("comparison", "The comparison of methods", (
         "All methods are asked one question: exchange what the method takes for the variable between two inputs. Does "
         "the model's answer change as the variable's exchange changes it, and does nothing else?"),
-        ("Comparison",), "make comparison", summarize_board, (summarize_comparison,)),
+        ("Comparison",), "make comparison comparison-language", summarize_board, (summarize_comparison,)),
 )
 OWN = Section("own-runs", "Own runs", "Everything else in the folder: runs that no config of the project writes.", (),
               "", summarize_nothing)

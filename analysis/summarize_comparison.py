@@ -13,8 +13,8 @@ EXPERIMENT/isolate       cause against isolate, where the variable is carried
 detection                AUROC by method, of all such runs
 
 and one that does not (language) into EXPERIMENT/VARIABLE_SITE, heat maps of layers and methods, and their tables as
-VARIABLE_SITE_iia.csv and _log_odds_mean.csv. A run that sweeps checkpoints gives EXPERIMENT/checkpoints instead. Every
-figure is a PNG and a PDF.
+VARIABLE_SITE_iia.csv, _log_odds_mean.csv and _isolate.csv. A run that sweeps checkpoints gives EXPERIMENT/checkpoints
+instead. Every figure is a PNG and a PDF.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from analysis.comparison_figures import (
     mean_with_interval,
     told_of,
 )
-from analysis.method_figures import RESULTS, check_columns, read_csv, run, whole_out
+from analysis.method_figures import RESULTS, check_columns, markdown_table, read_csv, run, whole_out
 from interp.methods.interchange import method
 from interp.methods.table import interchange_methods
 from interp.runs.config import BadInput, shown
@@ -125,7 +125,7 @@ def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
         carried, not_carried = own[own["carried"].eq(True)], own[own["carried"].eq(False)]
         groups = list(own.groupby("model"))
         row = {"method": name, "sees": method(name).SEES, "models": len(groups), "cells": len(own),
-               "carried": len(carried)}
+               "carried": len(carried), "pairs": own["pairs"].sum()}
         for label, part, columns in (("iia_carried", carried, ["iia"]), ("iia_not_carried", not_carried, ["iia"]),
                                      ("isolate_carried", carried, ["isolate"]),
                                      ("disentangle_carried", carried, ["iia", "isolate"])):
@@ -166,17 +166,11 @@ def as_markdown(board: pd.DataFrame) -> str:
     return markdown_table([BOARD, *as_cells(board)]) + f"\n{over_what(board)}\n"
 
 
-def markdown_table(rows: list[list[str]]) -> str:
-    """Rows of text, the first of them the header, as a table in Markdown."""
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]) + "\n"
-
-
 def over_what(board: pd.DataFrame) -> str:
     """Over what a leaderboard is: all methods have the same cells."""
-    cells, carried, models = (int(board.iloc[0][name]) for name in ("cells", "carried", "models"))
+    cells, carried, models, pairs = (int(board.iloc[0][name]) for name in ("cells", "carried", "models", "pairs"))
     return (f"Over the same {cells} cells (a model, site and variable each) for all methods, {carried} of which carry "
-            f"their variable, of {models} model{'s' * (models > 1)}.")
+            f"their variable, of {models} model{'s' * (models > 1)}; {pairs} test pairs in all.")
 
 
 def main() -> None:

@@ -18,7 +18,16 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.language_figures import GEN, IID
-from analysis.method_figures import COMPONENTS, PLACE_NAMES, RESULTS, ROLES, read_results_table, run, whole_out
+from analysis.method_figures import (
+    COMPONENTS,
+    PLACE_NAMES,
+    RESULTS,
+    ROLES,
+    markdown_table,
+    read_results_table,
+    run,
+    whole_out,
+)
 from interp.methods.table import COMPONENT_OF, METHODS
 from interp.plotting import COLORS, plt, save_figure
 from interp.runs.config import BadInput, shown
@@ -76,15 +85,15 @@ def as_table(rows: pd.DataFrame) -> pd.DataFrame:
     return table[order].rename(index=COMPONENTS, level="component")
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """IID / generalization in one cell, so that the page has room."""
+def as_cells(table: pd.DataFrame) -> list[list[str]]:
+    """The table as text, its header first, with IID / generalization in one cell, so that the page has room."""
     measures = list(dict.fromkeys(label for label, _ in table.columns))
-    lines = ["| layer, after | " + " | ".join(measures) + " |", "|---" * (len(measures) + 1) + "|"]
+    rows = [["layer, after", *measures]]
     for (layer, component), row in table.iterrows():
-        cells = [" / ".join("" if pd.isna(row[label, name]) else f"{row[label, name]:.2f}" for name in SETS)
-                 for label in measures]
-        lines.append(f"| {layer}, {component} | " + " | ".join(cell if cell != " / " else "" for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+        cells = [" / ".join("" if pd.isna(row[label, name]) else f"{round(row[label, name], 2) + 0.0:.2f}"
+                            for name in SETS) for label in measures]  # + 0.0: no -0.00
+        rows.append([f"{layer}, {component}", *("" if cell == " / " else cell for cell in cells)])
+    return rows
 
 
 def draw(rows: pd.DataFrame, model: str, path: Path) -> None:
@@ -131,8 +140,9 @@ def main() -> None:
     flat = table.copy()
     flat.columns = [f"{label} ({SETS[name]})" for label, name in table.columns]
     write_text(out / "layers.csv", flat.to_csv())
-    write_text(out / "layers.md", markdown(table))
-    print(markdown(table))
+    text = markdown_table(as_cells(table))
+    write_text(out / "layers.md", text)
+    print(text)
     draw(rows, options.model, out / "layers")
 
 

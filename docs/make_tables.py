@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis import summarize_layers
 from analysis.comparison_figures import in_order
 from analysis.language_figures import COMPONENTS, marks_of, measure_effects, rank_sublayers, read_run
-from analysis.method_figures import run
-from analysis.summarize_comparison import BOARD, as_cells, leaderboard, markdown_table, read_runs, shared_cells
+from analysis.method_figures import markdown_table, run
+from analysis.summarize_comparison import BOARD, as_cells, leaderboard, read_runs, shared_cells
 from interp.runs.config import BadInput, shown
 from interp.runs.files import write_text
 
@@ -174,14 +175,29 @@ def circuits(folder: str, task: str, sets: dict[str, str], at_most: int) -> Rows
     return rows
 
 
+def sites(model: str, asked: Iterable[int]) -> Rows:
+    """Every method at some layers of a language model, on the sentences of agreement."""
+    table = summarize_layers.as_table(summarize_layers.collect(RUNS / "SV_Agreement", model))
+    return summarize_layers.as_cells(table.loc[table.index.get_level_values("layer").isin(list(asked))])
+
+
 SMOLLM2 = (0, 6, 12, 18, 24, 25, 26, 27, 28, 29)  # layers
+GEMMA = (0, 4, 8, 10, 12, 13, 14, 15, 16, 17)
 TABLES: dict[str, Callable[[], Rows]] = {
     "in short": in_short, "leaderboard": lambda: [BOARD, *as_cells(ranked())], "a² - b²": same_models,
     "two tasks": two_tasks, "checkpoints": checkpoints,
     "SmolLM2, subject": lambda: layers("smollm2", "labels", SMOLLM2),
     "SmolLM2, object": lambda: layers("smollm2", "object labels", SMOLLM2),
     "SmolLM2, trained": lambda: trained("smollm2", (18, 24, 25, 26, 27)),
-    "agreement": lambda: circuits("SV_Agreement/smollm2", "agreement", {"iid": "IID", "gen": "gen"}, 12)}
+    "Gemma, subject": lambda: layers("gemma3", "labels", GEMMA),
+    "Gemma, object": lambda: layers("gemma3", "object labels", GEMMA),
+    "Gemma, trained": lambda: trained("gemma3", (9, 12, 13, 14, 16)),
+    "agreement": lambda: circuits("SV_Agreement/smollm2", "agreement", {"iid": "IID", "gen": "gen"}, 12),
+    "reflexives": lambda: circuits("Reflexives/smollm2", "reflexive", {
+        "iid_masculine": "masculine", "iid_feminine": "feminine"}, 7),
+    "syntactic number": lambda: circuits("Syntactic_Number/smollm2", "syntactic_number", {"iid": ""}, 6),
+    "SmolLM2, all methods": lambda: sites("smollm2", (0, 3, 6, 9, 12, 15, 18, 21, 24, 25, 26, 27, 28, 29)),
+    "Gemma, all methods": lambda: sites("gemma3", range(18))}
 
 
 def made(name: str) -> str:

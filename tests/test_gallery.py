@@ -318,7 +318,8 @@ def test_layers_that_were_skipped_and_answers_that_should_stay(tmp_path, analyse
     for name, stays in (("var_0_resid_mid", False), ("aux_0_resid_mid", True)):
         said = words_of(gallery[name])
         assert "Run in Some" in said and "white gap" in said and "exchange one direction" in said
-        assert ("keep their answer, as they should" in said) == stays
+        assert ("share of pairs that keep their answer, as they should" in said) == stays
+        assert "share of pairs with the same value of the variable that keep their answer" in said
 
 
 def test_no_two_methods_look_alike():
