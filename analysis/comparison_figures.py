@@ -345,8 +345,8 @@ def draw_layers(table: pd.DataFrame, told: Told, path: Path) -> None:
               ("log_odds_mean", "log odds (nats)", f"how much further {moved} without the exchange, mean over pairs", 1,
                {"center": 0, "cmap": "vlag"})]
     if table["isolate"].notna().any():
-        panels.append(("isolate", "isolate", "share of pairs with the same value of the variable that keep their answer, "
-                       "as they should", 2, share))
+        panels.append(("isolate", "isolate", "share of pairs with the same value of the variable that keep their "
+                       "answer, as they should", 2, share))
     figure, axes = plt.subplots(len(panels), 1, figsize=(width, 1 + len(panels) * (1.1 + 0.31 * len(methods))),
                                 layout="constrained", squeeze=False)
     for axis, (column, label, title, digits, scale) in zip(axes.flat, panels):
