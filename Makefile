@@ -55,7 +55,7 @@ experiment4: language-models
 		$(PY) analysis/summarize_reflexives.py --results Results/Reflexives/$$model && \
 		$(PY) analysis/summarize_syntactic_number.py --results Results/Syntactic_Number/$$model && \
 		$(PY) analysis/summarize_layers.py --model $$model || exit; done
-	$(PY) analysis/summarize_model_overlap.py --out Results/overlap_agreement_reflexives --config \
+	$(PY) analysis/summarize_model_overlap.py --out Results/Reflexives/overlap/agreement_smollm2 --config \
 		configs/SV_Agreement/sv_agreement-smollm2.yaml configs/Reflexives/reflexives-smollm2.yaml
 
 comparison-language: language-models

@@ -51,6 +51,7 @@ from interp.runs.parts import has_table
 
 TEMPLATE = "report.html.jinja"
 GLOSSARY = PROJECT_ROOT / "docs" / "glossary.md"
+TRAINING_SCRIPT = "train_algorithmic_models.py"
 HUB = ("save_models", "medium", "small")  # in the names of configs of GPT-2, which is on the hub: optional
 
 
@@ -138,7 +139,7 @@ def script_of(file: Path, values: dict[str, Any]) -> str:
     if method:
         return method
     if TRAINING in file.parts or {"data_dir", "num_epochs"} <= set(values):
-        return "train_algorithmic_models.py"
+        return TRAINING_SCRIPT
     return next((script for name, script in {"Comparison": "compare_methods.py",
                                              "Language": "generate_language_data.py"}.items() if name in file.parts),
                 "circuit_probing.py")
@@ -153,8 +154,9 @@ def missing_runs(section: Section, runs: list[Run], configs: dict[str, Shipped])
     for name, (script, file, _) in configs.items():
         if section.holds(name) and name not in there and not set(re.split(r"[/.-]", file)) & set(HUB):
             groups.setdefault((script, Path(file).parent), []).append((name, file))
+    trained_first = sorted(groups.items(), key=lambda own: own[0][0] != TRAINING_SCRIPT)
     return [([name for name, _ in group], f"python {script} --config {' '.join(file for _, file in group)}")
-            for (script, _), group in groups.items()]
+            for (script, _), group in trained_first]
 
 
 def missing_figures(section: Section, results: Path, runs: list[Run], figures: list[Figure]) -> list[Missing]:

@@ -102,7 +102,7 @@ def in_words(figure: Figure, known: dict[str, str], run: Run | None) -> str:
         return f"{figure.stem[0].upper()}{figure.stem[1:]}: {TOLD_BY_FOLDER[place]}.".replace("_", " ")
     variable, _, site = figure.stem.rpartition("_resid_")
     after = SITES.get(f"resid_{site}")
-    heat_map = f"layers and methods, interchange accuracy above and log odds below: {variable}, {after}"
+    heat_map = f"layers and methods, interchange accuracy, log odds and isolate: {variable}, {after}"
     title = TOLD.get(figure.stem) or known.get(figure.stem) or (heat_map if after else figure.stem).replace("_", " ")
     text = title[0].upper() + title[1:] + (f" ({place.replace('_', ' ')})" if place not in ("figures", "") else "")
     return text if text.endswith("?") else f"{text}."

@@ -84,8 +84,10 @@ def summarize_methods(section: Section, results: Path, runs: list[Run], problems
     of = f"model seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}" if seeds else ""
     return ([headlines(table, f"{question} {words}", present(table, measures), of) for question, words, measures in (
         ("Is it there?", "How often the variable is read off rightly", THERE),
-        ("Is it used?", "What an intervention does to the model's answers (empty: not asked, or the circuit leaves too "
-         "few neurons to draw as many at random)", MODEL | USED)) if present(table, measures)],
+        ("Is it used?", "What an intervention does to the model's answers: the accuracy that is lost, or, of "
+         "embeddings and DAS, how often the answer becomes the wanted one (empty: not asked, or the circuit leaves too "
+         "few neurons to draw as many at random; both 0.00: perhaps the circuit is empty)", MODEL | USED))
+        if present(table, measures)],
         lambda figure: methods_in_words(table, figure, section))
 
 
@@ -211,8 +213,10 @@ def summarize_language(section: Section, results: Path, runs: list[Run], problem
             flat = summarize_layers.as_table(rows)
             flat.columns = [f"{label} ({summarize_layers.SETS[name]})" for label, name in flat.columns]
             seeds = seeds_of(run for run in runs if run.name.endswith(f"/{model}"))
-            tables.append(as_table(flat.reset_index(), f"Agreement in {model}: every method at every layer, the mean "
-                                                       f"over the settings of a site ({seeds})"))
+            mean = f", the mean over {rows['n'].max()} settings of a site" if rows["n"].max() > 1 else ""
+            tables.append(as_table(flat.reset_index(), (
+                f"Agreement in {model}: every method at every layer{mean} ({seeds}). Pairs of DAS are of all "
+                "sentences, answered rightly or not; the comparison of methods takes those that are answered rightly")))
             words[f"SV_Agreement/figures/{model}/layers"] = peaks(rows)
     for run in runs:
         experiment, _, model = run.name.partition("/")
@@ -223,7 +227,9 @@ def summarize_language(section: Section, results: Path, runs: list[Run], problem
                 tables.append(as_table(in_columns(ranking, script.SETS).head(SUBLAYERS_AT_MOST), (
                     f"{experiment.replace('_', ' ')} in {model}: the circuits whose ablation costs most beyond that of "
                     f"random neurons, the first {min(len(ranking), SUBLAYERS_AT_MOST)} of {len(ranking)} sublayers "
-                    f"({seeds_of([run])}). {what_draws_allow(ranking, script.SETS)}")))
+                    f"({seeds_of([run])}). A circuit whose nearest neighbors tell no more than the commoner answer "
+                    "does not hold the variable, whatever its ablation costs. "
+                    f"{what_draws_allow(ranking, script.SETS)}")))
                 words[f"{run.name}/figures/nearest_neighbors"] = neighbors_in_words(ranking)
                 words[f"{run.name}/figures"] = circuit_in_words(ranking, script.SETS)
     return tables, lambda figure: next((text for name, text in words.items() if figure.name.startswith(name)), "")
@@ -256,8 +262,10 @@ def rank_circuits(folder: Path, experiment: str) -> pd.DataFrame:
 
 def in_columns(ranking: pd.DataFrame, sets: dict[str, str]) -> pd.DataFrame:
     """A ranking as the page shows it: under words, and without what follows from other columns."""
-    columns = {"target_layer": "layer", "operation": "sublayer", "knn_test_acc": "nearest neighbors, circuit",
-               "full_model_knn_test_acc": "nearest neighbors, full sublayer"}
+    columns = {"target_layer": "layer", "operation": "sublayer", "l0_share": "share of weights in the circuit",
+               "knn_test_acc": "nearest neighbors, circuit",
+               "full_model_knn_test_acc": "nearest neighbors, full sublayer",
+               "majority_test_acc": "nearest neighbors, always the commoner answer"}
     for name, label in sets.items():
         columns |= {f"vanilla_acc_{name}": f"model accuracy, {label}",
                     f"ablated_acc_{name}": f"circuit ablated, {label}",
@@ -329,8 +337,9 @@ COLUMNS = {
     "sees": "what a method is given to be fitted: nothing, activations, the variable's values, or the right answers",
     "iia": "interchange accuracy: how often the answer is the one that the exchange should give",
     "isolate": "how often the answer stays what it is when base and source have the same value of the variable",
+    "disentangle": "the mean of iia and isolate; doing nothing has about one half",
     "highest": "the highest interchange accuracy of a cell whose variable is not carried",
-    "change": "how far the exchange moves the activation, as a share of the distance to the source's",
+    "change": "how far the exchange moves the activation, in distances to the source's; far above 1 it leaves the data",
     "rank": "how many dimensions are exchanged, where that means something",
     "AUROC": "how often a cell that carries its variable has a higher iia than one that does not"}
 
@@ -364,8 +373,8 @@ def is_of(board: pd.DataFrame, known: pd.DataFrame) -> bool:
 def board_table(board: pd.DataFrame) -> Table:
     return Table(
         f"Leaderboard, by disentangle, the mean of iia and isolate where the variable is carried: means with 95 % "
-        f"intervals over models, then pairs. {summarize_comparison.over_what(board)} Controls have no place; compare "
-        "with none, which does nothing",
+        f"intervals over models, then pairs, too narrow with so few models. {summarize_comparison.over_what(board)} "
+        "Controls have no place; compare with none, which does nothing",
         ["method", "place", *summarize_comparison.BOARD[2:]],
         [[method, place, *cells] for place, method, *cells in summarize_comparison.as_cells(board)], folded=50)
 
@@ -385,6 +394,9 @@ def comparison_in_words(table: pd.DataFrame, board: pd.DataFrame | None, figure:
         return listed(f"Highest interchange accuracy at checkpoint {number(last)}",
                       own[own["checkpoint"] == last].groupby("method")["iia"].max())
     here = own[(own["variable"] + "_" + own["residual_location"]).str.replace(" ", "_") == figure.stem]
+    if len(here) and here["beyond_full"].isna().all():  # the answer does not depend on the variable
+        return listed("Share of answers kept, as they should be, the lowest over layers",
+                      here.groupby("method")["iia"].min())
     return listed("Highest interchange accuracy over layers", here.groupby("method")["iia"].max())
 
 

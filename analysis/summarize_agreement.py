@@ -2,10 +2,11 @@
 
     python analysis/summarize_agreement.py [--results DIR] [--layer L --operation attn] [--out DIR]
 
-Reads DIR/results.csv and DIR/ablations.csv, as far as they have come, and draws
+Reads DIR/results.csv and DIR/ablations.csv, as far as they have come, and draws (--layer and --operation choose the
+circuit of the first figure)
 
-one_circuit         what ablating one circuit does to the model's answers: that of --layer and --operation, or else the
-                    one whose ablation costs most accuracy beyond that of as many random neurons
+one_circuit         what ablating one circuit does to the model's answers: the one whose ablation costs most accuracy
+                    beyond that of as many random neurons, if no other was asked for
 ablation_by_layer   what ablating each sublayer's circuit does to the model's answers; a triangle where it costs more
                     than every random draw, a star where it does so significantly
 nearest_neighbors   is the variable there? circuit and full sublayer, by layer

@@ -125,7 +125,7 @@ def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
         carried, not_carried = own[own["carried"].eq(True)], own[own["carried"].eq(False)]
         groups = list(own.groupby("model"))
         row = {"method": name, "sees": method(name).SEES, "models": len(groups), "cells": len(own),
-               "carried": len(carried), "pairs": own["pairs"].sum()}
+               "carried": len(carried), "models_carrying": carried["model"].nunique(), "pairs": own["pairs"].sum()}
         for label, part, columns in (("iia_carried", carried, ["iia"]), ("iia_not_carried", not_carried, ["iia"]),
                                      ("isolate_carried", carried, ["isolate"]),
                                      ("disentangle_carried", carried, ["iia", "isolate"])):
@@ -168,9 +168,11 @@ def as_markdown(board: pd.DataFrame) -> str:
 
 def over_what(board: pd.DataFrame) -> str:
     """Over what a leaderboard is: all methods have the same cells."""
-    cells, carried, models, pairs = (int(board.iloc[0][name]) for name in ("cells", "carried", "models", "pairs"))
-    return (f"Over the same {cells} cells (a model, site and variable each) for all methods, {carried} of which carry "
-            f"their variable, of {models} model{'s' * (models > 1)}; {pairs} test pairs in all.")
+    cells, carried, carrying, models, pairs = (int(board.iloc[0][name]) for name in (
+        "cells", "carried", "models_carrying", "models", "pairs"))
+    return (f"Over the same {cells} cells (a model, site and variable each) for all methods, of {models} "
+            f"model{'s' * (models > 1)}; {carried} cells, of {carrying} model{'s' * (carrying > 1)}, carry their "
+            f"variable; {pairs} test pairs in all.")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Everything at the site is exchanged: the most that a site can carry."""
+"""Everything at the site is exchanged: the most that a site can carry, and whatever else is there."""
 
 import torch
 
