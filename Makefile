@@ -24,7 +24,7 @@ LOCK := .venv/.at_work
 ALONE := $(if $(shell command -v flock),flock --nonblock $(LOCK) true || echo 'waiting for another make that is running here'; flock $(LOCK))
 
 .PHONY: quickstart test lint paper experiment1 experiment2 experiment3 experiment4 comparison language comparison-language \
-        language-models report campaign cluster-test
+        language-data language-models report campaign cluster-test
 
 quickstart: $(READY)
 	$(PY) train_algorithmic_models.py --config configs/Quickstart/train.yaml
@@ -34,15 +34,15 @@ quickstart: $(READY)
 paper experiment1 experiment2 experiment3 comparison: .venv/.snakemake $(if $(findstring slurm,$(PROFILE)),.venv/.slurm)
 	@$(ALONE) sh -c '$(SNAKEMAKE) --unlock 2>/dev/null; $(SNAKEMAKE) --rerun-incomplete $@ $(if $(strip $(ASKED)),--config $(ASKED))'
 
-language: .venv/.language
+language-data: .venv/.language
 	$(PY) generate_language_data.py --config configs/Language/sentences.yaml
 	$(PY) -m interp.convert_gguf
+
+language: language-data
 	$(PY) circuit_probing.py --config configs/SV_Agreement/sv_agreement-smollm2.yaml
 	$(PY) analysis/summarize_agreement.py --results Results/SV_Agreement/smollm2
 
-language-models: .venv/.language .venv/.gemma
-	$(PY) generate_language_data.py --config configs/Language/sentences.yaml
-	$(PY) -m interp.convert_gguf
+language-models: language-data .venv/.gemma
 	$(PY) -m interp.convert_gguf --model gemma3
 
 experiment4: language-models

@@ -73,6 +73,11 @@ def told_of(folder: Path) -> Told:
     return Told(", ".join(filter(None, (title, fresh(config)))), names, config)
 
 
+def stays(table: pd.DataFrame, told: Told) -> bool:
+    """Whether answers should stay: those of sentences, which do not depend on the variable of these rows."""
+    return bool(told.config.get("data_path")) and bool(table["beyond_full"].isna().all())
+
+
 def fresh(config: dict[str, Any]) -> str:
     """Which weights of a run's models were made anew, as controls; nothing where none were."""
     layer = config.get("layer_reinit", -1)
@@ -336,8 +341,7 @@ def draw_layers(table: pd.DataFrame, told: Told, path: Path) -> None:
     beyond = judged["beyond"].all()  # in every model
     beyond, several = beyond[beyond].index, table["model"].nunique() > 1
     skipped = [i for i in range(1, len(layers)) if layers[i] > layers[i - 1] + 1]
-    stays = told.config.get("data_path") and table["beyond_full"].isna().all()  # the answer does not depend on it
-    kept, moved = (("keep their answer, as they should", "the other answer is favoured than") if stays else
+    kept, moved = (("keep their answer, as they should", "the other answer is favoured than") if stays(table, told) else
                    ("get the wanted answer, which the exchange should give",
                     "the wanted answer is favoured over the old one than"))
     share = {"vmin": 0, "vmax": 1, "cmap": "viridis"}

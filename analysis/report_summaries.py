@@ -23,6 +23,7 @@ from analysis import (
     summarize_syntactic_number,
 )
 from analysis.comparison_figures import in_order as methods_in_order
+from analysis.comparison_figures import stays, told_of
 from analysis.method_figures import (
     COMPONENTS,
     NEIGHBORS,
@@ -325,7 +326,7 @@ def summarize_board(section: Section, results: Path, runs: list[Run], problems: 
     shown.append(Table("The methods: what each exchanges, by its file in interp/methods/interchange",
                        ["method", "what"], [[name, first_words(method(name))] for name in names], folded=50))
     shown.append(Table("The columns of the leaderboard", ["column", "what"], [list(pair) for pair in COLUMNS.items()]))
-    return shown, lambda figure: comparison_in_words(table, board, figure)
+    return shown, lambda figure: comparison_in_words(table, board, figure, results)
 
 
 def first_words(module: ModuleType) -> str:
@@ -379,10 +380,11 @@ def board_table(board: pd.DataFrame) -> Table:
         [[method, place, *cells] for place, method, *cells in summarize_comparison.as_cells(board)], folded=50)
 
 
-def comparison_in_words(table: pd.DataFrame, board: pd.DataFrame | None, figure: Figure) -> str:
+def comparison_in_words(table: pd.DataFrame, board: pd.DataFrame | None, figure: Figure, results: Path) -> str:
     if figure.stem == "detection" and board is not None:
         return listed("AUROC", board.set_index("method")["auroc"])
-    own = table[table["experiment"] == Path(figure.name).parent.name]
+    experiment = Path(figure.name).parent.name
+    own = table[table["experiment"] == experiment]
     if figure.stem in ("methods", "isolate"):
         carried = own[own["carried"].eq(True)]
         measure = "isolate" if figure.stem == "isolate" else "iia"
@@ -394,7 +396,7 @@ def comparison_in_words(table: pd.DataFrame, board: pd.DataFrame | None, figure:
         return listed(f"Highest interchange accuracy at checkpoint {number(last)}",
                       own[own["checkpoint"] == last].groupby("method")["iia"].max())
     here = own[(own["variable"] + "_" + own["residual_location"]).str.replace(" ", "_") == figure.stem]
-    if len(here) and here["beyond_full"].isna().all():  # the answer does not depend on the variable
+    if len(here) and stays(here, told_of(results / "Comparison" / experiment)):
         return listed("Share of answers kept, as they should be, the lowest over layers",
                       here.groupby("method")["iia"].min())
     return listed("Highest interchange accuracy over layers", here.groupby("method")["iia"].max())

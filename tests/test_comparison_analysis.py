@@ -4,6 +4,8 @@ import pandas as pd
 import pytest
 
 from analysis.comparison_figures import accuracy_by_step, told_of
+from analysis.report_figures import Figure
+from analysis.report_summaries import comparison_in_words
 from analysis.summarize_comparison import leaderboard, read_runs, shared_cells
 from conftest import COMPARISON, comparison_values, write_yaml
 from interp.experiment import main
@@ -94,6 +96,15 @@ def test_the_leaderboard_is_over_what_it_says(tmp_path, analyse):
     said = (tmp_path / "figures/leaderboard.md").read_text()
     assert ("Over the same 8 cells (a model, site and variable each) for all methods, of 2 models; 2 cells, of 2 "
             "models, carry their variable; 4000 test pairs in all.") in said
+
+
+@pytest.mark.parametrize("config, said", [({"data_path": "mine.csv"}, "Share of answers kept"),
+                                          ({"test_data_path": "mine.csv"}, "Highest interchange accuracy")])
+def test_only_of_sentences_answers_should_stay(config, said, tmp_path):
+    """Arithmetic has nothing beyond full either, as its answers depend on two variables."""
+    save(tmp_path / "Comparison", config, Run=table_of(known=False).assign(beyond_full=None))
+    figure = Figure("Comparison/figures/Run/aux_0_resid_post.png", "", 1, 1, "aux_0_resid_post", 0.0)
+    assert comparison_in_words(read_runs(tmp_path / "Comparison"), None, figure, tmp_path).startswith(said)
 
 
 EDGES = {
