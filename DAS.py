@@ -9,9 +9,6 @@
 3. Choose the epoch on validation examples, and report interchange-intervention accuracy on test.
 """
 
-import interp.runs.interruption  # noqa: F401  first, so that Ctrl-C ends in a sentence while the rest is loaded
-
-# isort: split
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -72,6 +69,7 @@ if __name__ == "__main__":  # before what follows loads torch, which takes secon
     answer_early("DAS", Config)
 
 import sys
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -79,20 +77,30 @@ import torch
 from torch import Tensor
 
 from interp.experiment import Outcome, Script, main
-from interp.methods.das import Alignment, interchange_hits, save_alignment, search_alignment
-from interp.models.examples import Examples
-from interp.models.opened import run_all
-from interp.models.tail import run_on_from
+from interp.methods.das import Alignment, save_alignment, search_alignment
+from interp.models.examples import Pairs
+from interp.models.open_model import ForwardFrom, OpenModel, in_batches
+from interp.models.suffix import forward_from
 from interp.runs.settings import Setting, saved_files
-from interp.tasks.question import Exchange, Question, accuracy, position_of, site_of
+from interp.tasks.study import (
+    Counterfactual,
+    Study,
+    accuracy,
+    at_sites,
+    portions,
+    position_of,
+    site_of,
+    vanilla_accuracies,
+)
 
 
-def prepare(config: Config, settings: list[Setting], device: torch.device) -> Question:
+def prepare(config: Config, settings: list[Setting], device: torch.device) -> Study:
     """Read the data and each model's configuration; refuse what does not fit together."""
-    question = Question(config, settings, device, pairs=(
-        True if config.counterfactual_label is None else Exchange(config.counterfactual_label)))
-    question.check_portions("n_train", "n_val")
-    return question
+    label = config.counterfactual_label
+    study = Study(config, settings, device, counterfactuals={config.asked: Counterfactual(label)} if label else {},
+                  paired=True)
+    study.check_portions("n_train", "n_val")
+    return study
 
 
 artifacts = partial(saved_files, "alignment")
@@ -100,49 +108,75 @@ artifacts = partial(saved_files, "alignment")
 
 # ------------------------------------------------------------------------------ the method
 
-def run_setting(config: Config, setting: Setting, question: Question) -> Outcome:
-    """Search for an alignment at one site; choose its epoch, and report it on test."""
-    opened, data = question.open(setting), question.data(setting)
-    rows, validation = question.portions(data.train, config.n_train, config.n_val)
+def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple[Setting, Outcome]]:
+    """Of each model read the activations of bases and sources at every site, and search for an alignment there."""
+    for model, data, of_model in study.models(settings):
+        forward = {name: forward_from(model, pairs.base, [site_of(setting) for setting in of_model])
+                   for name, pairs in data.pairs.items()}
+        vanilla = vanilla_accuracies(model, data) if config.of_sentences else {}
+        both = {name: pairs.both() for name, pairs in data.pairs.items()}
+        for setting, activations in at_sites(model, of_model, both):
+            site = site_of(setting)
+            splits = {name: AtSite(model, pairs, activations[name], forward[name][site])
+                      for name, pairs in data.pairs.items()}
+            rows = portions(data.train, (config.n_train, config.n_val), config.data_seed)
+            alignment, outcome = align(config, setting, splits, *rows)
+            for file in artifacts(config, setting):
+                save_alignment(alignment, file, {
+                    "counterfactual_label": config.counterfactual_label, "variable": config.variable or (
+                        config.asked if config.of_sentences else None), "model_path": study.path(setting),
+                    "position": position_of(config, setting), **setting._asdict()})
+            yield setting, Outcome(outcome.metrics | vanilla, outcome.tables)
 
-    def activations(examples: Examples) -> tuple[Tensor, Tensor]:
-        """Activations of bases and of sources, (rows, d_model) each."""
-        return question.read(setting, examples), question.read(setting, examples.pairing[0])
 
-    def hits(alignment: Alignment, examples: Examples, rows: Tensor | None = None) -> Tensor:
-        """Whether the model gives the exchanged answer, for each pair: (rows,) booleans."""
-        return interchange_hits(alignment, opened, run_on_from(opened, examples, site_of(setting)),
-                                *activations(examples), examples.pairing[1], rows)
+class AtSite:
+    """The pairs of one split at a site. activations: of the bases, then of the sources, (2 pairs, d_model)."""
 
-    judge, judged = ((data.train, validation) if config.choose_on == "validation" else (data.tests["test"], None))
+    def __init__(self, model: OpenModel, pairs: Pairs, activations: Tensor, forward: ForwardFrom):
+        self.model, self.forward = model, forward
+        self.base, self.source = activations.tensor_split(2)
+        self.counterfactual = pairs.counterfactual
+
+    def accuracy(self, alignment: Alignment, rows: Tensor | None = None) -> float:
+        """Share of pairs with the counterfactual answer after the interchange, of some rows or of all."""
+        rows = torch.arange(len(self.base), device=self.base.device) if rows is None else rows
+        with torch.no_grad():
+            states = in_batches(self.forward, alignment.intervene(self.base[rows], self.source[rows]), rows)
+            return accuracy(self.model, states, self.counterfactual[rows])
+
+    def full_accuracy(self) -> float:
+        """The same, of the interchange of everything at the site."""
+        return accuracy(self.model, in_batches(self.forward, self.source), self.counterfactual)
+
+    def loss(self, states: Tensor, rows: Tensor) -> Tensor:
+        return self.model.loss(states, self.counterfactual[rows])
+
+
+def align(config: Config, setting: Setting, splits: dict[str, AtSite], rows: Tensor,
+          validation: Tensor) -> tuple[Alignment, Outcome]:
+    """Search for an alignment at one site; choose its epoch, and report it on the tests.
+
+    rows, validation: pairs of train to learn from, and others to choose the epoch on.
+    """
+    train, tests = splits["train"], {name: split for name, split in splits.items() if name != "train"}
+    chosen_on, chosen_rows = (train, validation) if config.choose_on == "validation" else (tests["test"], None)
     alignment, log = search_alignment(
-        run_on_from(opened, data.train, site_of(setting)), lambda states, own: opened.loss(
-            states, data.train.pairing[1][own]), *activations(data.train), rows, lr=setting.lr,
-        boundary_lr=config.boundary_lr, batch_size=setting.batch_size, epochs=config.epochs,
-        orthogonal_map=config.orthogonal_map, seed=setting.model_seed,
-        accuracy=lambda candidate: hits(candidate, judge, judged).double().mean().item())
-    for file in artifacts(config, setting):
-        save_alignment(alignment, file, {
-            "counterfactual_label": config.counterfactual_label, "variable": config.variable or (
-                config.asked if config.of_sentences else None), "model_path": question.path(setting),
-            "position": position_of(config, setting), **setting._asdict()})
-    figures: dict[str, Any] = {}
-    for name, examples in data.tests.items():
+        train.forward, train.loss, train.base, train.source, rows, lr=setting.lr, boundary_lr=config.boundary_lr,
+        batch_size=setting.batch_size, epochs=config.epochs, orthogonal_map=config.orthogonal_map,
+        seed=setting.model_seed, accuracy=lambda candidate: chosen_on.accuracy(candidate, chosen_rows))
+    metrics: dict[str, Any] = {}
+    for name, split in tests.items():
         prefix = "" if name == "test" else f"{name}_"
-        figures[f"{prefix}interchange_intervention_acc"] = hits(alignment, examples).double().mean().item()
-        if config.of_sentences:  # what exchanging everything at the site does
-            full = run_all(run_on_from(opened, examples, site_of(setting)), activations(examples)[1])
-            figures[f"{prefix}full_interchange_acc"] = accuracy(opened, full, examples.pairing[1])
-    if config.of_sentences:
-        figures |= question.vanilla(setting)
-    return Outcome(figures | {
-        "val_acc": hits(alignment, data.train, validation).double().mean().item(),
-        "boundary": alignment.width, "dimensions": alignment.width * len(alignment.rotation),
-        "rotation_error": alignment.rotation_error(),
+        metrics[f"{prefix}interchange_intervention_acc"] = split.accuracy(alignment)
+        if config.of_sentences:
+            metrics[f"{prefix}full_interchange_acc"] = split.full_accuracy()
+    return alignment, Outcome(metrics | {
+        "val_acc": train.accuracy(alignment, validation), "boundary": alignment.width,
+        "dimensions": alignment.width * len(alignment.rotation), "rotation_error": alignment.rotation_error(),
     }, {"training_log": log})
 
 
-SCRIPT = Script("DAS", Config, prepare, run_setting, artifacts, side_tables=lambda config: ["training_log"])
+SCRIPT = Script("DAS", Config, prepare, run, artifacts)
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))

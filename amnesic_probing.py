@@ -15,9 +15,6 @@ applied to the other (diff_...). Of sentences, where a split has hundreds of cla
 held-out figures are asked for.
 """
 
-import interp.runs.interruption  # noqa: F401  first, so that Ctrl-C ends in a sentence while the rest is loaded
-
-# isort: split
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -60,6 +57,7 @@ if __name__ == "__main__":  # before what follows loads torch, which takes secon
     answer_early("amnesic_probing", Config)
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -69,106 +67,122 @@ from torch import Tensor
 from interp.experiment import Outcome, Script, main
 from interp.methods.erasure import decodability, erased_rank, fit_eraser, random_eraser
 from interp.models.examples import Examples
-from interp.models.opened import run_all
-from interp.models.tail import run_on_from
+from interp.models.open_model import ForwardFrom, OpenModel, Site, in_batches
+from interp.models.suffix import forward_from
 from interp.runs.config import BadInput
 from interp.runs.settings import Setting
-from interp.tasks.question import Question, accuracies, check_range, site_of
+from interp.tasks.study import Data, Study, accuracies, at_sites, check_range, site_of
 
 
-def prepare(config: Config, settings: list[Setting], device: torch.device) -> Question:
+def prepare(config: Config, settings: list[Setting], device: torch.device) -> Study:
     """Read the data and each model's configuration; refuse what does not fit together."""
-    question = Question(config, settings, device, extra=OTHER_KEYS.values() if config.multitask else ())
-    for setting in settings:
-        train, test = question.data(setting).train, question.data(setting).tests["test"]
-        if len(test) < 2 and not config.of_sentences:
+    study = Study(config, settings, device, extra=OTHER_KEYS.values() if config.multitask else ())
+    for data in study.data_by_key.values():
+        if len(data.tests["test"]) < 2 and not config.of_sentences:
             raise BadInput("test_data_path: LEACE is fitted on it too, which takes two rows or more.")
-        for examples in (train, *question.data(setting).tests.values()):  # one-hot: no more classes than examples
-            check_range("variable", config.asked, examples.variables[config.asked], len(train))
-    return question
+        for examples in (data.train, *data.tests.values()):  # one-hot: no more classes than examples
+            check_range("variable", config.asked, examples.variables[config.asked], len(data.train))
+    return study
 
 
 # ------------------------------------------------------------------------------ the method
 
+def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple[Setting, Outcome]]:
+    """Of each model read the activations of all splits at every site, and erase the variable there."""
+    for model, data, of_model in study.models(settings):
+        splits = splits_of(config, data)
+        sites = [site_of(setting) for setting in of_model]
+        forward = {name: forward_from(model, examples, sites) for name, examples in splits.items()}
+        clean = {name: model.final_states(examples) for name, examples in splits.items()}
+        for setting, activations in at_sites(model, of_model, splits):
+            erasure = Erasure(config, setting, model, splits, activations, forward, clean)
+            yield setting, Outcome(erase(config, erasure, data))
+
+
+def splits_of(config: Config, data: Data) -> dict[str, Examples]:
+    """All rows that something is erased from, by name.
+
+    A sentence is probed once and evaluated in every row of it: `evaluated_TEST`, if these are more.
+    """
+    every = {name: data.evaluated["iid" if name == "test" and config.of_sentences else name] for name in data.tests}
+    evaluated = {f"evaluated_{name}": examples for name, examples in every.items()
+                 if len(examples) > len(data.tests[name])}
+    other = {f"diff_{split}": data.extra[key] for split, key in OTHER_KEYS.items()} if config.multitask else {}
+    return {"train": data.train, **data.tests, **evaluated, **other}
+
+
 class Erasure:
-    """One setting's activations, and figures before and after erasing the variable from them."""
+    """One setting's activations by split, and metrics before and after erasing the variable from them."""
 
-    def __init__(self, config: Config, setting: Setting, question: Question):
-        self.config, self.setting, self.question = config, setting, question
-        self.opened, self.data = question.open(setting), question.data(setting)
-        splits = (self.data.train, *self.data.tests.values())
-        self.n_classes = 1 + max(int(examples.variables[config.asked].max()) for examples in splits)
+    def __init__(self, config: Config, setting: Setting, model: OpenModel, splits: dict[str, Examples],
+                 activations: dict[str, Tensor], forward: dict[str, dict[Site, ForwardFrom]],
+                 clean: dict[str, Tensor]):
+        self.config, self.setting, self.model, self.splits = config, setting, model, splits
+        self.activations, self.clean = activations, clean
+        self.forward = {name: of_site[site_of(setting)] for name, of_site in forward.items()}
+        self.n_classes = 1 + max(int(examples.variables[config.asked].max()) for examples in splits.values()
+                                 if config.asked in examples.variables)
 
-    def activations(self, examples: Examples) -> Tensor:
-        return self.question.read(self.setting, examples)  # (rows, d_model)
-
-    def fit(self, examples: Examples) -> LeaceEraser:
-        return fit_eraser(self.activations(examples), examples.variables[self.config.asked], self.n_classes,
+    def fit(self, split: str) -> LeaceEraser:
+        return fit_eraser(self.activations[split], self.splits[split].variables[self.config.asked], self.n_classes,
                           self.setting.precision)
 
-    def readable(self, examples: Examples, eraser: LeaceEraser | None = None) -> float:
+    def readable(self, split: str, eraser: LeaceEraser | None = None) -> float:
         """How well a linear probe reads the variable, before or after erasure."""
-        activations = self.activations(examples)
-        return decodability(eraser(activations) if eraser else activations, examples.variables[self.config.asked],
-                            self.n_classes, lr=self.setting.lr, num_steps=self.config.num_epochs,
-                            seed=self.setting.model_seed)
+        activations = self.activations[split]
+        return decodability(eraser(activations) if eraser else activations,
+                            self.splits[split].variables[self.config.asked], self.n_classes, lr=self.setting.lr,
+                            num_steps=self.config.num_epochs, seed=self.setting.model_seed)
 
-    def accuracies(self, column: str, examples: Examples, eraser: LeaceEraser | None = None) -> dict[str, float]:
+    def accuracies(self, column: str, split: str, eraser: LeaceEraser | None = None) -> dict[str, float]:
         """How often the model answers rightly, before or after erasure, as COLUMN, or as COLUMN_GROUP of groups."""
-        states = (self.question.answers(self.setting, examples) if eraser is None else run_all(
-            run_on_from(self.opened, examples, site_of(self.setting)), eraser(self.activations(examples))))
-        return accuracies(self.opened, states, column, examples)
+        states = self.clean[split] if eraser is None else in_batches(
+            self.forward[split], eraser(self.activations[split]))
+        return accuracies(self.model, states, column, self.splits[split])
 
 
-def run_setting(config: Config, setting: Setting, question: Question) -> Outcome:
-    """Erase the variable at one site: on each split with its own eraser, and on the others with the one of train."""
-    erasure, data = Erasure(config, setting, question), question.data(setting)
-    heldout = erasure.fit(data.train)
-    figures: dict[str, Any] = {}
-    if not config.of_sentences:
-        figures |= of_own_split(erasure, {"train": data.train, "test": data.tests["test"]}, heldout)
+def erase(config: Config, erasure: Erasure, data: Data) -> dict[str, Any]:
+    """Erase the variable at one site: on each split with the eraser fitted on it, and with the one of train."""
+    heldout = erasure.fit("train")
+    metrics: dict[str, Any] = {} if config.of_sentences else of_same_split(erasure, heldout)
     prefix = "same_" if config.multitask else ""
-    drawing = torch.Generator().manual_seed(setting.model_seed)
-    rank = erased_rank(heldout)
-    controls = [random_eraser(erasure.activations(data.train), rank, drawing)
-                for _ in range(config.num_random_erasures)]
-    figures["erased_rank"] = rank
-    for name, examples in data.tests.items():
-        own = prefix if name == "test" else f"{name}_"
-        judged = data.judged.get({"test": "iid"}.get(name, name), examples)
+    drawing = torch.Generator().manual_seed(erasure.setting.model_seed)
+    metrics["erased_rank"] = rank = erased_rank(heldout)
+    controls = [random_eraser(erasure.activations["train"], rank, drawing) for _ in range(config.num_random_erasures)]
+    for name in data.tests:
+        column = prefix if name == "test" else f"{name}_"
+        evaluated = f"evaluated_{name}" if f"evaluated_{name}" in erasure.splits else name
         if config.of_sentences:
-            figures[f"{own}pre_erasure_probe_acc"] = erasure.readable(examples)
-            figures |= erasure.accuracies(f"{own}vanilla_acc", judged)
-        figures[f"{own}heldout_post_erasure_probe_acc"] = erasure.readable(examples, heldout)
-        figures |= erasure.accuracies(f"{own}heldout_acc", judged, heldout)
-        draws = [erasure.accuracies(f"{own}random_heldout_acc_{{}}", judged, control) for control in controls]
-        for column in draws[0] if draws else ():
-            shares = torch.tensor([draw[column] for draw in draws], dtype=torch.double)
-            figures[column.replace("{}", "mean")] = shares.mean().item()
-            figures[column.replace("{}", "std")] = shares.std().item() if len(shares) > 1 else None
+            metrics[f"{column}pre_erasure_probe_acc"] = erasure.readable(name)
+            metrics |= erasure.accuracies(f"{column}vanilla_acc", evaluated)
+        metrics[f"{column}heldout_post_erasure_probe_acc"] = erasure.readable(name, heldout)
+        metrics |= erasure.accuracies(f"{column}heldout_acc", evaluated, heldout)
+        draws = [erasure.accuracies(f"{column}random_heldout_acc_{{}}", evaluated, control) for control in controls]
+        for drawn in draws[0] if draws else ():
+            shares = torch.tensor([draw[drawn] for draw in draws], dtype=torch.double)
+            metrics[drawn.replace("{}", "mean")] = shares.mean().item()
+            metrics[drawn.replace("{}", "std")] = shares.std().item() if len(shares) > 1 else None
     if config.multitask:  # what the erasers of this task do to the other task's answers
-        other = {split: data.extra[key] for split, key in OTHER_KEYS.items()}
-        for split, eraser in (("train", heldout), ("test", erasure.fit(data.tests["test"]))):
-            figures |= erasure.accuracies(f"diff_{split}_vanilla_acc", other[split])
-            figures |= erasure.accuracies(f"diff_{split}_acc", other[split], eraser)
-        figures |= erasure.accuracies("diff_heldout_acc", other["test"], heldout)
-    return Outcome(figures)
+        for split, eraser in (("train", heldout), ("test", erasure.fit("test"))):
+            metrics |= erasure.accuracies(f"diff_{split}_vanilla_acc", f"diff_{split}")
+            metrics |= erasure.accuracies(f"diff_{split}_acc", f"diff_{split}", eraser)
+        metrics |= erasure.accuracies("diff_heldout_acc", "diff_test", heldout)
+    return metrics
 
 
-def of_own_split(erasure: Erasure, splits: dict[str, Examples], train_eraser: LeaceEraser) -> dict[str, float]:
-    """The published figures: each split erased by the eraser that was fitted on it."""
-    prefix, figures = "same_" if erasure.config.multitask else "", dict[str, float]()
-    for split, examples in splits.items():
-        eraser = train_eraser if split == "train" else erasure.fit(examples)
-        figures |= {
-            f"{prefix}{split}_pre_erasure_probe_acc": erasure.readable(examples),
-            f"{prefix}{split}_post_erasure_probe_acc": erasure.readable(examples, eraser),
-            **erasure.accuracies(f"{prefix}{split}_vanilla_acc", examples),
-            **erasure.accuracies(f"{prefix}{split}_acc", examples, eraser)}
-    return figures
+def of_same_split(erasure: Erasure, train_eraser: LeaceEraser) -> dict[str, float]:
+    """The published values: each split erased by the eraser that was fitted on it."""
+    prefix, metrics = "same_" if erasure.config.multitask else "", dict[str, float]()
+    for split, eraser in (("train", train_eraser), ("test", erasure.fit("test"))):
+        metrics |= {
+            f"{prefix}{split}_pre_erasure_probe_acc": erasure.readable(split),
+            f"{prefix}{split}_post_erasure_probe_acc": erasure.readable(split, eraser),
+            **erasure.accuracies(f"{prefix}{split}_vanilla_acc", split),
+            **erasure.accuracies(f"{prefix}{split}_acc", split, eraser)}
+    return metrics
 
 
-SCRIPT = Script("amnesic_probing", Config, prepare, run_setting)
+SCRIPT = Script("amnesic_probing", Config, prepare, run)
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))

@@ -11,9 +11,6 @@
    as many random neurons outside of it for comparison.
 """
 
-import interp.runs.interruption  # noqa: F401  first, so that Ctrl-C ends in a sentence while the rest is loaded
-
-# isort: split
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -38,7 +35,8 @@ class Config(QuestionConfig):
     l0_lambda: Annotated[Real, Field(ge=0)] = Field(description="weight of the number of weights kept")
 
     lm_eval: bool = Field(True, description="ablate circuits and see what the model answers")
-    lm_same_task_path: DataFile | None = Field(None, description="with two tasks: data of this one to judge answers on")
+    lm_same_task_path: DataFile | None = Field(None, description=(
+        "with two tasks: data of this one to evaluate answers on"))
     lm_different_task_path: DataFile | None = Field(None, description="with two tasks: data of the other task")
     num_random_ablations: NonNegative = Field(0, description="how many times to ablate as many random neurons")
     save_models: bool = Field(False, description="save the circuits")
@@ -46,21 +44,21 @@ class Config(QuestionConfig):
     gif: bool = Field(False, description="animate the updates while the mask is learned")
     gif_interval: Count = Field(10, description="epochs between frames")
     layers_at_once: Count | None = Field(None, description=(
-        "layers whose activations are kept from one pass; by default as many as there is room for"))
+        "layers whose activations are kept from one pass; by default as many as cache_gib holds"))
 
     sequence_keys = (*QuestionConfig.sequence_keys, *LM_KEYS.values())
 
     def reads(self, key):
-        return self.judges_tasks or key not in LM_KEYS.values()
+        return self.of_two_tasks or key not in LM_KEYS.values()
 
     @property
-    def judges_tasks(self) -> bool:
-        """Whether answers are judged on this task and on the other one."""
+    def of_two_tasks(self) -> bool:
+        """Whether answers are evaluated on this task and on the other one."""
         return self.task == "multitask" and self.lm_eval
 
     @model_validator(mode="after")
     def consistent(self):
-        if self.judges_tasks and not (self.lm_same_task_path and self.lm_different_task_path):
+        if self.of_two_tasks and not (self.lm_same_task_path and self.lm_different_task_path):
             raise ValueError("the task 'multitask' needs the keys lm_same_task_path and lm_different_task_path, "
                              "the data to evaluate on (or lm_eval: false)")
         return self
@@ -70,6 +68,7 @@ if __name__ == "__main__":  # before what follows loads torch, which takes secon
     answer_early("circuit_probing", Config)
 
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,77 +78,108 @@ import torch
 from torch import Tensor
 
 from interp.experiment import Outcome, Script, main
-from interp.methods.circuits import batches_in_order, find_circuit, mean_loss, shuffled_batches
+from interp.methods.circuits import find_circuit, mean_loss
 from interp.methods.masks import Circuit, ImpossibleAblation, save_circuit
 from interp.methods.neighbors import draw_references, majority_accuracy, nearest_neighbor_accuracy
+from interp.methods.optimize import batches_in_order, shuffled_batches
 from interp.methods.table import ABLATION_COLUMNS
 from interp.models.examples import Examples
-from interp.models.kept import Kept, answer_from, bytes_kept, capture
 from interp.models.loading import load_tokenizer
-from interp.models.opened import OpenModel
+from interp.models.open_model import ATTN_IN, RESID_PRE, OpenModel, Site
 from interp.models.replay import Replay, all_updates, replay
 from interp.models.sublayers import Masks, Sublayer, find_sublayer, masked
+from interp.models.suffix import start_at
 from interp.plotting import UpdateAnimation
 from interp.runs.config import BadInput, project_path
 from interp.runs.files import write_table
 from interp.runs.settings import Setting, saved_files, setting_name
-from interp.tasks.question import Data, Question, accuracies, check_batch, evaluations
-
-Case = tuple[str, str, int | None, dict[str, Tensor]]  # an ablation: condition, maps, draw, and its masks or states
+from interp.tasks.study import Data, Study, accuracies, check_batch
 
 
-@dataclass(frozen=True)
-class Bench:
-    """A model, and what one pass over its data kept for some layers."""
-
-    opened: OpenModel
-    data: Data
-    judged: dict[str, Examples]
-    layers: list[int]
-    kept: dict[Examples, Kept]
-
-    def replays(self, sublayer: Sublayer) -> dict[str, Replay]:
-        """The sublayer on train and each test, ready to be run through masks."""
-        place = (sublayer.layer, sublayer.operation)
-        return {name: replay(self.opened, sublayer, examples, self.kept[examples].inputs[place])
-                for name, examples in {"train": self.data.train, **self.data.tests}.items()}
-
-    def without(self, sublayer: Sublayer, masks: Masks) -> dict[str, Tensor]:
-        """The states of everything that is judged, without the neurons that the masks ablate."""
-        with masked(sublayer, masks):
-            return {name: answer_from(self.opened, self.kept[examples], sublayer.layer)
-                    for name, examples in self.judged.items()}
-
-
-@dataclass
-class Prepared:
-    question: Question
-    bench: Bench | None = None  # the last one used
-
-
-def prepare(config: Config, settings: list[Setting], device: torch.device) -> Prepared:
+def prepare(config: Config, settings: list[Setting], device: torch.device) -> Study:
     """Read the data and each model's configuration; refuse what does not fit together."""
-    question = Question(config, settings, device, extra=LM_KEYS.values() if config.judges_tasks else ())
+    study = Study(config, settings, device, extra=LM_KEYS.values() if config.of_two_tasks else ())
     for setting in settings:
-        check_batch(setting.batch_size, len(question.data(setting).train))
-    if config.gif and len(question.data(settings[0]).tests["test"]) < 2:
+        check_batch(setting.batch_size, len(study.data(setting).train))
+    if config.gif and len(study.data(settings[0]).tests["test"]) < 2:
         raise BadInput("gif: an animation needs at least two test examples.")
-    return Prepared(question)
+    return study
 
 
 artifacts = partial(saved_files, "circuit")
 
 
+# ------------------------------------------------------------------------------ the loops
+
+@dataclass(frozen=True)
+class Layer:
+    """What one pass kept of a layer of a model.
+
+    inputs: by split and operation, what the sublayer reads, as `replay` wants it. whole: by evaluation, the model's
+    final hidden states, (rows, d_model). ablated: by evaluation, gives the same under whatever masks are in force.
+    """
+
+    data: Data
+    evaluated: dict[str, Examples]
+    inputs: dict[str, dict[str, Tensor]]
+    whole: dict[str, Tensor]
+    ablated: dict[str, Callable[[], Tensor]]
+
+    def without(self, sublayer: Sublayer, masks: Masks) -> dict[str, Tensor]:
+        """The final hidden states of everything that is evaluated, without the neurons that the masks ablate."""
+        with masked(sublayer, masks):
+            return {name: final_states() for name, final_states in self.ablated.items()}
+
+
+def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple[Setting, Outcome]]:
+    """Of each model read what its sublayers read, of as many layers as memory holds, and find a circuit in each."""
+    for model, data, of_model in study.models(settings):
+        evaluated = {name: data.extra[key] for name, key in LM_KEYS.items()} if config.of_two_tasks else data.evaluated
+        for layer, kept in read_layers(config, model, data, evaluated if config.lm_eval else {}, of_model):
+            for setting in of_model:
+                if setting.target_layer == layer:
+                    sublayer = find_sublayer(model, layer, setting.operation)
+                    yield setting, probe_sublayer(config, setting, model, sublayer, kept, study.path(setting))
+
+
+def read_layers(config: Config, model: OpenModel, data: Data, evaluated: dict[str, Examples],
+                settings: list[Setting]) -> Iterator[tuple[int, Layer]]:
+    """What a pass keeps of each layer; of as many layers at a time as memory holds."""
+    layers = list(dict.fromkeys(setting.target_layer for setting in settings))
+    splits = {"train": data.train, **data.tests}
+    whole = {name: model.final_states(examples) for name, examples in evaluated.items()}
+    operations = config.operation_list
+    tokens = sum(examples.tokens.numel() for examples in evaluated.values())
+    tokens += sum(examples.tokens.numel() * ("attn" in operations) + len(examples) for examples in splits.values())
+    count = config.layers_at_once or model.portion(4 * model.d_model * tokens, len(layers))
+    for start in range(0, len(layers), count):
+        some = layers[start:start + count]
+        entering = {layer: Site(layer, RESID_PRE) for layer in some}
+        inputs = {(layer, operation): find_sublayer(model, layer, operation).input
+                  for layer in some for operation in operations}
+        everywhere = [site for site in inputs.values() if site.location == ATTN_IN]  # an MLP reads one position alone
+        there = [site for site in inputs.values() if site.location != ATTN_IN]
+        read = {name: model.activations(examples, there, everywhere) for name, examples in splits.items()}
+        below = {name: model.activations(examples, [], list(entering.values())) for name, examples in evaluated.items()}
+        for layer in some:
+            yield layer, Layer(
+                data, evaluated,
+                {name: {operation: activations[inputs[layer, operation]] for operation in operations}
+                 for name, activations in read.items()},
+                whole, {name: start_at(model, examples, layer, below[name][entering[layer]])
+                        for name, examples in evaluated.items()})
+
+
 # ------------------------------------------------------------------------------ the method
 
-def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome:
-    """Find one sublayer's circuit for the variable; measure what it holds and what it does."""
-    bench = bench_for(config, setting, prepared)
-    labels = {name: examples.variables[config.asked]  # (rows,) each
-              for name, examples in {"train": bench.data.train, **bench.data.tests}.items()}
+def probe_sublayer(config: Config, setting: Setting, model: OpenModel, sublayer: Sublayer, layer: Layer,
+                   path: str) -> Outcome:
+    """Find one sublayer's circuit for the variable; measure what it holds and what it does. path: the model's."""
+    splits = {"train": layer.data.train, **layer.data.tests}
+    labels = {name: examples.variables[config.asked] for name, examples in splits.items()}  # (rows,) each
     train, test = labels["train"], labels["test"]
-    sublayer = find_sublayer(bench.opened, setting.target_layer, setting.operation)
-    replays = bench.replays(sublayer)
+    replays = {name: replay(model, sublayer, examples, layer.inputs[name][setting.operation])
+               for name, examples in splits.items()}
     animation = Animation(config, test, replays["test"], sublayer.full_masks()) if config.gif else None
 
     shuffling = torch.Generator().manual_seed(setting.model_seed)
@@ -158,30 +188,29 @@ def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome
         num_epochs=config.num_epochs, mask_init=setting.mask_init, max_temp=config.max_temp,
         l0_lambda=config.l0_lambda, generator=shuffling, after_epoch=animation)
 
-    masks = circuit.masks()
-    figures = {
-        "train_loss": mean_loss(replays["train"], masks, train, shuffled_batches(
-            len(train), setting.batch_size, shuffling)),
-        "test_loss": mean_loss(replays["test"], masks, test, batches_in_order(len(test), setting.batch_size)),
+    updates, full = ({name: all_updates(replayed, masks, len(labels[name])) for name, replayed in replays.items()}
+                     for masks in (circuit.masks(), sublayer.full_masks()))  # (rows, d_model) each
+    metrics = {
+        "train_loss": mean_loss(updates["train"], train, shuffled_batches(len(train), setting.batch_size, shuffling)),
+        "test_loss": mean_loss(updates["test"], test, batches_in_order(len(test), setting.batch_size)),
         "l0_norm": circuit.l0_norm(), "l0_max": circuit.l0_max(),
-        **neighbor_accuracies(config, labels, replays, masks, prefix=""),
-        **neighbor_accuracies(config, labels, replays, sublayer.full_masks(), prefix="full_model_"),
+        **neighbor_accuracies(config, labels, updates, prefix=""),
+        **neighbor_accuracies(config, labels, full, prefix="full_model_"),
         "majority_dev_acc": majority_accuracy(train, train),
-        **{f"majority_{name}_acc": majority_accuracy(train, labels[name]) for name in bench.data.tests},
+        **{f"majority_{name}_acc": majority_accuracy(train, labels[name]) for name in layer.data.tests},
     }
     tables = {}
-    if bench.judged:
-        whole = {name: prepared.question.answers(setting, examples) for name, examples in bench.judged.items()}
-        without = bench.without(sublayer, circuit.ablation())
-        tables["ablations"], reason = ablations(config, setting, bench, sublayer, circuit, whole, without)
-        figures |= headline(config, tables["ablations"], reason)
+    if layer.evaluated:
+        without = layer.without(sublayer, circuit.ablation())
+        tables["ablations"], reason = ablations(config, setting, model, sublayer, layer, circuit, without)
+        metrics |= headline(config, tables["ablations"], reason)
         if config.of_sentences:
-            write_qualitative(config, setting, bench, whole, without, prepared.question.path(setting))
+            write_qualitative(config, setting, model, layer, without, path)
     for file in artifacts(config, setting):
-        save_circuit(circuit, file, description(config, setting, prepared.question.path(setting)))
+        save_circuit(circuit, file, description(config, setting, path))
     if animation:
-        animation.save(animated(config, setting))
-    return Outcome(figures, tables)
+        animation.save(project_path(config.results_dir) / f"updates_{setting_name(setting)}.gif")
+    return Outcome(metrics, tables)
 
 
 def description(config: Config, setting: Setting, path: str) -> dict[str, Any]:
@@ -190,56 +219,32 @@ def description(config: Config, setting: Setting, path: str) -> dict[str, Any]:
     return {"variable": config.asked, **kept, "model_path": path, **setting._asdict()}
 
 
-def bench_for(config: Config, setting: Setting, prepared: Prepared) -> Bench:
-    """The setting's model, and what a pass kept for its layer and the ones that come next."""
-    opened, data = prepared.question.open(setting), prepared.question.data(setting)
-    bench = prepared.bench
-    if not bench or bench.opened is not opened or bench.data is not data or setting.target_layer not in bench.layers:
-        prepared.bench = bench = None  # memory holds what was kept of one pass
-        prepared.bench = bench = set_up(config, setting, opened, data)
-    return bench
-
-
-def set_up(config: Config, setting: Setting, opened: OpenModel, data: Data) -> Bench:
-    """Run a model over its data and keep what the setting's layer and the next ones need, as far as there is room."""
-    judged = {name: data.extra[key] for name, key in LM_KEYS.items()} if config.judges_tasks else data.judged
-    judged = judged if config.lm_eval else {}
-    probed, operations = {data.train, *data.tests.values()}, config.operation_list
-    layers = config.target_layer_list[config.target_layer_list.index(setting.target_layer):]
-    per_layer = sum(bytes_kept(opened, examples, operations if examples in probed else [], examples in judged.values())
-                    for examples in probed | set(judged.values()))
-    layers = layers[:config.layers_at_once or opened.room.portion(per_layer, len(layers), opened.device)]
-    sublayers = [find_sublayer(opened, layer, operation) for layer in layers for operation in operations]
-    kept = {examples: capture(opened, examples, sublayers if examples in probed else [],
-                              layers if examples in judged.values() else [])
-            for examples in probed | set(judged.values())}
-    return Bench(opened, data, judged, layers, kept)
-
-
-def neighbor_accuracies(config: Config, labels: dict[str, Tensor], replays: dict[str, Replay], masks: Masks,
+def neighbor_accuracies(config: Config, labels: dict[str, Tensor], updates: dict[str, Tensor],
                         prefix: str) -> dict[str, float | None]:
-    """Nearest neighbors on the rest of train ("dev") and on tests, one reference a class from train."""
+    """Nearest neighbors on the rest of train ("dev") and on tests, one reference a class from train.
+
+    labels, updates: by split, (rows,) and (rows, d_model).
+    """
     train = labels["train"]
     references = draw_references(train, torch.Generator().manual_seed(config.data_seed)).to(train.device)
     rest = torch.ones_like(train, dtype=torch.bool)
     rest[references] = False
-    updates = {name: all_updates(replayed, masks) for name, replayed in replays.items()}  # (rows, d_model) each
     known = updates["train"][references], train[references]
     rows = {"dev": (updates["train"][rest], train[rest])} | {
-        name: (updates[name], labels[name]) for name in replays if name != "train"}
-    return {f"{prefix}knn_{name}_acc": nearest_neighbor_accuracy(*known, *own) for name, own in rows.items()}
+        name: (updates[name], labels[name]) for name in updates if name != "train"}
+    return {f"{prefix}knn_{name}_acc": nearest_neighbor_accuracy(*known, *there) for name, there in rows.items()}
 
 
-def ablations(config: Config, setting: Setting, bench: Bench, sublayer: Sublayer, circuit: Circuit,
-              whole: dict[str, Tensor], without: dict[str, Tensor]) -> tuple[list[dict[str, Any]], str | None]:
-    """Accuracy of the whole model, without the circuit, without random neurons instead.
+def ablations(config: Config, setting: Setting, model: OpenModel, sublayer: Sublayer, layer: Layer, circuit: Circuit,
+              without: dict[str, Tensor]) -> tuple[list[dict[str, Any]], str | None]:
+    """Accuracy of the whole model, without the circuit, and without random neurons instead.
 
-    With two tasks also without the circuit's neurons in one linear map alone. whole, without: states by name of what is
-    judged, (rows, d_model). Returns a row for each evaluation set and condition, and why there are no random draws
-    where there are none.
+    With two tasks also without the circuit's neurons in one linear map alone. without: final hidden states without the
+    circuit by evaluation, (rows, d_model). Returns a row for each evaluation set and condition, and why no random
+    neurons can be drawn, if so.
     """
     drawing, reason = torch.Generator().manual_seed(setting.model_seed), None
-    cases: list[Case] = []
+    cases: list[tuple[str, str, int | None, Masks]] = []
     if config.task == "multitask":
         cases += [("circuit", name, None, circuit.ablation((name,))) for name in sublayer.maps]
     try:
@@ -247,28 +252,27 @@ def ablations(config: Config, setting: Setting, bench: Bench, sublayer: Sublayer
                   for draw in range(config.num_random_ablations)]
     except ImpossibleAblation as error:
         reason = str(error)
-    measured: list[Case] = [("full", "all", None, whole), ("circuit", "all", None, without)]
-    measured += [(condition, maps, draw, bench.without(sublayer, masks)) for condition, maps, draw, masks in cases]
-    counts = {name: len(examples) if rows is None else len(rows)
-              for name, (examples, rows) in evaluations(bench.judged).items()}
-    return [{"evaluation": name, "maps": maps, "condition": condition, "draw": draw, "accuracy": share,
-             "examples": counts[name]}
-            for condition, maps, draw, states in measured for file, examples in bench.judged.items()
-            for name, share in accuracies(bench.opened, states[file], file, examples).items()], reason
+    measured: list[tuple[str, str, int | None, dict[str, Tensor]]] = [
+        ("full", "all", None, layer.whole), ("circuit", "all", None, without)]
+    measured += [(condition, maps, draw, layer.without(sublayer, masks)) for condition, maps, draw, masks in cases]
+    return [{"evaluation": group, "maps": maps, "condition": condition, "draw": draw, "accuracy": share,
+             "examples": len(examples.groups.get(group.removeprefix(f"{name}_"), examples.answer.right))}
+            for condition, maps, draw, states in measured for name, examples in layer.evaluated.items()
+            for group, share in accuracies(model, states[name], name, examples).items()], reason
 
 
-def write_qualitative(config: Config, setting: Setting, bench: Bench, whole: dict[str, Tensor],
-                      without: dict[str, Tensor], path: str) -> None:
+def write_qualitative(config: Config, setting: Setting, model: OpenModel, layer: Layer, without: dict[str, Tensor],
+                      path: str) -> None:
     """What the model would say next after the first test batch, before and after ablation, as text."""
-    tokenizer, (name, examples) = load_tokenizer("model_path", path), next(iter(bench.judged.items()))
+    tokenizer, (name, examples) = load_tokenizer("model_path", path), next(iter(layer.evaluated.items()))
     first = next(iter(examples.groups.values()), torch.arange(len(examples)))[:setting.batch_size]  # (batch,)
 
     def said(states: Tensor) -> list[str]:
-        return [" | ".join(tokenizer.batch_decode(row.unsqueeze(1))) for row in bench.opened.top_tokens(states[first])]
+        return [" | ".join(tokenizer.batch_decode(row.unsqueeze(1))) for row in model.top_tokens(states[first])]
 
     texts = [examples.texts[row] for row in first.tolist()]
     rows = [{"sentence": text, "before": before, "after": after} for text, before, after in zip(
-        texts, said(whole[name]), said(without[name]))]
+        texts, said(layer.whole[name]), said(without[name]))]
     write_table(qualitative(config, setting), rows)
 
 
@@ -276,31 +280,23 @@ def qualitative(config: Config, setting: Setting) -> Path:
     return project_path(config.results_dir) / "qualitative" / f"{setting_name(setting)}.csv"
 
 
-def animated(config: Config, setting: Setting) -> Path:
-    return project_path(config.results_dir) / f"updates_{setting_name(setting)}.gif"
-
-
-def details(config: Config, setting: Setting) -> list[Path]:
-    return [qualitative(config, setting)] * (config.of_sentences and config.lm_eval) + [
-        animated(config, setting)] * config.gif
-
-
 def headline(config: Config, rows: list[dict[str, Any]], reason: str | None) -> dict[str, Any]:
-    """The figures of an ablation table that go into results.csv, under the published names."""
-    figures: dict[str, Any] = {}
+    """The values of an ablation table that go into results.csv, under the published names."""
+    metrics: dict[str, Any] = {}
     for evaluation in dict.fromkeys(row["evaluation"] for row in rows):
-        own = [row for row in rows if row["evaluation"] == evaluation]
+        of_set = [row for row in rows if row["evaluation"] == evaluation]
         name = {condition: column.format(evaluation) for condition, column in ABLATION_COLUMNS.items()}
-        vanilla = next(row["accuracy"] for row in own if row["condition"] == "full")
-        for row in own:
+        vanilla = next(row["accuracy"] for row in of_set if row["condition"] == "full")
+        for row in of_set:
             if row["condition"] == "circuit":
                 prefix = "" if row["maps"] == "all" else f"{row['maps']}_"
-                figures |= {f"{prefix}{name['full']}": vanilla, f"{prefix}{name['circuit']}": row["accuracy"]}
+                metrics |= {f"{prefix}{name['full']}": vanilla, f"{prefix}{name['circuit']}": row["accuracy"]}
         if config.num_random_ablations:
-            random = torch.tensor([row["accuracy"] for row in own if row["condition"] == "random"], dtype=torch.double)
-            figures[f"{name['random']}_mean"] = random.mean().item() if len(random) else None
-            figures[f"{name['random']}_std"] = random.std().item() if len(random) > 1 else None
-    return figures | ({"random_ablation_impossible": reason} if config.num_random_ablations else {})
+            random = torch.tensor([row["accuracy"] for row in of_set if row["condition"] == "random"],
+                                  dtype=torch.double)
+            metrics[f"{name['random']}_mean"] = random.mean().item() if len(random) else None
+            metrics[f"{name['random']}_std"] = random.std().item() if len(random) > 1 else None
+    return metrics | ({"random_ablation_impossible": reason} if config.num_random_ablations else {})
 
 
 class Animation(UpdateAnimation):
@@ -321,8 +317,7 @@ class Animation(UpdateAnimation):
             self.add_frame(self.replayed.update(masks, self.rows), f"masked, epoch {epoch}")
 
 
-SCRIPT = Script("circuit_probing", Config, prepare, run_setting, artifacts,
-                side_tables=lambda config: ["ablations"] if config.lm_eval else [], details=details)
+SCRIPT = Script("circuit_probing", Config, prepare, run, artifacts)
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))

@@ -9,14 +9,12 @@
 3. Do the same at random, and with the method fitted on a control task; mark what goes beyond exchanging everything.
 """
 
-import interp.runs.interruption  # noqa: F401  first, so that Ctrl-C ends in a sentence while the rest is loaded
-
-# isort: split
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from interp.methods.table import interchange_methods
+from interp.methods.interchange.options import OPTIONS, Options
+from interp.methods.table import INTERCHANGES
 from interp.runs.command_line import answer_early
 from interp.runs.config import Count, NonEmpty, NonNegative, Text, suggestion
 from interp.tasks.functions import OPERATIONS
@@ -24,22 +22,22 @@ from interp.tasks.keys import QuestionConfig
 
 PLAIN = ("none", "full", "random")  # methods without a random control: they are controls, or have no size
 NO_CONTROL: dict[str, Any] = dict.fromkeys((
-    "random_iia_mean", "random_iia_max", "rank_among_random", "random_impossible"))
+    "random_iia_mean", "random_iia_max", "empirical_p", "random_impossible"))
 
 
 class Config(QuestionConfig):
     residual_location_list: NonEmpty[Literal["resid_mid", "resid_post"]] = Field(description=(
         "after attention, after the MLP"))
     variable_list: NonEmpty[Text] = Field(description="the columns of the variables")
-    method_list: NonEmpty[Text] = Field(description="the methods: the files of interp/methods/interchange")
+    method_list: NonEmpty[Text] = Field(description="the methods: names of interp/methods/table.py")
     method_options: dict[str, dict[str, Any]] = Field({}, description=(
         "for a method the options of its fit, other than its defaults"))
     rank: Literal["selected", "classes"] = Field("selected", description=(
         "how many directions a linear method exchanges: those with the best interchange accuracy on the select pairs, "
         "or one fewer than the classes"))
     counterfactual_labels: dict[str, Text | list[Text]] = Field({}, description=(
-        "sequences: for each variable the column with the answers after its exchange, or a rule [x, y, op] of columns"))
-    carried: dict[str, list[Literal["resid_mid", "resid_post"]]] | None = Field(None, description=(
+        "sequences: for each variable the column of its counterfactual answers, or a rule [x, y, op] of columns"))
+    ground_truth: dict[str, list[Literal["resid_mid", "resid_post"]]] | None = Field(None, description=(
         "where it is known: for each variable the sites that carry it (none: []); goes into the table"))
     n_fit: Count = Field(2500, description="training rows that methods are fitted on")
     n_select: Count = Field(1000, description="others that ranks and epochs are chosen on")
@@ -62,11 +60,17 @@ class Config(QuestionConfig):
     def consistent(self):
         if self.variable is not None:
             raise ValueError("the key 'variable' has no effect in this script; give 'variable_list'")
-        known = interchange_methods()
         for key in ("method_list", "method_options"):
-            for name in sorted({*getattr(self, key)} - {*known}):
-                raise ValueError(f"the key '{key}': there is no method '{name}'{suggestion(name, known)}; there are "
-                                 f"{', '.join(known)}")
+            for name in sorted({*getattr(self, key)} - {*INTERCHANGES}):
+                raise ValueError(f"the key '{key}': there is no method '{name}'{suggestion(name, INTERCHANGES)}; there "
+                                 f"are {', '.join(INTERCHANGES)}")
+        for name, given in self.method_options.items():
+            try:
+                OPTIONS.get(name, Options)(**given)
+            except ValidationError as error:
+                [option, *_], known = error.errors()[0]["loc"], ", ".join(OPTIONS.get(name, Options).model_fields)
+                raise ValueError(f"the key 'method_options': '{option}' of the method '{name}': "
+                                 f"{error.errors()[0]['msg']}; its options are: {known or 'none'}") from None
         for name in () if self.of_sentences else self.variable_list:
             if name not in self.counterfactual_labels:
                 raise ValueError(f"the key 'counterfactual_labels' lacks '{name}'")
@@ -77,157 +81,194 @@ class Config(QuestionConfig):
             if isinstance(label, list) and (len(label) != 3 or label[2] not in OPERATIONS):
                 raise ValueError(f"the key 'counterfactual_labels' gives '{name}' {label}, which is no rule [x, y, op] "
                                  f"with one of {' '.join(OPERATIONS)}")
-        if self.carried is not None:
+        if self.ground_truth is not None:
             for name in self.variable_list:
-                if name not in self.carried:
-                    raise ValueError(f"the key 'carried' lacks '{name}'; give it [] where no site carries it")
+                if name not in self.ground_truth:
+                    raise ValueError(f"the key 'ground_truth' lacks '{name}'; give it [] where no site carries it")
         return self
 
 
 if __name__ == "__main__":  # before what follows loads torch, which takes seconds
     answer_early("compare_methods", Config)
 
-import inspect
 import sys
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from interp.experiment import Outcome, Script, main
-from interp.methods.comparison import Splits
-from interp.methods.interchange import Interchange, Pairs, Place, checked_options, fit, method
+from interp.methods.comparison import (
+    Split,
+    answered,
+    control_tasks,
+    pairs_at_site,
+    sharing_pairs,
+    site_under_study,
+    split_pairs,
+    with_source_answers,
+)
+from interp.methods.interchange.base import Interchange, Pairs, SiteUnderStudy
+from interp.methods.interchange.registry import fit
 from interp.methods.masks import ImpossibleAblation
-from interp.models.opened import OpenModel
+from interp.methods.table import COMPONENT_OF
+from interp.models.open_model import ATTN_IN, OpenModel
+from interp.models.sublayers import find_sublayer
+from interp.models.suffix import forward_from
 from interp.runs.settings import Setting, saved_files
 from interp.statistics import interval, rank_among
-from interp.tasks.question import Exchange, Question
+from interp.tasks.study import Counterfactual, Study, grouped, site_of
 
 
-@dataclass
-class Prepared:
-    question: Question
-    splits: Splits
-    trials: dict[Setting, "Trial"] = field(default_factory=dict)  # the last one, by its setting without the method
-
-
-def prepare(config: Config, settings: list[Setting], device: torch.device) -> Prepared:
+def prepare(config: Config, settings: list[Setting], device: torch.device) -> Study:
     """Read the data and each model's configuration; refuse what does not fit together."""
-    for name, options in config.method_options.items():
-        checked_options(name, options)
-    pairs = config.of_sentences or {
-        name: Exchange((label[0], label[1], label[2]) if isinstance(label, list) else label, f"counter_{name}")
+    counterfactuals = {
+        name: Counterfactual((label[0], label[1], label[2]) if isinstance(label, list) else label, f"counter_{name}")
         for name, label in config.counterfactual_labels.items()}
-    question = Question(config, settings, device, pairs=pairs)
-    question.check_portions("n_fit", "n_select")
-    return Prepared(question, Splits(question, config.n_fit, config.n_select, config.only_right))
+    study = Study(config, settings, device, counterfactuals=counterfactuals, paired=config.of_sentences)
+    study.check_portions("n_fit", "n_select")
+    if config.only_right and not config.of_sentences:
+        study.data_by_key = {key: with_source_answers(data) for key, data in study.data_by_key.items()}
+    return study
 
 
 artifacts = partial(saved_files, "interchange")
 
 
-# ------------------------------------------------------------------------------ the method
+# ------------------------------------------------------------------------------ the loops
 
-def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome:
-    """Fit one method at one site for one variable; measure what exchanging it does."""
-    trial = trial_for(setting, prepared)
-    found = fitted(config, setting, trial.place, {})
-    figures, pairs = measure(trial, found)
-    known = config.carried and setting.residual_location in config.carried[setting.variable]
-    figures |= {"carried": known, "rank": found.rank,
-                **random_control(config, setting, trial, found, pairs["hit"]),
-                "selectivity": selectivity(config, setting, trial, found, figures["log_odds_mean"]),
-                "beyond_full": beyond_full(trial, pairs["hit"])}
-    for file in artifacts(config, setting):
-        found.save(file, {"model_path": prepared.question.path(setting), **setting._asdict()})
-    return Outcome(figures, {"pairs": [dict(zip(pairs, row)) for row in zip(*(
-        column.tolist() for column in pairs.values()))]} if config.save_pairs else {})
+def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple[Setting, Outcome]]:
+    """Of each model and variable read the pairs, at every site, and compare the methods there."""
+    for model, data, of_variable in study.models(settings):
+        variable = of_variable[0].variable
+        splits = {name: answered(model, pairs, config.only_right) for name, pairs in split_pairs(
+            data, variable, config.n_fit, config.n_select, config.data_seed).items()}
+        # the answer depends on this variable alone, so that exchanging everything is the most that can be done
+        alone = config.of_sentences and data.changes
+        for of_site, pairs in at_sites(config, model, splits, of_variable):
+            trial = set_up(config, splits["test"], pairs, variable, alone)
+            for setting in of_site:
+                yield setting, compare(config, setting, trial, study.path(setting))
 
 
-def fitted(config: Config, setting: Setting, place: Place, chosen: dict[str, Any]) -> Interchange:
-    """A setting's method fitted at a place. chosen: options that need not be chosen again."""
-    options = checked_options(setting.method, config.method_options.get(setting.method, {})) | chosen
-    if "rank" in inspect.signature(method(setting.method).fit).parameters:
-        classes = len(place.fit.base.values.unique()) - 1
-        options = {"rank": classes if config.rank == "classes" else "selected"} | options
-    return fit(setting.method, place, seed=setting.model_seed, **options)
+def at_sites(config: Config, model: OpenModel, splits: dict[str, Split],
+             settings: list[Setting]) -> Iterator[tuple[list[Setting], dict[str, Pairs]]]:
+    """The settings of each site, with the pairs there by split; one pass reads as many sites as memory holds."""
+    of_site, variable = grouped(settings, site_of), settings[0].variable
+    both = {name: split.pairs.both() for name, split in splits.items()}
+    forward = {name: forward_from(model, split.pairs.base, list(of_site)) for name, split in splits.items()}
+    with_circuits = any(name.startswith(("circuit", "neuron")) for name in config.method_list)
+    vectors = sum(examples.tokens.numel() * with_circuits + len(examples) for examples in both.values())
+    count = model.portion(4 * model.d_model * vectors, len(of_site))
+    for start in range(0, len(of_site), count):
+        sites = list(of_site)[start:start + count]
+        sublayers = {site: find_sublayer(model, site.layer, COMPONENT_OF[site.location]) for site in sites}
+        inputs = [sublayer.input for sublayer in sublayers.values()] if with_circuits else []
+        everywhere = [site for site in inputs if site.location == ATTN_IN]  # an MLP reads the probed position alone
+        at_probed = [*sites, *(site for site in inputs if site.location != ATTN_IN)]
+        read = {name: model.activations(examples, at_probed, everywhere) for name, examples in both.items()}
+        for site in sites:
+            yield of_site[site], {name: pairs_at_site(
+                model, split.pairs, variable, read[name][site], forward[name][site], sublayers[site],
+                read[name].get(sublayers[site].input)) for name, split in splits.items()}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Trial:
     """A site and a variable: where methods are fitted, and the test pairs that they are measured on.
 
-    same: pairs whose sources share the variable. clean, clean_same: clean states of the bases, (n, d_model).
-    controls: for what a method sees, a place where that means nothing, and the test pairs to match.
+    same: test bases whose sources share the variable. clean: the test bases' final hidden states without intervention,
+    (n, d_model). full_hits: whether exchanging everything gives the counterfactual answer, (n,), if nothing can give
+    more. controls: by supervision, a site where it means nothing, and the test pairs to match.
+    of_rank: the accuracies of random directions, which are the same for all methods of a rank.
     """
 
-    place: Place
+    site: SiteUnderStudy
     test: Pairs
     same: Pairs
     clean: Tensor
-    clean_same: Tensor
-    controls: dict[str, tuple[Place, Pairs]]
-    depends: bool   # the answer depends on this variable alone
-    left_out: int
-    model_acc: float  # of the answers without intervention, to the bases of the test pairs and of those left out
-    random: dict[int | None, list[float]] = field(default_factory=dict)  # accuracies of random directions, by rank
+    split: Split
+    full_hits: Tensor | None
+    controls: dict[str, tuple[SiteUnderStudy, Pairs]]
+    of_rank: dict[int | None, list[float]]
 
-    @cached_property
-    def full_hits(self) -> Tensor:
-        """Whether exchanging everything gives the exchanged answer, for each pair: (n,) booleans."""
-        return self.place.opened.is_right(self.test.states(self.test.source.activations), self.test.exchanged)
+    @property
+    def model(self) -> OpenModel:
+        return self.site.model
 
     def moved(self, pairs: Pairs, states: Tensor) -> Tensor:
         """The change of the log odds of the new answer against the old one, from clean states to these, in nats, (n,).
 
-        Where the exchange should not change the answer, the other answer, where there are two, is the new one.
+        Where the interchange should not change the answer, the other answer, of two, is the new one.
         """
-        logit, old, new = self.place.opened.logit, pairs.answer.right, pairs.exchanged.right
-        if pairs.exchanged.wrong is not None:
-            new = torch.where(new == old, pairs.exchanged.wrong, new)
+        logit, old, new = self.model.logit, pairs.answer.right, pairs.counterfactual.right
+        if pairs.counterfactual.wrong is not None:
+            new = torch.where(new == old, pairs.counterfactual.wrong, new)
         return logit(states, new) - logit(states, old) - logit(self.clean, new) + logit(self.clean, old)
 
 
-def trial_for(setting: Setting, prepared: Prepared) -> Trial:
-    """The setting's site and variable, set up once for all methods."""
-    key = setting._replace(method=None)
-    if key not in prepared.trials:
-        prepared.trials.clear()  # memory holds one
-        splits = prepared.splits
-        place, test, left_out = splits.place(setting), *splits.pairs(setting, "test")
-        same = splits.sharing(test)
-        prepared.trials[key] = Trial(place, test, same, splits.clean(setting, test), splits.clean(setting, same),
-                                     splits.controls(setting, place, test), splits.depends(setting), left_out,
-                                     splits.model_accuracy(setting))
-    return prepared.trials[key]
+@torch.no_grad()
+def set_up(config: Config, split: Split, pairs: dict[str, Pairs], variable: str, alone: bool) -> Trial:
+    test = pairs["test"]
+    site = site_under_study(pairs["fit"], pairs["select"], test, variable)
+    full_hits = site.model.is_right(test.states(test.source_activations), test.counterfactual) if alone else None
+    controls = control_tasks(site, test, config.data_seed) if config.selectivity else {}
+    return Trial(site, test, sharing_pairs(test, config.data_seed), split.clean, split, full_hits, controls, {})
+
+
+# ------------------------------------------------------------------------------ the method
+
+def compare(config: Config, setting: Setting, trial: Trial, path: str) -> Outcome:
+    """Fit one method at one site for one variable; measure what its interchange does. path: the model's."""
+    found = fitted(config, setting, trial.site, {})
+    metrics, pairs = measure(trial, found)
+    known = config.ground_truth and setting.residual_location in config.ground_truth[setting.variable]
+    metrics |= {"ground_truth": known, "rank": found.rank,
+                **random_control(config, setting, trial, found, pairs["hit"]),
+                "selectivity": selectivity(config, setting, trial, found, metrics["log_odds_mean"]),
+                "exceeds_full": exceeds_full(trial, pairs["hit"])}
+    for file in artifacts(config, setting):
+        found.save(file, {"model_path": path, **setting._asdict()})
+    return Outcome(metrics, {"pairs": [dict(zip(pairs, row)) for row in zip(*(
+        column.tolist() for column in pairs.values()))]} if config.save_pairs else {})
+
+
+def fitted(config: Config, setting: Setting, site: SiteUnderStudy, chosen: dict[str, Any]) -> Interchange:
+    """A setting's method fitted at a site. chosen: options that need not be chosen again."""
+    rank = len(site.fit.base_values.unique()) - 1 if config.rank == "classes" else "selected"
+    options = {"rank": rank} | config.method_options.get(setting.method, {}) | chosen
+    return fit(setting.method, site, setting.model_seed, **options)
 
 
 @torch.no_grad()
 def measure(trial: Trial, found: Interchange) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The measures of an interchange on the test pairs, and by column what it did to each of them, (n,)."""
-    opened, test, same = trial.place.opened, trial.test, trial.same
-    activations = found(test.base, test.source)
+    model, test, same = trial.model, trial.test, trial.same
+    activations = found(test)
     states = test.states(activations)
-    hits, moved = opened.is_right(states, test.exchanged), trial.moved(test, states)
-    stays = same_answers(opened, same, same.states(found(same.base, same.source)), trial.clean_same)
-    whole = (test.source.activations - test.base.activations).norm(dim=1)
-    change = ((activations - test.base.activations).norm(dim=1) / whole)[whole > 0]
+    hits, moved = model.is_right(states, test.counterfactual), trial.moved(test, states)
+    stays = same_answers(model, same, same.states(found(same)), trial.clean[same.base])
+    whole = (test.source_activations - test.base_activations).norm(dim=1)
+    relative_norm = ((activations - test.base_activations).norm(dim=1) / whole)[whole > 0]
     iia, isolate = mean(hits), mean(stays)
     low, high = interval(hits.double().tolist())
     return {"iia": iia, "iia_low": low, "iia_high": high, "log_odds_mean": mean(moved),
             "log_odds_median": moved.double().median().item() if len(moved) else None, "isolate": isolate,
-            "disentangle": None if iia is None or isolate is None else (iia + isolate) / 2, "change": mean(change),
-            "pairs": len(test), "left_out": trial.left_out, "model_acc": trial.model_acc,
-            }, {"base_row": test.base.rows, "source_row": test.source.rows, "base_value": test.base.values,
-                "source_value": test.source.values, "wanted": test.exchanged.right, "hit": hits, "log_odds": moved}
+            "disentangle": None if iia is None or isolate is None else (iia + isolate) / 2,
+            "relative_norm": mean(relative_norm), "n_pairs": len(test), "n_excluded": trial.split.n_excluded,
+            "model_acc": trial.split.accuracy,
+            }, {"base_row": trial.split.base_rows, "source_row": trial.split.source_rows,
+                "base_value": test.base_values, "source_value": test.source_values,
+                "wanted": test.counterfactual.right, "hit": hits, "log_odds": moved}
 
 
-def same_answers(opened: OpenModel, pairs: Pairs, states: Tensor, clean: Tensor) -> Tensor:
-    """Whether states give the same answers as clean ones, be they right or wrong, (n,) booleans."""
+def same_answers(model: OpenModel, pairs: Pairs, states: Tensor, clean: Tensor) -> Tensor:
+    """Whether states give the same answers as clean ones, right or wrong, (n,) booleans."""
     if pairs.answer.wrong is not None:
-        return opened.is_right(states, pairs.answer) == opened.is_right(clean, pairs.answer)
-    return (opened.top_tokens(states, 1) == opened.top_tokens(clean, 1)).flatten() if len(pairs) else clean[:, 0] > 0
+        return model.is_right(states, pairs.answer) == model.is_right(clean, pairs.answer)
+    return (model.top_tokens(states, 1) == model.top_tokens(clean, 1)).flatten() if len(pairs) else clean[:, 0] > 0
 
 
 @torch.no_grad()
@@ -237,7 +278,6 @@ def random_control(config: Config, setting: Setting, trial: Trial, found: Interc
     if setting.method in PLAIN or not config.num_random_draws or not len(hits):
         return NO_CONTROL
     some = trial.test[torch.arange(len(hits), device=hits.device)[:config.num_random_pairs]]
-    rank = found.rank  # directions of a rank are the same draws, whatever the method; neurons are a circuit's own
     drawing = torch.Generator().manual_seed(setting.model_seed)
     try:
         first = found.random_like(drawing)
@@ -245,33 +285,34 @@ def random_control(config: Config, setting: Setting, trial: Trial, found: Interc
         return NO_CONTROL | {"random_impossible": str(error)}
     if first is None:
         return NO_CONTROL
-    if rank is None or rank not in trial.random:
+    draws = trial.of_rank.get(found.rank) if found.rank is not None else None
+    if draws is None:
         drawn = [first, *(one for _ in range(1, config.num_random_draws) if (one := found.random_like(drawing)))]
-        states = (some.states(one(some.base, some.source)) for one in drawn)
-        trial.random[rank] = [trial.place.opened.is_right(own, some.exchanged).double().mean().item() for own in states]
-    draws = trial.random[rank]
-    # if the exchange should change nothing, doing nothing is best, and a rank above random means nothing
-    changes = trial.depends or not config.of_sentences
+        draws = [trial.model.is_right(some.states(one(some)), some.counterfactual).double().mean().item()
+                 for one in drawn]
+        trial.of_rank[found.rank] = draws
+    # if the interchange should change nothing, doing nothing is best, and a rank above random means nothing
+    changes = trial.full_hits is not None or not config.of_sentences
     return NO_CONTROL | {
         "random_iia_mean": sum(draws) / len(draws), "random_iia_max": max(draws),
-        "rank_among_random": rank_among(hits[:len(some)].double().mean().item(), draws) if changes else None}
+        "empirical_p": rank_among(hits[:len(some)].double().mean().item(), draws) if changes else None}
 
 
 def selectivity(config: Config, setting: Setting, trial: Trial, found: Interchange,
                 log_odds: float | None) -> float | None:
     """Control (b): the log odds minus those of the same method fitted on the control task."""
-    sees = method(setting.method).SEES
-    if not config.selectivity or sees not in trial.controls or log_odds is None:
+    supervision = INTERCHANGES[setting.method]
+    if supervision not in trial.controls or log_odds is None:
         return None
-    place, test = trial.controls[sees]
-    control = fitted(config, setting, place, found.chosen)
+    site, test = trial.controls[supervision]
+    control = fitted(config, setting, site, found.chosen)
     with torch.no_grad():
-        return log_odds - trial.moved(test, test.states(control(test.base, test.source))).double().mean().item()
+        return log_odds - trial.moved(test, test.states(control(test))).double().mean().item()
 
 
-def beyond_full(trial: Trial, hits: Tensor) -> bool | None:
-    """Control (d): more exchanged answers than exchanging everything gives, if the answer depends on it alone."""
-    if not trial.depends or len(hits) < 2:
+def exceeds_full(trial: Trial, hits: Tensor) -> bool | None:
+    """Control (d): more counterfactual answers than exchanging everything gives, if the answer depends on it alone."""
+    if trial.full_hits is None or len(hits) < 2:
         return None
     return interval((hits.double() - trial.full_hits.double()).tolist())[0] > 0
 
@@ -280,11 +321,7 @@ def mean(values: Tensor) -> float | None:
     return values.double().mean().item() if len(values) else None
 
 
-def side_tables(config: Config) -> list[str]:
-    return ["pairs"] if config.save_pairs else []
-
-
-SCRIPT = Script("compare_methods", Config, prepare, run_setting, artifacts, side_tables=side_tables)
+SCRIPT = Script("compare_methods", Config, prepare, run, artifacts)
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))

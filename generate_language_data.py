@@ -6,9 +6,6 @@ A file holds every sentence of its patterns, or, where its name ends in _gen, so
 that nothing is trained on. Writes data_dir/FILE.csv and results.csv, a row for each file.
 """
 
-import interp.runs.interruption  # noqa: F401  first, so that Ctrl-C ends in a sentence while the rest is loaded
-
-# isort: split
 from typing import Annotated
 
 from pydantic import Field
@@ -73,7 +70,7 @@ def finish(config: Config, tables: dict[Path, pd.DataFrame], run: RunDirectory) 
     write_missing({file: csv_text(table) for file, table in tables.items()})
 
 
-SCRIPT = Script("generate_language_data", Config, prepare, run_setting, finish=finish)
+SCRIPT = Script("generate_language_data", Config, prepare, lambda c, ss, p: ((s, run_setting(c, s, p)) for s in ss), finish=finish)
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))

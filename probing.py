@@ -9,9 +9,6 @@
    variable has in its source, patch it in, run the rest of the model, and see what it answers.
 """
 
-import interp.runs.interruption  # noqa: F401  first, so that Ctrl-C ends in a sentence while the rest is loaded
-
-# isort: split
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -63,39 +60,49 @@ if __name__ == "__main__":  # before what follows loads torch, which takes secon
     answer_early("probing", Config)
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from interp.experiment import Outcome, Script, main
-from interp.methods.circuits import shuffled_batches
 from interp.methods.counterfactual import counterfactual_embeddings, measure_patches
 from interp.methods.neighbors import majority_accuracy
+from interp.methods.optimize import shuffled_batches
 from interp.methods.probes import build_probe, evaluate_probe, train_probe
-from interp.models.examples import Examples
-from interp.models.opened import run_all
-from interp.models.tail import run_on_from
+from interp.models.examples import Examples, Pairs
+from interp.models.open_model import ForwardFrom, OpenModel, in_batches
+from interp.models.suffix import forward_from
 from interp.runs.config import BadInput
 from interp.runs.settings import Setting
-from interp.tasks.question import Exchange, Question, check_batch, check_range, site_of
+from interp.tasks.study import (
+    Counterfactual,
+    Data,
+    Study,
+    at_sites,
+    check_batch,
+    check_range,
+    site_of,
+    vanilla_accuracies,
+)
 
 
-def prepare(config: Config, settings: list[Setting], device: torch.device) -> Question:
+def prepare(config: Config, settings: list[Setting], device: torch.device) -> Study:
     """Read the data and each model's configuration; refuse what does not fit together."""
-    exchange = True if config.counterfactual_label is None else Exchange(
-        config.counterfactual_label, config.counterfactual_variable)
-    question = Question(config, settings, device, pairs=exchange if config.counterfactual_embeddings else False)
+    counterfactuals = {config.asked: Counterfactual(config.counterfactual_label, config.counterfactual_variable)
+                       } if config.counterfactual_embeddings and config.counterfactual_label else {}
+    study = Study(config, settings, device, counterfactuals=counterfactuals, paired=config.counterfactual_embeddings)
     for setting in settings:
-        data = question.data(setting)
+        data = study.data(setting)
         check_batch(setting.batch_size, len(data.train))
         check_range("n_classes", config.asked, data.train.variables[config.asked], classes_of(config, data.train))
-        for examples in data.tests.values():
-            if config.counterfactual_embeddings and not changed_rows(examples).numel():
-                key, what = (("counterfactual_embeddings", f"exchanging '{config.asked}'") if config.of_sentences
-                             else ("counterfactual_label", f"'{config.counterfactual_label}'"))
+        for name in data.tests if config.counterfactual_embeddings else ():
+            if not data.pairs[name].changed().numel():
+                key, what = (("counterfactual_embeddings", f"the interchange of '{config.asked}'")
+                             if config.of_sentences else ("counterfactual_label", f"'{config.counterfactual_label}'"))
                 raise BadInput(f"{key}: {what} changes the answer in no row of the test data.")
-    return question
+    return study
 
 
 def classes_of(config: Config, train: Examples) -> int:
@@ -104,68 +111,72 @@ def classes_of(config: Config, train: Examples) -> int:
 
 # ------------------------------------------------------------------------------ the method
 
-def run_setting(config: Config, setting: Setting, question: Question) -> Outcome:
-    """Train one probe; measure what it reads and, on request, whether the model uses it."""
-    data = question.data(setting)
+def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple[Setting, Outcome]]:
+    """Of each model read the activations of train and tests at every site, and probe them."""
+    for model, data, of_model in study.models(settings):
+        sites = [site_of(setting) for setting in of_model]
+        forward = {name: forward_from(model, examples, sites) for name, examples in data.tests.items()
+                   } if config.counterfactual_embeddings else {}
+        vanilla = vanilla_accuracies(model, data) if config.of_sentences else {}
+        for setting, activations in at_sites(model, of_model, {"train": data.train, **data.tests}):
+            above = {name: of_site[site_of(setting)] for name, of_site in forward.items()}
+            metrics, tables = probe(config, setting, model, data, activations, above)
+            yield setting, Outcome(metrics | vanilla, tables)
+
+
+def probe(config: Config, setting: Setting, model: OpenModel, data: Data, activations: dict[str, Tensor],
+          forward: dict[str, ForwardFrom]) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+    """Train one probe; measure what it reads and, with counterfactual embeddings, whether the model uses it.
+
+    activations: by split, (rows, d_model). forward: of each test, the model above the site.
+    """
     train = data.train.variables[config.asked]  # (rows,)
-    activations = question.read(setting, data.train)  # (rows, d_model)
-    probe = build_probe(activations.shape[1], classes_of(config, data.train), config.intermediate_size,
-                        setting.model_seed).to(question.device)
+    classifier = build_probe(model.d_model, classes_of(config, data.train), config.intermediate_size,
+                             setting.model_seed).to(model.device)
     shuffling = torch.Generator().manual_seed(setting.model_seed)
-    train_probe(probe, activations, train, lr=setting.lr, batch_size=setting.batch_size,
+    train_probe(classifier, activations["train"], train, lr=setting.lr, batch_size=setting.batch_size,
                 num_epochs=config.num_epochs, generator=shuffling)
 
-    # as the published figures: train without its incomplete batch, loss as the mean over batches
-    train_loss, train_acc = evaluate_probe(probe, activations, train,
+    # as the published values: train without its incomplete batch, loss as the mean over batches
+    train_loss, train_acc = evaluate_probe(classifier, activations["train"], train,
                                            shuffled_batches(len(train), setting.batch_size, shuffling))
-    figures, tables = {"train_loss": train_loss, "train_acc": train_acc}, dict[str, list[dict[str, Any]]]()
+    metrics, tables = {"train_loss": train_loss, "train_acc": train_acc}, dict[str, list[dict[str, Any]]]()
     for name, examples in data.tests.items():
         values = examples.variables[config.asked]
-        loss, share = evaluate_probe(probe, question.read(setting, examples), values, batch_size=setting.batch_size)
-        figures |= {f"{name}_loss": loss, f"{name}_acc": share,
+        loss, share = evaluate_probe(classifier, activations[name], values, batch_size=setting.batch_size)
+        metrics |= {f"{name}_loss": loss, f"{name}_acc": share,
                     f"majority_{name}_acc": majority_accuracy(train, values)}
-    if config.counterfactual_embeddings:
-        for name, examples in data.tests.items():
-            effects, rows = try_counterfactuals(config, setting, question, probe, examples)
-            prefix = "counterfactual_" if name == "test" else f"{name}_counterfactual_"
-            figures |= {f"{prefix}{measure}": value for measure, value in effects.items()}
-            if config.save_examples:
-                tables.setdefault("counterfactual_examples", []).extend({"split": name} | row for row in rows)
-    if config.of_sentences:
-        figures |= question.vanilla(setting)
-    return Outcome(figures, tables)
+    for name, above in forward.items():
+        effects, rows = try_counterfactuals(config, model, classifier, data.pairs[name], activations[name], above)
+        prefix = "counterfactual_" if name == "test" else f"{name}_counterfactual_"
+        metrics |= {f"{prefix}{measure}": value for measure, value in effects.items()}
+        if config.save_examples:
+            tables.setdefault("counterfactual_examples", []).extend({"split": name} | row for row in rows)
+    return metrics, tables
 
 
-def try_counterfactuals(config: Config, setting: Setting, question: Question, probe: nn.Module,
-                        examples: Examples) -> tuple[dict[str, float], list[dict[str, Any]]]:
+def try_counterfactuals(config: Config, model: OpenModel, classifier: nn.Module, pairs: Pairs, activations: Tensor,
+                        forward: ForwardFrom) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Patch in counterfactual embeddings wherever they should change the answer.
 
-    Returns the figures, and a row for each example.
+    activations: of the bases, (pairs, d_model). Returns the metrics, and a row for each example.
     """
-    opened, changed = question.open(setting), changed_rows(examples)  # (examples,) row numbers
-    source, exchanged = examples.pairing
-    targets = source.variables[config.asked][changed]
-    embeddings = counterfactual_embeddings(probe, question.read(setting, examples)[changed], targets,
+    changed = pairs.changed()  # (changed,) row numbers
+    some, targets = pairs[changed], pairs.source.variables[config.asked][changed]
+    embeddings = counterfactual_embeddings(classifier, activations[changed], targets,
                                            num_steps=config.cf_num_epochs, lr=config.cf_lr)
-    run_on = run_on_from(opened, examples, site_of(setting))
-    measured = measure_patches(opened, probe, embeddings, targets, clean=question.answers(setting, examples)[changed],
-                               patched=run_all(run_on, embeddings, changed), answer=examples.answer[changed],
-                               exchanged=exchanged[changed])
+    with torch.no_grad():
+        measured = measure_patches(model, classifier, embeddings, targets, clean=model.final_states(some.base),
+                                   patched=in_batches(forward, embeddings, changed), pairs=some)
     means = {name: values.double().mean().item() for name, values in measured.items()}
     means["average_logit_diff"] = means.pop("logit_diff")
-    columns = {"row": changed, "label": examples.answer.right[changed], "cf_label": exchanged.right[changed],
+    columns = {"row": changed, "label": some.base.answer.right, "cf_label": some.counterfactual.right,
                "target": targets, **measured}
     rows = [dict(zip(columns, values)) for values in zip(*(column.tolist() for column in columns.values()))]
     return means | {"dataset_size": len(changed)}, rows
 
 
-def changed_rows(examples: Examples) -> Tensor:
-    """The rows whose answer the exchange changes, (examples,)."""
-    return (examples.answer.right != examples.pairing[1].right).nonzero().flatten()
-
-
-SCRIPT = Script("probing", Config, prepare, run_setting, side_tables=lambda config: (
-    ["counterfactual_examples"] if config.counterfactual_embeddings and config.save_examples else []))
+SCRIPT = Script("probing", Config, prepare, run)
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))

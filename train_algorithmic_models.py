@@ -7,9 +7,6 @@ Full-batch training: an epoch is one step of AdamW on the cross-entropy at the l
 Writes train.csv and test.csv, the saved checkpoints, curves.csv, results.csv and a figure.
 """
 
-import interp.runs.interruption  # noqa: F401  first, so that Ctrl-C ends in a sentence while the rest is loaded
-
-# isort: split
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -305,8 +302,7 @@ def finish(config: Config, prepared: Prepared, run: RunDirectory) -> None:
         draw_curves(pd.DataFrame(run.tables["curves"]), run.setting_names, config.figtitle, run.path / "curves")
 
 
-SCRIPT = Script("train_algorithmic_models", Config, prepare, run_setting, artifacts, finish,
-                side_tables=lambda config: ["curves"])
+SCRIPT = Script("train_algorithmic_models", Config, prepare, lambda c, ss, p: ((s, run_setting(c, s, p)) for s in ss), artifacts, finish)
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))

@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from interp.methods.masks import Circuit, NeuronMasks, l0
-from interp.models.replay import Replay, all_updates
+from interp.methods.optimize import optimize, shuffled_batches
+from interp.models.replay import Replay
 from interp.models.sublayers import Masks, Sublayer
-from interp.runs.config import RunFailed
-from interp.runs.progress import Progress
 
 EPSILON = 1e-5
 
@@ -52,52 +51,32 @@ def find_circuit(sublayer: Sublayer, replayed: Replay, labels: Tensor, *, lr: fl
         RunFailed: the loss is not a number.
     """
     masks = NeuronMasks(sublayer, mask_init)
-    optimizer = torch.optim.AdamW(masks.parameters(), lr=lr)
-    temperature = 1.0
-    bar = Progress(range(num_epochs), desc=f"layer {sublayer.layer} {sublayer.operation}", unit="epoch")
-    for epoch in bar:
-        for rows in shuffled_batches(len(replayed), batch_size, generator):
-            rows = rows.to(labels.device)
-            soft = masks.soft(temperature)
-            penalty = l0_lambda * l0(soft, masks.fan_in)
-            loss = soft_nearest_neighbor_loss(replayed.update(soft, rows), labels[rows]) + penalty
-            if not torch.isfinite(loss):
-                advice = "value in lr_list" if torch.isfinite(penalty) else "l0_lambda"
-                raise RunFailed(f"the mask's loss became {loss.item()} in epoch {epoch} at layer "
-                                f"{sublayer.layer} {sublayer.operation} with lr {lr}; try a smaller "
-                                f"{advice}.")
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+    temperature, penalty = 1.0, torch.zeros(())
+
+    def loss_of(epoch: int, rows: Tensor) -> Tensor:
+        nonlocal penalty
+        soft, rows = masks.soft(temperature), rows.to(labels.device)
+        penalty = l0_lambda * l0(soft, masks.fan_in)
+        return soft_nearest_neighbor_loss(replayed.update(soft, rows), labels[rows]) + penalty
+
+    def warmer(done: int) -> None:
+        nonlocal temperature
         temperature *= max_temp ** (1 / num_epochs)
-        bar.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
         if after_epoch:
-            after_epoch(epoch + 1, {name: mask.detach() for name, mask in masks.soft(temperature).items()})
+            after_epoch(done, {name: mask.detach() for name, mask in masks.soft(temperature).items()})
+
+    optimize(torch.optim.AdamW(masks.parameters(), lr=lr), loss_of,
+             lambda: shuffled_batches(len(labels), batch_size, generator), num_epochs,
+             name=f"layer {sublayer.layer} {sublayer.operation}", after_epoch=warmer,
+             advice=lambda: "lr" if torch.isfinite(penalty) else "l0_lambda")
     return masks.circuit()
 
 
-def shuffled_batches(count: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:
-    """Row numbers in random order, the incomplete last batch dropped; a list of (batch_size,)."""
-    order = torch.randperm(count, generator=generator)
-    return list(order[:count - count % batch_size].split(batch_size))
+def mean_loss(updates: Tensor, labels: Tensor, batches: list[Tensor]) -> float:
+    """The objective without its L0 term, as the mean over batches. updates: (examples, d_model).
 
-
-def even_batch(count: int, most: int) -> int:
-    """The size of batches of at most so many rows that leave hardly a row out: 473 for 947 rows and at most 500."""
-    return max(1, count // -(-count // most)) if count else 1
-
-
-def batches_in_order(count: int, batch_size: int) -> list[Tensor]:
-    """Row numbers in order, in batches; the last one may be shorter."""
-    return list(torch.arange(count).split(batch_size))
-
-
-def mean_loss(replayed: Replay, masks: Masks, labels: Tensor, batches: list[Tensor]) -> float:
-    """The objective without its L0 term, as the mean over batches.
-
-    It depends on the batch size, which decides how many neighbours an example has.
+    It depends on the batch size, which decides how many neighbors an example has.
     """
-    updates = all_updates(replayed, masks)  # (examples, d_model)
     losses = [soft_nearest_neighbor_loss(updates[rows], labels[rows])
               for rows in (batch.to(labels.device) for batch in batches)]
     return torch.stack(losses).mean().item()

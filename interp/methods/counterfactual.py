@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from interp.models.examples import Answer
-from interp.models.opened import OpenModel
-from interp.runs.config import RunFailed
+from interp.methods.optimize import optimize
+from interp.models.examples import Pairs
+from interp.models.open_model import OpenModel
 
 
 def counterfactual_embeddings(probe: nn.Module, activations: Tensor, targets: Tensor, *, num_steps: int,
@@ -27,34 +27,31 @@ def counterfactual_embeddings(probe: nn.Module, activations: Tensor, targets: Te
         (examples, d_model).
 
     Raises:
-        RunFailed: an embedding is not finite.
+        RunFailed: the loss is not a number.
     """
     embeddings = activations.detach().clone().requires_grad_(True)
-    optimizer = torch.optim.AdamW([embeddings], lr=lr)
-    for _ in range(num_steps):
-        optimizer.zero_grad()
-        F.cross_entropy(probe(embeddings), targets, reduction="sum").backward()
-        optimizer.step()
-    if not torch.isfinite(embeddings).all():
-        raise RunFailed(f"counterfactual embeddings became infinite with cf_lr {lr}; try a smaller cf_lr.")
+    optimize(torch.optim.AdamW([embeddings], lr=lr),
+             lambda step, rows: F.cross_entropy(probe(embeddings), targets, reduction="sum"), lambda: [targets],
+             num_steps, name="counterfactual embeddings", advice=lambda: "cf_lr")
     return embeddings.detach()
 
 
-def measure_patches(opened: OpenModel, probe: nn.Module, embeddings: Tensor, targets: Tensor, clean: Tensor,
-                    patched: Tensor, answer: Answer, exchanged: Answer) -> dict[str, Tensor]:
-    """What each counterfactual embedding did, an entry for each example.
+def measure_patches(model: OpenModel, probe: nn.Module, embeddings: Tensor, targets: Tensor, clean: Tensor,
+                    patched: Tensor, pairs: Pairs) -> dict[str, Tensor]:
+    """What each counterfactual embedding did, an entry for each pair.
 
     Args:
-        targets: (examples,) the values that the embeddings should carry.
-        clean, patched: (examples, d_model) the model's states without and with the embedding patched in.
-        answer, exchanged: what is right without and with it.
+        targets: (pairs,) the values that the embeddings should carry.
+        clean, patched: (pairs, d_model) the final hidden states without and with the embedding patched in.
     """
+    answer, counterfactual = pairs.base.answer, pairs.counterfactual
+
     def difference(states: Tensor) -> Tensor:
-        return opened.logit(states, exchanged.right) - opened.logit(states, answer.right)
+        return model.logit(states, counterfactual.right) - model.logit(states, answer.right)
 
     return {
         "embedding_success": probe(embeddings).argmax(-1) == targets,
-        "predicts_cf_label": opened.is_right(patched, exchanged),
-        "predicts_original_label": opened.is_right(patched, answer),
+        "predicts_cf_label": model.is_right(patched, counterfactual),
+        "predicts_original_label": model.is_right(patched, answer),
         "logit_diff": difference(patched) / difference(clean),
     }

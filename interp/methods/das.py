@@ -1,6 +1,6 @@
 """Boundless distributed alignment search: a rotated subspace that carries a variable causally.
 
-Exchange, in the basis R, the first β·d coordinates of a base activation for those of a source:
+Interchange, in the basis R, the first β·d coordinates of a base activation with those of a source:
 if they carry the variable, the model answers as if it had the source's value. Symbols as in
 docs/das.md (boundless DAS: arXiv 2305.08809).
 """
@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 from transformers import get_linear_schedule_with_warmup
 
-from interp.models.examples import Answer
-from interp.models.opened import OpenModel, RunOn, run_all
-from interp.runs.config import BadInput, RunFailed, shown
-from interp.runs.progress import Progress
+from interp.methods.optimize import optimize
+from interp.models.open_model import ForwardFrom
+from interp.runs.config import BadInput, shown
 from interp.runs.tensors import load_tensors, save_tensors
 
 FIRST_TEMPERATURE, LAST_TEMPERATURE = 50.0, 0.1
@@ -74,12 +73,12 @@ class AlignmentSearch(nn.Module):
         self.register_buffer("dimensions", torch.arange(float(d)))
 
     def width(self) -> Tensor:
-        """β, the share of dimensions that is exchanged."""
+        """β, the share of dimensions that the interchange takes from the source."""
         return self.boundary[0].clamp(SMALLEST_WIDTH, 1)
 
     def forward(self, base: Tensor, source: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """The intervened activations (batch, d), and the penalty of boundary and rotation."""
-        rotation = cast(Tensor, self.rotation.weight)  # computed anew from the parametrization: once a step
+        rotation = cast(Tensor, self.rotation.weight)  # computed from the parametrization: once a step
         gate = boundary(self.width(), self.dimensions, temperature)
         sums = torch.cat([rotation.sum(1), rotation.sum(0)])  # (2d,) of rows and of columns
         penalty = self.boundary.sum() + (sums - 1).abs().mean() + rotation.mean() - rotation.square().mean()
@@ -90,28 +89,15 @@ class AlignmentSearch(nn.Module):
         return Alignment(cast(Tensor, self.rotation.weight).detach().clone(), self.width().item())
 
 
-@torch.no_grad()
-def interchange_hits(alignment: Alignment, opened: OpenModel, run_on: RunOn, base: Tensor, source: Tensor,
-                     exchanged: Answer, rows: Tensor | None = None) -> Tensor:
-    """Whether the model gives the exchanged answer, for each base-source pair: (rows,) booleans.
-
-    rows: the numbers of the pairs; all of them where there are none.
-    """
-    rows = torch.arange(len(base), device=base.device) if rows is None else rows
-    states = run_all(run_on, alignment.intervene(base[rows], source[rows]), rows)
-    return opened.is_right(states, exchanged[rows])
-
-
-def search_alignment(run_on: Callable[[Tensor, Tensor], Tensor], loss_of: Loss, base: Tensor, source: Tensor,
-                     train: Tensor, *, lr: float, boundary_lr: float, batch_size: int, epochs: int,
-                     orthogonal_map: str, seed: int,
+def search_alignment(forward: ForwardFrom, loss_of: Loss, base: Tensor, source: Tensor, train: Tensor, *, lr: float,
+                     boundary_lr: float, batch_size: int, epochs: int, orthogonal_map: str, seed: int,
                      accuracy: Callable[[Alignment], float]) -> tuple[Alignment, list[dict[str, Any]]]:
     """Learn a rotation and its boundary; the best by `accuracy` (the later of equals) is returned.
 
     Args:
-        run_on: the part of the model above the site.
-        loss_of: the loss of its states for the answers that the exchange should give.
-        base, source: (examples, d) activations at the site.
+        forward: the model above the site.
+        loss_of: the loss of its final hidden states for the counterfactual answers.
+        base, source: (pairs, d) activations at the site.
         train: row numbers to learn from, in batches of this order.
         accuracy: called with the alignment after each epoch.
 
@@ -125,35 +111,34 @@ def search_alignment(run_on: Callable[[Tensor, Tensor], Tensor], loss_of: Loss, 
     optimizer = torch.optim.Adam([{"params": search.rotation.parameters(), "lr": lr},
                                   {"params": [search.boundary], "lr": boundary_lr}],
                                  fused=base.device.type != "mps")  # a step is short enough for this to show
-    # not shuffled, so every epoch has the same batches
-    batches = [(rows, base[rows], source[rows]) for rows in train.split(batch_size)]
+    batches = train.split(batch_size)  # not shuffled, so every epoch has the same
     steps = epochs * len(batches)
     schedule = get_linear_schedule_with_warmup(optimizer, WARM_UP * steps, steps)
-    temperatures = torch.linspace(FIRST_TEMPERATURE, LAST_TEMPERATURE, steps).tolist()
+    temperatures = iter(torch.linspace(FIRST_TEMPERATURE, LAST_TEMPERATURE, steps).tolist())
+    temperature, losses, log = FIRST_TEMPERATURE, list[Tensor](), list[dict[str, Any]]()
+    best, best_score = search.alignment(), -1.0
 
-    best, best_score, log = search.alignment(), -1.0, list[dict[str, Any]]()
-    bar = Progress(range(epochs), desc="DAS", unit="epoch")
-    for epoch in bar:
-        losses = []
-        for number, (rows, bases, sources) in enumerate(batches, start=epoch * len(batches)):
-            intervened, penalty = search(bases, sources, temperatures[number])
-            loss = loss_of(run_on(intervened, rows), rows).mean() + penalty
-            if not torch.isfinite(loss):
-                advice = "value in lr_list" if torch.isfinite(search.boundary.sum()) else "boundary_lr"
-                raise RunFailed(f"the loss of DAS became {loss.item()} in epoch {epoch} with lr {lr}; "
-                                f"try a smaller {advice}.")
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.detach())
+    def loss_of_batch(epoch: int, rows: Tensor) -> Tensor:
+        nonlocal temperature
+        temperature = next(temperatures)
+        intervened, penalty = search(base[rows], source[rows], temperature)
+        loss = loss_of(forward(intervened, rows), rows).mean() + penalty
+        losses.append(loss.detach())
+        return loss
+
+    def choose(done: int) -> None:
+        nonlocal best, best_score
         alignment = search.alignment()
         score = accuracy(alignment)
         if score >= best_score:
             best, best_score = alignment, score
-        log.append({"epoch": epoch + 1, "loss": torch.stack(losses).mean().item(), "selection_acc": score,
-                    "width": alignment.width, "temperature": temperatures[number]})
-        bar.set_postfix_str(f"accuracy {score:.3f}, width {alignment.width:.2f}", refresh=False)
+        log.append({"epoch": done, "loss": torch.stack(losses).mean().item(), "selection_acc": score,
+                    "width": alignment.width, "temperature": temperature})
+        losses.clear()
+
+    optimize(optimizer, loss_of_batch, lambda: batches, epochs, name="DAS", after_step=schedule.step,
+             after_epoch=choose,
+             advice=lambda: "lr" if torch.isfinite(search.boundary.sum()) else "boundary_lr")
     return best, log
 
 

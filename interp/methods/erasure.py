@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from concept_erasure import LeaceEraser
 from torch import Tensor
 
+from interp.methods.optimize import optimize
 from interp.methods.probes import build_probe
-from interp.runs.config import RunFailed
 
 
 def fit_eraser(activations: Tensor, labels: Tensor, n_classes: int, precision: str = "float64",
@@ -53,13 +53,8 @@ def decodability(activations: Tensor, labels: Tensor, n_classes: int, *, lr: flo
         RunFailed: the loss is not a number.
     """
     probe = build_probe(activations.shape[1], n_classes, -1, seed).to(activations.device)
-    optimizer = torch.optim.AdamW(probe.parameters(), lr=lr)
-    for _ in range(num_steps):
-        optimizer.zero_grad()
-        loss = F.cross_entropy(probe(activations), labels)
-        loss.backward()
-        optimizer.step()
-    if not torch.isfinite(loss):
-        raise RunFailed(f"the probe's loss became {loss.item()} with lr {lr}; try a smaller value in lr_list.")
+    optimize(torch.optim.AdamW(probe.parameters(), lr=lr),
+             lambda step, rows: F.cross_entropy(probe(activations), labels), lambda: [labels], num_steps,
+             name="decodability", advice=lambda: "lr")
     with torch.no_grad():
         return (probe(activations).argmax(-1) == labels).double().mean().item()

@@ -4,9 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from interp.methods.circuits import batches_in_order, shuffled_batches
-from interp.runs.config import RunFailed
-from interp.runs.progress import Progress
+from interp.methods.optimize import batches_in_order, optimize, shuffled_batches
 
 
 def build_probe(d_model: int, n_classes: int, intermediate_size: int, seed: int) -> nn.Module:
@@ -27,16 +25,13 @@ def train_probe(probe: nn.Module, activations: Tensor, labels: Tensor, *, lr: fl
     Raises:
         RunFailed: the loss is not a number.
     """
-    optimizer = torch.optim.AdamW(probe.parameters(), lr=lr)
-    for _ in Progress(range(num_epochs), desc="probe", unit="epoch"):
-        for rows in shuffled_batches(len(labels), batch_size, generator):
-            rows = rows.to(labels.device)
-            optimizer.zero_grad()
-            loss = F.cross_entropy(probe(activations[rows]), labels[rows])
-            loss.backward()
-            optimizer.step()
-        if not torch.isfinite(loss):
-            raise RunFailed(f"the probe's loss became {loss.item()} with lr {lr}; try a smaller value in lr_list.")
+    def loss_of(epoch: int, rows: Tensor) -> Tensor:
+        rows = rows.to(labels.device)
+        return F.cross_entropy(probe(activations[rows]), labels[rows])
+
+    optimize(torch.optim.AdamW(probe.parameters(), lr=lr), loss_of,
+             lambda: shuffled_batches(len(labels), batch_size, generator), num_epochs, name="probe",
+             advice=lambda: "lr")
     probe.requires_grad_(False)
 
 

@@ -1,8 +1,6 @@
 """What is known about the methods, once: for the graph of experiments, the figures, hints and tests."""
 
-import pkgutil
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 
 @dataclass(frozen=True)
@@ -43,10 +41,8 @@ ABLATION_COLUMNS = {"full": "vanilla_acc_{}", "circuit": "ablated_acc_{}", "rand
 BEFORE_AND_AFTER = (("vanilla_acc_test", "ablated_acc_test"), ("vanilla_acc_same", "ablated_acc_same"),
                     ("test_vanilla_acc", "test_acc"), ("same_test_vanilla_acc", "same_test_acc"))
 
-
-def interchange_methods() -> list[str]:
-    """The methods that are compared: the files of interp/methods/interchange."""
-    spec = find_spec("interp.methods.interchange")
-    assert spec is not None
-    folders = spec.submodule_search_locations
-    return sorted(module.name for module in pkgutil.iter_modules(folders) if not module.name.startswith("_"))
+INTERCHANGES = {  # the methods that are compared, with the supervision of each
+    "circuit_complement": "variable", "circuit_neurons": "variable", "circuit_selected": "variable",
+    "circuit_update": "variable", "das": "answers", "das_k": "answers", "difference_in_means": "variable",
+    "full": "nothing", "lda": "variable", "leace": "variable", "linear_probe": "variable", "mlp_probe": "variable",
+    "neuron_mask": "answers", "none": "nothing", "pca": "activations", "random": "nothing"}

@@ -1,4 +1,4 @@
-"""Opening a model: its fast ways are compared with the plain one, on a few rows of what it will be shown."""
+"""Opening a model: the optimized ways are compared with the reference, on a few rows of its data."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,141 +7,119 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interp.models.examples import Answer, Examples, from_rows
+from interp.models.examples import Examples, rows_of
 from interp.models.family import family_of
-from interp.models.forest import CHUNK_SIZE, plant
-from interp.models.kept import answer_from, capture
-from interp.models.opened import (
+from interp.models.open_model import (
     ATTN_OUT,
+    GIB,
     MLP_OUT,
+    RESID_MID,
     RESID_POST,
     RESID_PRE,
-    ROWS_COMPARED,
     OpenModel,
     Site,
     alike,
     replaced,
+    warn,
 )
-from interp.models.room import Room
-from interp.models.tail import tail
+from interp.models.suffix import Suffix, start_at
+
+ROWS_COMPARED = 4  # when an optimized way is compared with the reference
 
 
 class CannotOpen(ValueError):
-    """A model that is not read rightly even by the plain way."""
+    """A model of which the hooks give something else than its forward pass."""
 
 
 @torch.no_grad()
-def open_model(model: PreTrainedModel, examples: Examples, room: Room | None = None) -> OpenModel:
-    """A frozen model, opened. A fast way that differs from the plain one on the examples is reported and not used.
+def open_model(model: PreTrainedModel, examples: Examples, budget: int = 2 * GIB) -> OpenModel:
+    """A frozen model with hooks. An optimized way that differs on the examples is named in a line and not used.
 
-    room: for what passes keep; by default 2 GiB of memory and then the system's temporary folder.
+    budget: bytes of memory for the activations of one pass.
 
     Raises:
-        CannotOpen: even the plain way differs from the model, or a block does more than add its updates.
+        CannotOpen: the hooks give other logits than the model, or a block does more than add its updates.
         RunFailed: float16 does not hold the model's numbers.
         ValueError: as family_of.
     """
-    opened = OpenModel(model, family_of(model.config), examples.tokens.device, room)
-    # the shortest and the longest rows; as new examples, since what is cached of examples lasts
-    order = examples.lengths.argsort()
-    few = examples[torch.cat([order[:ROWS_COMPARED // 2], order[-ROWS_COMPARED // 2:]]).unique()]
-    rows = rows_of(replace(few, probed=few.answering))
+    family, few = family_of(model.config), compared_rows(examples)
+    plain = OpenModel(model, family, examples.tokens.device, budget)
     given: list[Tensor] = []
 
     def head(states: Tensor) -> Tensor:
         """In float32: logits of 16 bits, which may be far from 0, would differ by their own rounding."""
-        given.append(opened.head(states))
+        given.append(plain.head(states))
         return given[-1]
 
-    with replaced([opened.unembed], head):
-        plain = opened.leave(torch.cat([
-            model(torch.tensor([row], device=opened.device), use_cache=False).logits[:, -1] for row in rows]))
-    opened.finite(plain)
-
-    states = apart(opened, few)
-    unchanged = alike(opened.leave(torch.cat([logits[:, -1] for logits in given])), plain) if given else True
-    opened.direct = unchanged and close(opened, lambda: opened.logits(states), plain)
-    if not opened.direct and not close(opened, lambda: opened.logits(states), plain):
+    with replaced([plain.unembed], head):
+        logits = plain.leave(torch.cat([
+            model(torch.tensor([row], device=plain.device), use_cache=False).logits[:, -1] for row in rows_of(few)]))
+    plain.finite(logits)
+    states = plain.final_states(few)
+    unchanged = alike(plain.leave(torch.cat([part[:, -1] for part in given])), logits) if given else True
+    direct = unchanged and agrees(plain, lambda: plain.logits(states), logits)
+    plain = OpenModel(model, family, plain.device, budget, direct)
+    if not direct and not agrees(plain, lambda: plain.logits(states), logits):
         raise CannotOpen(f"a '{model.config.model_type}' model gives other logits with its hooks than without")
-    check_sums(opened, few)
-    check_sharing(opened, few)
-    check_tails(opened, few)
-    return opened
+    entering = check_sums(plain, few)
+    return OpenModel(model, family, plain.device, budget, direct, exact_locations(plain, few, states, entering))
 
 
-def close(opened: OpenModel, found: Callable[[], Tensor], wanted: Tensor) -> bool:
+def compared_rows(examples: Examples) -> Examples:
+    """The shortest and the longest rows, probed where they are answered."""
+    order = examples.lengths.argsort()
+    few = examples[torch.cat([order[:ROWS_COMPARED // 2], order[-ROWS_COMPARED // 2:]]).unique()]
+    return replace(few, probed=few.answering)
+
+
+def agrees(model: OpenModel, compute: Callable[[], Tensor], wanted: Tensor) -> bool:
     """Whether a way of computing gives the wanted result; an exception counts as no."""
     try:
-        values = found()
-    except OSError:  # a full disk is no family's fault
-        raise
+        return alike(compute(), wanted, model.dtype)
     except Exception:  # a family with other arguments can fail in any way
         return False
-    return alike(values, wanted, opened.dtype)
 
 
-def apart(opened: OpenModel, few: Examples) -> Tensor:
-    """The states computed the plain way: rows apart, masks and positions left to the model."""
-    opened.shares = False
-    states = opened.answer(few)
-    opened.shares = True
-    return states
+def check_sums(model: OpenModel, few: Examples) -> Tensor:
+    """Every block adds its sublayers' updates to the residual stream, and nothing else; raises CannotOpen.
 
-
-def check_sums(opened: OpenModel, few: Examples) -> None:
-    """Every block adds its sublayers' updates to the residual stream, and nothing else."""
-    opened.shares = False
-    places = (RESID_PRE, ATTN_OUT, MLP_OUT, RESID_POST)
-    read = opened.read(few, [Site(layer, location) for layer in range(len(opened.blocks)) for location in places])
-    for layer in range(len(opened.blocks)):
-        pre, attention, mlp, post = read[layer * len(places):(layer + 1) * len(places)]
-        if not alike(pre + attention + mlp, post, opened.dtype):
-            raise CannotOpen(f"layer {layer} of a '{opened.model.config.model_type}' model gives more than what enters "
-                             "and the updates of its attention and its MLP")
-    opened.shares = True
-
-
-def check_sharing(opened: OpenModel, few: Examples) -> None:
-    """A whole chunk of a prefix forest, rows apart under its masks, and passes that start in the middle.
-
-    The chunk is of rows that begin as the longest of these does and end in any token, so that the last ones are packed
-    far from what they begin with: a family may look at how far that is.
+    Returns what enters the middle block, (rows, T, d_model).
     """
-    start = max(rows_of(few), key=len)[:-1]
-    rows = [[*start, token] for token in range(min(opened.model.config.vocab_size, CHUNK_SIZE - len(start)))]
-    tokens, last = from_rows(rows, opened.device)
-    planted = Examples(tokens, last, last, {}, Answer(last))
-    planted.__dict__["forest"] = plant(rows, device=opened.device)
-    few = few[torch.arange(len(few), device=opened.device)]
-    few.__dict__["forest"] = few.rows_apart
-    states, middle = apart(opened, planted), len(opened.blocks) // 2
-    opened.shares = (
-        close(opened, lambda: opened.answer(planted), states)
-        and close(opened, lambda: opened.answer(few), apart(opened, few))
-        and close(opened, lambda: answer_from(opened, capture(opened, planted, [], [middle]), middle), states))
-    if not opened.shares:
-        opened.tell("rows that share what they begin with, or passes that start in the middle, give other answers")
+    middle = Site(len(model.blocks) // 2, RESID_PRE)
+    sites = {(layer, location): Site(layer, location) for layer in range(len(model.blocks))
+             for location in (RESID_PRE, ATTN_OUT, MLP_OUT, RESID_POST)}
+    read = model.read(few.tokens, sites.values())
+    rows = torch.arange(len(few), device=model.device)
+    for layer in range(len(model.blocks)):
+        pre, attention, mlp, post = (read[sites[layer, location]][rows, few.probed]
+                                     for location in (RESID_PRE, ATTN_OUT, MLP_OUT, RESID_POST))
+        if not alike(pre + attention + mlp, post, model.dtype):
+            raise CannotOpen(f"layer {layer} of a '{model.kind}' model gives more than what enters and the updates of "
+                             "its attention and its MLP")
+    return read[middle]
 
 
-def rows_of(examples: Examples) -> list[list[int]]:
-    return [row[:length] for row, length in zip(examples.tokens.tolist(), examples.lengths.tolist())]
+def exact_locations(plain: OpenModel, few: Examples, states: Tensor, entering: Tensor) -> frozenset[str]:
+    """Where the suffix forward gives what the reference gives: RESID_PRE for a start at a block.
+
+    entering: the residual stream at the middle block, (rows, T, d_model). states: final hidden states, (rows, d_model).
+    """
+    middle, exact = len(plain.blocks) // 2, set[str]()
+    starting = OpenModel(plain.model, plain.family, plain.device, plain.budget, plain.direct, frozenset([RESID_PRE]))
+    if agrees(plain, lambda: start_at(starting, few, middle, entering)(), states):
+        exact.add(RESID_PRE)
+    rows = torch.arange(len(few), device=plain.device).flip(0)[:ROWS_COMPARED - 1]
+    for location in (RESID_POST,) if plain.family.parallel else (RESID_MID, RESID_POST):
+        sites = [Site(layer, location) for layer in {middle - 1, len(plain.blocks) - 1} - {-1}]
+        if all(suffix_agrees(plain, few, site, rows) for site in sites):
+            exact.add(location)
+    for location in {RESID_PRE, RESID_POST, *([] if plain.family.parallel else [RESID_MID])} - exact:
+        warn(f"{plain.kind}: a forward pass from {location} gives other answers, so each runs the whole model")
+    return frozenset(exact)
 
 
-def check_tails(opened: OpenModel, few: Examples) -> None:
-    """Runs on from the middle and from the last layer, of some rows with the activations of others."""
-    few = replace(few, probed=few.answering)  # tails will be used on other data than these
-    rows = torch.arange(len(few), device=opened.device).flip(0)[:ROWS_COMPARED - 1]
-    for location in sorted(opened.tails):
-        if opened.family.parallel and location != RESID_POST:
-            opened.tails.discard(location)
-            continue
-        sites = [Site(layer, location) for layer in {len(opened.blocks) // 2 - 1, len(opened.blocks) - 1} - {-1}]
-        if not all(tail_agrees(opened, few, site, rows) for site in sites):
-            opened.tails.discard(location)
-            opened.tell(f"running on from {location} at the last token alone gives other answers")
-    opened.earlier.clear()
-
-
-def tail_agrees(opened: OpenModel, few: Examples, site: Site, rows: Tensor) -> bool:
-    moved = opened.read(few, [site])[0][:len(rows)]
-    return close(opened, lambda: tail(opened, few, site)(moved, rows), opened.patched(few, site)(moved, rows))
+def suffix_agrees(plain: OpenModel, few: Examples, site: Site, rows: Tensor) -> bool:
+    """Whether the suffix forward of some rows with the activations of others gives what the patched model gives."""
+    moved = plain.activations(few, [site])[site][:len(rows)]
+    return agrees(plain, lambda: Suffix(plain, few, site.layer).above(site)(moved, rows),
+                  plain.patched(few, site)(moved, rows))

@@ -9,7 +9,7 @@ from accelerate.utils import align_module_device
 from torch import Tensor, nn
 
 from interp.models.family import ATTENTION, LinearMap
-from interp.models.opened import ATTN_OUT, MLP_OUT, OpenModel, Site, hooked
+from interp.models.open_model import ATTN_IN, ATTN_OUT, MLP_IN, MLP_OUT, OpenModel, Site, hooked
 from interp.runs.config import BadInput
 
 Masks = dict[str, Tensor]  # for each linear map of a sublayer: (neurons,), between 0 and 1, float32
@@ -43,6 +43,11 @@ class Sublayer:
         """Where its update stands."""
         return Site(self.layer, ATTN_OUT if self.operation == ATTENTION else MLP_OUT)
 
+    @property
+    def input(self) -> Site:
+        """Where what it reads stands."""
+        return Site(self.layer, ATTN_IN if self.operation == ATTENTION else MLP_IN)
+
     def fan_in(self) -> dict[str, int]:
         """How many weights each neuron of a map has."""
         return {name: linear.weight.numel() // width_of(linear) for name, linear in self.maps.items()}
@@ -56,20 +61,20 @@ class Sublayer:
         return {name: affine_of(linear, self.device) for name, linear in self.maps.items()}
 
 
-def find_sublayer(opened: OpenModel, layer: int, operation: str) -> Sublayer:
+def find_sublayer(model: OpenModel, layer: int, operation: str) -> Sublayer:
     """The attention ('attn') or MLP ('mlp') of a layer.
 
     Raises:
         BadInput: it has no linear maps.
     """
-    block, component = opened.blocks[layer], opened.family.components[operation]
+    block, component = model.blocks[layer], model.family.components[operation]
     module = block.get_submodule(component.module) if component.module else None
     named = module.named_modules() if module else ((name, block.get_submodule(name)) for name in component.maps)
     maps = {name: part for name, part in named if isinstance(part, LinearMap)}
     if not maps:
-        raise BadInput(f"operation_list: the {operation} of layer {layer} in a '{opened.model.config.model_type}' "
+        raise BadInput(f"operation_list: the {operation} of layer {layer} in a '{model.kind}' "
                        "model has no linear maps to mask.")
-    return Sublayer(operation, layer, maps, module, *opened.out_of(layer, operation), opened.device)
+    return Sublayer(operation, layer, maps, module, *model.writer(layer, operation), model.device)
 
 
 def width_of(linear: LinearMap) -> int:
@@ -78,7 +83,7 @@ def width_of(linear: LinearMap) -> int:
 
 
 def affine_of(linear: LinearMap, device: torch.device) -> Affine:
-    """A linear map's weights; in a float32 model on that device the model's own, not copies."""
+    """A linear map's weights; of a float32 model on that device without a copy."""
     with align_module_device(linear):
         matrix = linear.weight.T if isinstance(linear, nn.Linear) else linear.weight
         bias = None if linear.bias is None else linear.bias.to(device, torch.float32)
@@ -97,8 +102,8 @@ def masked(sublayer: Sublayer, masks: Masks):
         kept = None if bias is None else bias * (1 - mask)
 
         def masked_output(module, arguments, output: Tensor) -> Tensor:
-            own = output * mask.to(output.device)
-            return (own if kept is None else own + kept.to(output.device)).to(output.dtype)
+            result = output * mask.to(output.device)
+            return (result if kept is None else result + kept.to(output.device)).to(output.dtype)
 
         return masked_output
 

@@ -1,21 +1,21 @@
 """Sentences: files of them, and how a model reads them.
 
 A file has the columns `sentence` (up to where the answer comes), `right` and `wrong` (the words that are compared
-there), any number of variables, whole numbers from 0, and if wanted `group`, a subset that answers are judged on apart,
-and `source`, `source_right`, a row's own source. The paper's three tasks are such files; its own copies of them, which
-leave out what the task's name says, are read as well.
+there), any number of variables, whole numbers from 0, and if wanted `group`, a subset that is evaluated separately, and
+`source`, `source_right`, the source that a row is paired with. The paper's three tasks are such files; the paper's
+copies of them, which leave out what the task's name says, are read as well.
 """
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from interp.models.examples import Answer, Examples, from_rows
+from interp.models.examples import Answer, Examples, Pairs, from_rows
 from interp.runs.config import BadInput, project_path, shown
 from interp.tasks.arithmetic import labels_of, read_data, require_columns
 from interp.tasks.grammar import ANSWERS, GENDERS
@@ -136,15 +136,14 @@ def draw(key: str, path: str, table: pd.DataFrame, count: int, generator: torch.
 class Reader:
     """How a model is shown sentences.
 
-    source: the model's name in messages. prefix: put before each sentence as it is, there to be a special
-    token that the model expects; no other is added. capitalize: begin with a capital letter.
+    source: the model's name in messages. prefix: put before each sentence as it is, for a special token that the model
+    expects; no other is added. capitalize: begin with a capital letter.
     """
 
     tokenizer: PreTrainedTokenizerBase
     source: str
     prefix: str = ""
     capitalize: bool = False
-    read_before: dict[tuple[int, ...], str] = field(default_factory=dict)  # sentences by their tokens
 
     def shown(self, sentence: str) -> str:
         return self.prefix + (sentence[:1].upper() + sentence[1:] if self.capitalize else sentence)
@@ -158,11 +157,11 @@ class Reader:
 
     def check_words(self, texts: list[str]) -> None:
         """Refuse words that the tokenizer does not know: they would all be the same to the model; raises BadInput."""
+        unknown = self.tokenizer.unk_token_id
         for special in re.findall(r"<[^<>\s]+>", self.prefix):
             if len(self.tokens([special])[0]) != 1:
                 raise BadInput(f"sentence_prefix: '{special}' is no special token of the tokenizer of {self.source}, "
                                f"which has {', '.join(self.tokenizer.all_special_tokens) or 'none'}.")
-        unknown = self.tokenizer.unk_token_id
         if unknown in self.tokens([self.prefix])[0] and self.tokenizer.unk_token not in self.prefix:
             raise BadInput(f"sentence_prefix: the tokenizer of {self.source} does not know '{self.prefix}'.")
         # as ordered sets; a word may be another token at the beginning
@@ -177,22 +176,8 @@ class Reader:
                 raise BadInput(f"model_path: the tokenizer of {self.source} does not know the word '{word.strip()}'.")
 
     def read_as(self, ids: list[int]) -> str:
-        """The word that tokens say: of a tokenizer that declares no unknown token, other words may be its token too."""
+        """The word that tokens say: without an unknown token, a tokenizer may give other words the same token."""
         return self.tokenizer.batch_decode([ids], clean_up_tokenization_spaces=False)[0].strip().casefold()
-
-    def check_rows(self, sentences: list[str], rows: list[list[int]]) -> None:
-        """Refuse sentences with a token that says nothing, and different ones that look alike to the model.
-
-        Raises:
-            BadInput: naming the first.
-        """
-        for sentence, row in zip(sentences, rows):
-            if self.tokenizer.unk_token_id in row and self.tokenizer.unk_token not in self.prefix:
-                raise BadInput(f"sentence_prefix: with '{self.prefix}' before it, the tokenizer of {self.source} does "
-                               f"not know a word of '{sentence}'.")
-            if (other := self.read_before.setdefault(tuple(row), sentence)) != sentence:
-                raise BadInput(f"model_path: '{sentence}' and '{other}' are the same to the tokenizer of "
-                               f"{self.source}.")
 
     def answers(self, texts: list[str], rows: list[list[int]], words: list[str]) -> Tensor:
         """The single token that each word is after its text, (rows,).
@@ -208,71 +193,50 @@ class Reader:
             found.append(ids[-1])
         return torch.tensor(found)
 
-    def read(self, table: pd.DataFrame, variables: list[str], device: torch.device) -> Examples:
+    def read(self, table: pd.DataFrame, variables: list[str], device: torch.device,
+             seen: dict[tuple[int, ...], str]) -> Examples:
         """Rows of read_sentences as examples, probed at their last token, where the answer comes.
 
+        seen: sentences read so far by their tokens, to which these are added.
+
         Raises:
-            BadInput: as check_words and answers; or a row's two words are the same token.
+            BadInput: as check_words and answers; a row's two words are the same token, or two sentences are the same
+                tokens.
         """
         texts = [self.shown(text) for text in table["sentence"]]
         right, wrong = table["right"].tolist(), table["wrong"].tolist()
         self.check_words([f"{text} {word}" for words in (right, wrong) for text, word in zip(texts, words)])
         rows = self.tokens(texts)
-        self.check_rows(table["sentence"].tolist(), rows)
+        for sentence, row in zip(table["sentence"], rows):
+            if self.tokenizer.unk_token_id in row and self.tokenizer.unk_token not in self.prefix:
+                raise BadInput(f"sentence_prefix: with '{self.prefix}' before it, the tokenizer of {self.source} does "
+                               f"not know a word of '{sentence}'.")
+            if (other := seen.setdefault(tuple(row), sentence)) != sentence:
+                raise BadInput(f"model_path: '{sentence}' and '{other}' are the same to the tokenizer of "
+                               f"{self.source}.")
         tokens, last = from_rows(rows, device)
-        wanted, other = (self.answers(texts, rows, words).to(device) for words in (right, wrong))
-        for row in (wanted == other).nonzero()[:1].flatten().tolist():
+        answer = Answer(self.answers(texts, rows, right).to(device), self.answers(texts, rows, wrong).to(device))
+        for row in (answer.right == answer.wrong).nonzero()[:1].flatten().tolist():
             raise BadInput(f"model_path: '{right[row]}' and '{wrong[row]}' are the same token to the tokenizer of "
                            f"{self.source}.")
         groups = {name: torch.tensor(numbers, device=device)
                   for name, numbers in table.reset_index(drop=True).groupby("group", sort=False).indices.items()}
         return Examples(tokens, last, last,
                         {name: labels_of(table, name).to(device) for name in variables if name in table},
-                        Answer(wanted, other), groups if list(groups) != [""] else {}, texts)
+                        answer, groups if list(groups) != [""] else {}, texts)
 
 
 # ------------------------------------------------------------------------------------ pairs
 
-def pair(examples: Examples, table: pd.DataFrame, reader: Reader, variable: str, answer_variable: str,
-         data_seed: int) -> Examples:
-    """Examples with a source for each row: its own, where the file has them, else one drawn.
+def given_pairs(base: Examples, table: pd.DataFrame, reader: Reader, variable: str, changes: bool) -> Pairs:
+    """Examples and the sources that their file gives; changes: whether the answer depends on the variable.
+
+    A source's value of the variable is source_VARIABLE or, of two values, the other.
 
     Raises:
-        BadInput: a row has no source with another value of the variable.
+        BadInput: that is not known, or is the base's.
     """
-    if "source" in table:
-        source = own_sources(examples, table, reader, variable)
-        return examples.paired_with(source, source.answer if variable == answer_variable else examples.answer)
-    rows = draw_sources(examples, variable, table.attrs["source"], torch.Generator().manual_seed(data_seed))
-    return examples.paired_with(rows, exchanged_answer(examples.answer, examples.answer[rows])
-                                if variable == answer_variable else examples.answer)
-
-
-def exchanged_answer(own: Answer, other: Answer) -> Answer:
-    """The sources' answers against the rows' own."""
-    assert other.wrong is not None  # of sentences
-    return Answer(other.right, torch.where(own.right == other.right, other.wrong, own.right))
-
-
-def draw_sources(examples: Examples, variable: str, file: str, generator: torch.Generator) -> Tensor:
-    """For each row a random one of its group with another value of the variable: (rows,)."""
-    values = examples.variables[variable].cpu()
-    chosen = torch.empty(len(examples), dtype=torch.long)
-    for name, rows in (examples.groups or {"": torch.arange(len(examples))}).items():
-        rows = rows.cpu()
-        for value in values[rows].unique().tolist():
-            others, own = rows[values[rows] != value], rows[values[rows] == value]
-            if not len(others):
-                where = f"the group '{name}' of " if name else ""
-                raise BadInput(f"{file}: '{variable}' has a single value in {where}the sentences drawn, so that no row "
-                               "has a source with another value.")
-            chosen[own] = others[torch.randint(len(others), (len(own),), generator=generator)]
-    return chosen.to(examples.tokens.device)
-
-
-def own_sources(examples: Examples, table: pd.DataFrame, reader: Reader, variable: str) -> Examples:
-    """The sources that the file gives; their value of the variable is source_VARIABLE or, of two values, the other."""
-    values = examples.variables[variable]
+    values = base.variables[variable]
     if f"source_{variable}" in table:
         other = labels_of(table, f"source_{variable}").to(values.device)
     elif int(values.max()) < 2:
@@ -285,4 +249,32 @@ def own_sources(examples: Examples, table: pd.DataFrame, reader: Reader, variabl
                        f"'{variable}'.")
     wrong = table["wrong"].where(table["right"] == table["source_right"], table["right"])
     sources = pd.DataFrame({"sentence": table["source"], "right": table["source_right"], "wrong": wrong, "group": ""})
-    return replace(reader.read(sources, [], values.device), variables={variable: other})
+    source = replace(reader.read(sources, [], values.device, {}), variables={variable: other})
+    return Pairs(base, source, source.answer if changes else base.answer)
+
+
+def drawn_pairs(examples: Examples, variable: str, changes: bool, file: str, data_seed: int) -> Pairs:
+    """Examples, each paired with a random one of its group that has another value of the variable.
+
+    Raises:
+        BadInput: a row has no source with another value.
+    """
+    values, drawing = examples.variables[variable].cpu(), torch.Generator().manual_seed(data_seed)
+    rows = torch.empty(len(examples), dtype=torch.long)
+    for name, members in (examples.groups or {"": torch.arange(len(examples))}).items():
+        members = members.cpu()
+        for value in values[members].unique().tolist():
+            same, others = members[values[members] == value], members[values[members] != value]
+            if not len(others):
+                where = f"the group '{name}' of " if name else ""
+                raise BadInput(f"{file}: '{variable}' has a single value in {where}the sentences drawn, so that no row "
+                               "has a source with another value.")
+            rows[same] = others[torch.randint(len(others), (len(same),), generator=drawing)]
+    source = examples[rows.to(examples.tokens.device)]
+    return Pairs(examples, source, against_base(examples.answer, source.answer) if changes else examples.answer)
+
+
+def against_base(base: Answer, source: Answer) -> Answer:
+    """The sources' answers, compared with the bases'."""
+    assert source.wrong is not None  # of sentences
+    return Answer(source.right, torch.where(base.right == source.right, source.wrong, base.right))

@@ -1,0 +1,126 @@
+"""Interchanges along directions with a closed form or from a probe, and the controls among them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from interp.methods.counterfactual import counterfactual_embeddings
+from interp.methods.erasure import fit_eraser
+from interp.methods.interchange.base import Interchange, Pairs, SiteUnderStudy, Subspace, subspace
+from interp.methods.optimize import even_batch
+from interp.methods.probes import build_probe, train_probe
+
+HIDDEN = 256
+CF_STEPS, CF_LR = 100, 0.1
+
+
+def none(site: SiteUnderStudy, seed: int) -> Subspace:
+    """Nothing is exchanged: what the model answers without intervention."""
+    return subspace(site, torch.zeros(site.model.d_model, 0))
+
+
+def full(site: SiteUnderStudy, seed: int) -> Subspace:
+    """Everything at the site is exchanged: the most that a site can carry, and whatever else is there."""
+    return subspace(site, torch.eye(site.model.d_model))
+
+
+def random(site: SiteUnderStudy, seed: int, rank: str | int) -> Subspace:
+    """Random directions: what exchanging as many dimensions does, whichever they are."""
+    d, drawing = site.model.d_model, torch.Generator().manual_seed(seed)
+    return subspace(site, torch.linalg.qr(torch.randn(d, d, generator=drawing)).Q, rank=rank)
+
+
+def pca(site: SiteUnderStudy, seed: int, rank: str | int) -> Subspace:
+    """Leading principal components of the activations: directions that vary, whatever the variable."""
+    activations = site.fit.base_activations  # (n, d)
+    directions = torch.linalg.svd(activations - activations.mean(0), full_matrices=False).Vh.T  # (d, K)
+    return subspace(site, directions, rank=rank)
+
+
+def difference_in_means(site: SiteUnderStudy, seed: int, rank: str | int) -> Subspace:
+    """The leading directions in which the class means differ."""
+    means = class_means(site.fit.base_activations, site.fit.base_values)
+    return subspace(site, leading_directions(means), rank=rank)
+
+
+def lda(site: SiteUnderStudy, seed: int, rank: str | int) -> Subspace:
+    """Linear discriminants: the leading whitened class-mean directions, in float64.
+
+    P = Σ^½ V Vᵀ Σ^-½, V the right singular vectors of the whitened centered class means, Σ the activations' covariance.
+    """
+    activations = site.fit.base_activations
+    wide = activations.double()
+    variances, basis = torch.linalg.eigh(torch.cov(wide.T))
+    seen = variances > variances[-1] * len(variances) * torch.finfo(wide.dtype).eps
+    scale = variances[seen].sqrt()                                             # (r,)
+    means = class_means(wide, site.fit.base_values)                            # (classes, d)
+    directions = leading_directions(means @ (basis[:, seen] / scale))          # (r, K)
+    right, left = basis[:, seen] / scale @ directions, directions.T @ (basis[:, seen] * scale).T
+    return subspace(site, right.to(activations), left.to(activations), rank=rank)
+
+
+def leace(site: SiteUnderStudy, seed: int, precision: str, shrinkage: bool) -> Subspace:
+    """LEACE's eraser as an interchange: what it would remove is taken from the source instead.
+
+    Oblique: it reads coordinates whitened by the activations' covariance and writes along the class means.
+    """
+    eraser = fit_eraser(site.fit.base_activations, site.fit.base_values, site.n_classes, precision,
+                        shrinkage=shrinkage)
+    kept = eraser.proj_left.norm(dim=0) > 0  # x - (x - bias) proj_rightᵀ proj_leftᵀ is what it makes of x
+    return subspace(site, eraser.proj_right.T[:, kept], eraser.proj_left.T[kept])
+
+
+def linear_probe(site: SiteUnderStudy, seed: int, rank: str | int, **training) -> Subspace:
+    """The leading right singular vectors of a linear probe's centered weights."""
+    weights = fit_probe(site, -1, seed, **training).get_parameter("weight").detach()
+    weights = weights[site.fit.base_values.unique()]  # of the classes that occur: (classes, d)
+    return subspace(site, leading_directions(weights - weights.mean(0)), rank=rank)
+
+
+def fit_probe(site: SiteUnderStudy, hidden: int, seed: int, *, lr: float, num_epochs: int,
+              batch_size: int) -> nn.Module:
+    """A probe of the variable, trained on the bases of the fit pairs. hidden: -1 for a linear one."""
+    pairs = site.fit
+    probe = build_probe(site.model.d_model, site.n_classes, hidden, seed).to(pairs.base_activations.device)
+    train_probe(probe, pairs.base_activations, pairs.base_values, lr=lr, batch_size=even_batch(len(pairs), batch_size),
+                num_epochs=num_epochs, generator=torch.Generator().manual_seed(seed))
+    return probe
+
+
+def class_means(activations: Tensor, values: Tensor) -> Tensor:
+    """The means of the classes that occur, minus their mean, (classes, d)."""
+    means = torch.stack([activations[values == value].mean(0) for value in values.unique()])
+    return means - means.mean(0)
+
+
+def leading_directions(rows: Tensor) -> Tensor:
+    """The leading directions of centered rows, one fewer than there are: (n, d) -> (d, n - 1)."""
+    return torch.linalg.svd(rows, full_matrices=False).Vh.T[:, :len(rows) - 1]
+
+
+@dataclass(frozen=True)
+class Embedding(Interchange):
+    """An MLP probe's counterfactual embedding: changes a base until the probe reads what it reads of the source.
+
+    It sets the variable, it does not exchange it.
+    """
+
+    def probe(self, device: torch.device) -> nn.Module:
+        probe = build_probe(self.tensors["0.weight"].shape[1], len(self.tensors["2.bias"]), HIDDEN, 0).to(device)
+        probe.load_state_dict(self.tensors)
+        return probe.requires_grad_(False)
+
+    def __call__(self, pairs: Pairs) -> Tensor:
+        base, probe = pairs.base_activations, self.probe(pairs.base_activations.device)
+        targets = probe(pairs.source_activations).argmax(-1)  # (n,)
+        other = probe(base).argmax(-1) != targets
+        moved = base.clone()
+        with torch.enable_grad():
+            moved[other] = counterfactual_embeddings(probe, base[other], targets[other], num_steps=CF_STEPS, lr=CF_LR)
+        return moved
+
+
+def mlp_probe(site: SiteUnderStudy, seed: int, **training) -> Embedding:
+    probe = fit_probe(site, HIDDEN, seed, **training)
+    return Embedding("mlp_probe", None, {name: tensor.detach() for name, tensor in probe.state_dict().items()})

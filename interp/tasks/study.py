@@ -1,0 +1,425 @@
+"""A config's data and models: what prepare() reads and checks, and the loops that every method runs over them.
+
+Whatever the task, a method gets an open model, Examples and Pairs; only this module distinguishes tasks.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from interp.models import loading
+from interp.models.examples import Answer, Examples, Pairs
+from interp.models.family import family_of
+from interp.models.open_model import GIB, RESID_MID, OpenModel, Site
+from interp.models.opening import open_model
+from interp.models.sublayers import find_sublayer
+from interp.runs.config import BadInput
+from interp.runs.settings import Setting, fill_in
+from interp.tasks import sentences
+from interp.tasks.arithmetic import labels_of, read_data, require_columns, rule_values, token_ids
+from interp.tasks.functions import Rule
+from interp.tasks.keys import LABELS, SEQUENCE_KEYS, QuestionConfig
+
+POSITION_KEYS = ("probe_index", "target_position", "token_range")  # the paper's names of the probed position
+LOCATION_KEYS = ("operation", "residual_location", "location")  # and of the place in a layer
+SITES = {"attn": RESID_MID, "mlp": "resid_post"}  # DAS names the site after the sublayer it follows
+TRAIN, TEST, GEN = "train", "test", "gen"
+
+
+@dataclass(frozen=True)
+class Data:
+    """What one model is shown.
+
+    train: to learn from. tests: to probe on, by name, the one called `test` first. evaluated: what the model's answers
+    are evaluated on, by the name that columns carry. pairs: train and tests with their sources, if sources are wanted.
+    extra: other sequences of the config, by its key. from_file: a file of sentences gives the sources.
+    """
+
+    train: Examples
+    tests: dict[str, Examples]
+    evaluated: dict[str, Examples]
+    pairs: dict[str, Pairs] = field(default_factory=dict)
+    extra: dict[str, Examples] = field(default_factory=dict)
+    changes: bool = True    # the answer depends on the variable
+    from_file: bool = True
+
+
+@dataclass(frozen=True)
+class Counterfactual:
+    """The columns of sequences that say what the interchange of a variable does.
+
+    label: the column of the counterfactual answers, or a rule that gives them, as `counterfactual_label_functions` has
+    them. variable: the column of the source's values.
+    """
+
+    label: str | Rule
+    variable: str | None = None
+
+
+class Study:
+    """A config's data and models, read and checked when made.
+
+    counterfactuals: the columns that pair sequences, by variable. paired: whether sentences are paired with sources.
+    extra: config keys of further sequences to evaluate answers on.
+
+    Raises:
+        BadInput: the data are missing, or do not fit each other, the keys or the models.
+    """
+
+    def __init__(self, config: QuestionConfig, settings: Sequence[Setting], device: torch.device, *,
+                 counterfactuals: dict[str, Counterfactual] | None = None, paired: bool = False,
+                 extra: Collection[str] = ()):
+        self.config, self.device = config, device
+        self.data_by_key: dict[tuple, Data] = {}
+        for path, of_model in grouped(settings, self.path).items():
+            configuration = loading.read_model_config("model_path", path)
+            for setting in of_model:
+                check_layers(configuration, path, config, setting)
+            tables = Sentences(config, path, of_model[0], device) if config.of_sentences else None
+            for key, of_data in grouped(of_model, self.data_key).items():
+                if key not in self.data_by_key:
+                    variable = self.variable(of_data[0])
+                    self.data_by_key[key] = tables.data(variable, paired) if tables else read_sequences_of(
+                        config, of_data[0], variable, device, (counterfactuals or {}).get(variable), extra)
+                check_data(self.data_by_key[key], config, configuration)
+
+    def path(self, setting: Setting) -> str:
+        return fill_in("model_path", self.config.model_path, setting)
+
+    def variable(self, setting: Setting) -> str:
+        """The variable that a setting asks about."""
+        return getattr(setting, "variable", self.config.asked)
+
+    def data_key(self, setting: Setting) -> tuple:
+        path = self.path(setting) if self.config.of_sentences else None  # sentences are read by a model's tokenizer
+        return path, position_of(self.config, setting), self.variable(setting)
+
+    def data(self, setting: Setting) -> Data:
+        """What the setting's model is shown, probed at the setting's position."""
+        return self.data_by_key[self.data_key(setting)]
+
+    def models(self, settings: Sequence[Setting]) -> Iterator[tuple[OpenModel, Data, list[Setting]]]:
+        """Each model, opened once, with its data and the settings that ask for both."""
+        for (_, _, shuffled), of_model in grouped(settings, self.model_key).items():
+            model = self.open(of_model[0], shuffled)
+            for of_data in grouped(of_model, self.data_key).values():
+                yield model, self.data(of_data[0]), of_data
+
+    def model_key(self, setting: Setting) -> tuple:
+        shuffled = (setting.target_layer, location_of(setting)) if self.config.layer_reinit is True else None
+        return self.path(setting), setting.model_seed, shuffled
+
+    def open(self, setting: Setting, shuffled: tuple[int, str] | None) -> OpenModel:
+        """The setting's model, with fresh weights where the config has controls."""
+        config, path = self.config, self.path(setting)
+        model = loading.load_model("model_path", path, self.device, config.dtype, config.spread)
+        loading.reinitialize(
+            model, setting.model_seed, body=config.random_init, embeddings=config.reinit_embeddings,
+            layer=-1 if isinstance(config.layer_reinit, bool) else config.layer_reinit)
+        try:
+            opened = open_model(model, self.data(setting).train, int(config.cache_gib * GIB))
+        except (ValueError, IndexError, KeyError, AttributeError, TypeError) as error:  # as families differ
+            raise BadInput(f"model_path: {path} cannot be opened: {loading.first_line(error)}.") from None
+        if shuffled:
+            sublayer = find_sublayer(opened, shuffled[0], "mlp" if shuffled[1] in ("mlp", "resid_post") else "attn")
+            loading.shuffle_weights(sublayer.maps.values(), setting.model_seed)
+        return opened
+
+    def check_portions(self, *keys: str) -> None:
+        """Refuse portions of train, of the sizes that these keys give, beyond its rows; raises BadInput."""
+        sizes = [getattr(self.config, key) for key in keys]
+        count = min(len(data.train) for data in self.data_by_key.values())
+        if sum(sizes) > count:
+            what = "training sentences" if self.config.of_sentences else "rows of train_data_path"
+            raise BadInput(f"{keys[0]}: {sizes[0]} and {keys[1]} {sizes[1]} are more than the {count} {what}.")
+
+
+def grouped(settings: Sequence[Setting], key) -> dict:
+    """Settings by a key, in order."""
+    groups: dict = {}
+    for setting in settings:
+        groups.setdefault(key(setting), []).append(setting)
+    return groups
+
+
+def at_sites(model: OpenModel, settings: Sequence[Setting],
+             splits: dict[str, Examples]) -> Iterator[tuple[Setting, dict[str, Tensor]]]:
+    """Each setting with the activations at its site by split, (rows, d_model); one pass reads what memory holds."""
+    of_site = grouped(settings, site_of)
+    sites = list(of_site)
+    count = model.portion(4 * model.d_model * sum(map(len, splits.values())), len(sites))
+    for start in range(0, len(sites), count):
+        some = sites[start:start + count]
+        read = {name: model.activations(examples, some) for name, examples in splits.items()}
+        for site in some:
+            for setting in of_site[site]:
+                yield setting, {name: activations[site] for name, activations in read.items()}
+
+
+def portions(examples: Examples, sizes: Sequence[int], data_seed: int) -> list[Tensor]:
+    """Row numbers of disjoint portions of examples, which share no input.
+
+    Rows of one input (a sentence with several sources) come together; of an input at the end of a portion the rows that
+    it had no place for are in none.
+    """
+    drawing = torch.Generator().manual_seed(data_seed)
+    order, inputs = torch.randperm(len(examples), generator=drawing), examples.inputs().cpu()
+    first: dict[int, int] = {}  # place in the order, of the first row of each input
+    places = [first.setdefault(number, place) for place, number in enumerate(inputs[order].tolist())]
+    order = order[torch.tensor(places).sort(stable=True).indices]
+    parts = list(order[:sum(sizes)].split(list(sizes)))
+    for i in range(1, len(parts)):
+        earlier = inputs[torch.cat(parts[:i])]
+        parts[i] = parts[i][~torch.isin(inputs[parts[i]], earlier)]
+    return [part.to(examples.tokens.device) for part in parts]
+
+
+# --------------------------------------------------------------------------- the paper's names
+
+def position_of(config: QuestionConfig, setting: Setting) -> int:
+    """The probed position, under whichever of its names; -1, the last, without any."""
+    for name in POSITION_KEYS:
+        if hasattr(setting, name):
+            return getattr(setting, name)
+        if getattr(config, name, None) is not None:
+            return int(getattr(config, name).split("_")[0])
+    return -1
+
+
+def position_key(setting: Setting) -> str:
+    return next((f"{name}_list" for name in POSITION_KEYS if hasattr(setting, name)), "token_range")
+
+
+def location_of(setting: Setting) -> str:
+    return next(getattr(setting, name) for name in LOCATION_KEYS if hasattr(setting, name))
+
+
+def site_of(setting: Setting) -> Site:
+    """A setting's site in the residual stream; circuit probing's settings name a sublayer instead."""
+    return Site(setting.target_layer, SITES.get(location_of(setting), location_of(setting)))
+
+
+# ---------------------------------------------------------------------------------- sequences
+
+def read_sequences_of(config: QuestionConfig, setting: Setting, variable: str, device: torch.device,
+                      counterfactual: Counterfactual | None, extra: Collection[str]) -> Data:
+    """A config's sequences, probed at a setting's position."""
+    examples, pairs, columns = {}, {}, [variable] if config.variables else []
+    for name, key in zip((TRAIN, TEST), SEQUENCE_KEYS):
+        table = read_data(key, getattr(config, key), ["data", LABELS, *columns])
+        values = {column: labels_of(table, column).to(device) for column in columns}
+        examples[name] = sequences(table, "data", values, labels_of(table, LABELS).to(device), key, config, setting)
+        if counterfactual:
+            source, label = read_sources(table, counterfactual, variable, key, config, setting, device)
+            pairs[name] = Pairs(examples[name], source, Answer(label))
+            if name == TRAIN and columns:
+                name_other_interchange(key, table, counterfactual.label, variable)
+    for column in columns:
+        check_classes(column, examples[TRAIN].variables[column], examples[TEST].variables[column])
+    further = {}
+    for key in extra:
+        table = read_data(key, getattr(config, key), ["data", LABELS])
+        further[key] = sequences(table, "data", {}, labels_of(table, LABELS).to(device), key, config, setting)
+    tests = {TEST: examples[TEST]}
+    return Data(examples[TRAIN], tests, tests, pairs, further, changes=False)
+
+
+def sequences(table: pd.DataFrame, column: str, variables: dict[str, Tensor], labels: Tensor, key: str,
+              config: QuestionConfig, setting: Setting) -> Examples:
+    """Sequences of equal length, answered after the last token; raises BadInput where they lack the position."""
+    tokens, position = token_ids(table, column).to(labels.device), position_of(config, setting)
+    length = tokens.shape[1]
+    if not -length <= position < length:
+        raise BadInput(f"{position_key(setting)}: there is no position {position} in the {length} tokens of {key}.")
+    last = torch.full_like(labels, length - 1)
+    return Examples(tokens, torch.full_like(last, position % length), last, variables, Answer(labels))
+
+
+def read_sources(table: pd.DataFrame, counterfactual: Counterfactual, variable: str, key: str, config: QuestionConfig,
+                 setting: Setting, device: torch.device) -> tuple[Examples, Tensor]:
+    """The counterfactual sequences, and the answers after the interchange, (rows,)."""
+    rule = counterfactual.label
+    columns = [rule] if isinstance(rule, str) else list(rule[:2])
+    require_columns(table, [*columns, *filter(None, [counterfactual.variable]), "counterfactual_data"])
+    values = {}
+    if counterfactual.variable:
+        values[variable] = labels_of(table, counterfactual.variable).to(device)
+    label = (labels_of(table, rule) if isinstance(rule, str) else rule_values(table, rule)).to(device)
+    return sequences(table, "counterfactual_data", values, label, key, config, setting), label
+
+
+def name_other_interchange(key: str, table: pd.DataFrame, label: str | Rule, variable: str) -> None:
+    """Say where counterfactual answers are those of another variable's interchange, as some of the paper's are."""
+    if isinstance(label, str):
+        rule = label.replace("CF_Label_", "CF_FN_")
+        words, name = str(table[rule].iloc[0]).split()[:2] if rule in table else [], label
+    else:
+        words, name = list(label[:2]), " ".join(label)
+    exchanged = [word.removeprefix("counter_") for word in words if word.startswith("counter_")]
+    if exchanged and variable not in exchanged:
+        print(f"{key}: {name} is the answer after an interchange of {exchanged[0]}, not of {variable}.")
+
+
+# ---------------------------------------------------------------------------------- sentences
+
+class Sentences:
+    """Train and test sentences drawn from data_path, and test_size more from gen_path, as one model reads them."""
+
+    def __init__(self, config: QuestionConfig, path: str, setting: Setting, device: torch.device):
+        assert config.data_path is not None  # consistent_task sees to it
+        if position_of(config, setting) != -1:
+            raise BadInput(f"{position_key(setting)}: sentences are probed at their last token; leave the key out.")
+        self.config, variables = config, config.variables
+        self.reader = sentences.Reader(loading.load_tokenizer("model_path", path), path, config.sentence_prefix,
+                                       config.capitalize)
+        wanted = list(dict.fromkeys([*variables, *filter(None, [config.answer_variable])]))
+        table = sentences.read_sentences("data_path", config.data_path, config.task, wanted)
+        self.answer_variable = config.answer_variable or (LABELS if LABELS in table else variables[0])
+        if len(variables) > 1:
+            if LABELS not in table and not config.answer_variable:
+                raise BadInput(f"answer_variable: say which of {', '.join(variables)} the answer depends on; "
+                               f"{table.attrs['source']} has no column '{LABELS}'.")
+            if "source" in table:
+                require_columns(table, [f"source_{variable}" for variable in variables])
+        drawing = torch.Generator().manual_seed(config.data_seed)
+        drawn = sentences.draw("train_size", config.data_path, table, config.train_size + config.test_size, drawing)
+        self.tables = {TRAIN: drawn[drawn["drawn"] < config.train_size],
+                       TEST: drawn[drawn["drawn"] >= config.train_size]}
+        if config.gen_path:
+            gen = sentences.read_sentences("gen_path", config.gen_path, config.task, wanted, optional=True)
+            for variable in (name for name in variables if name not in gen):
+                print(f"gen_path: {config.gen_path} has no column '{variable}', so that nothing is looked for in it.")
+            self.tables[GEN] = sentences.draw("test_size", config.gen_path, gen, config.test_size, drawing)
+        seen: dict[tuple[int, ...], str] = {}
+        self.examples = {name: self.reader.read(own, wanted, device, seen) for name, own in self.tables.items()}
+
+    def data(self, variable: str, paired: bool) -> Data:
+        """The sentences for one variable: probed once each, evaluated in every row."""
+        probed, pairs, changes = {}, {}, variable == self.answer_variable
+        for name, table in self.tables.items():
+            if variable not in table:
+                continue
+            examples = self.examples[name]
+            once = torch.tensor((~table["sentence"].duplicated()).tolist(), device=examples.tokens.device)
+            if "source" in table:
+                probed[name] = examples
+                if paired:
+                    pairs[name] = sentences.given_pairs(examples, table, self.reader, variable, changes)
+            else:
+                rows = once.nonzero().flatten()
+                probed[name] = examples if once.all() else examples[rows]
+                if paired:
+                    drawn = sentences.drawn_pairs(examples, variable, changes, table.attrs["source"],
+                                                  self.config.data_seed)
+                    pairs[name] = drawn if once.all() else drawn[rows]
+            sources = [pairs[name].source] if name in pairs else []
+            for shown in (probed[name], *sources):
+                check_classes(variable, probed[TRAIN].variables[variable], shown.variables[variable])
+        evaluated = {{TEST: "iid"}.get(name, name): examples for name, examples in self.examples.items()
+                     if name != TRAIN}
+        return Data(probed.pop(TRAIN), probed, evaluated, pairs, changes=changes,
+                    from_file="source" in self.tables[TRAIN])
+
+
+# ------------------------------------------------------------------------------------- checks
+
+def check_data(data: Data, config: QuestionConfig, model: PretrainedConfig) -> None:
+    """Refuse rows that a model cannot read; raises BadInput."""
+    if config.of_sentences:
+        for name, examples in {TRAIN: data.train, **data.evaluated}.items():
+            check_fits("gen_path" if name == GEN else "data_path", examples, model)
+        return
+    for key, examples in {**dict(zip(SEQUENCE_KEYS, (data.train, data.tests[TEST]))), **data.extra}.items():
+        check_fits(key, examples, model)
+    for key, pairs in zip(SEQUENCE_KEYS, data.pairs.values()):
+        check_fits(key, replace(pairs.source, answer=pairs.counterfactual), model, "the counterfactual answer")
+
+
+def check_layers(model: PretrainedConfig, path: str, config: QuestionConfig, setting: Setting) -> None:
+    """Refuse a layer or a site that a model's configuration lacks; raises BadInput."""
+    for key, layer in (("target_layer_list", setting.target_layer), ("layer_reinit", config.layer_reinit)):
+        if layer is not True and layer >= model.num_hidden_layers:
+            raise BadInput(f"{key}: there is no layer {layer}; the model has {model.num_hidden_layers}, counted from "
+                           "0.")
+    of_sublayer = hasattr(setting, "operation")
+    if not of_sublayer and site_of(setting).location == RESID_MID and family_of(model).parallel:
+        key = next(name for name in LOCATION_KEYS if hasattr(setting, name))
+        raise BadInput(f"{key}_list: {path} has no {RESID_MID}: attention and MLP of a '{model.model_type}' model read "
+                       "the same residual stream.")
+
+
+def check_fits(key: str, examples: Examples, model: PretrainedConfig, answers: str = "the answer") -> None:
+    """Refuse rows that a model cannot read to their ends, or whose tokens or answers are not the model's.
+
+    Raises:
+        BadInput: the message shows a sentence by its words and calls the answers `answers`.
+    """
+    longest, most = int(examples.lengths.argmax()), context_of(model)
+    if examples.lengths[longest] > most:
+        row = f"'{examples.texts[longest]}'" if examples.texts else "a sequence"
+        raise BadInput(f"{key}: {row} has {examples.lengths[longest]} tokens, the model reads at most {most}.")
+    of_answers = [tokens for tokens in (examples.answer.right, examples.answer.wrong) if tokens is not None]
+    for what, tokens in [("token", examples.tokens), *((answers, tokens) for tokens in of_answers)]:
+        outside = tokens[(tokens < 0) | (tokens >= model.vocab_size)]
+        if len(outside):
+            raise BadInput(f"{key}: {what} {outside[0]} is not in the model's vocabulary of {model.vocab_size}.")
+
+
+def context_of(model: PretrainedConfig) -> int:
+    """How many tokens a row may have; the suffix forward has no masks for a sliding window."""
+    most = getattr(model, "max_position_embeddings", None) or 10**9
+    return min(most, getattr(model, "sliding_window", None) or most)
+
+
+def check_classes(variable: str, train: Tensor, test: Tensor) -> None:
+    """Refuse a variable with a single value, or with a class that only test has; raises BadInput."""
+    classes = set(train.tolist())
+    if len(classes) < 2:
+        raise BadInput(f"variable: '{variable}' has a single value in the training data; there is nothing to tell "
+                       "apart.")
+    if max(classes) >= max(len(train), 1000):
+        raise BadInput(f"variable: '{variable}' goes up to {max(classes)}, with {len(classes)} values in {len(train)} "
+                       "training examples; number its values from 0.")
+    unknown = sorted(set(test.tolist()) - classes)
+    if unknown:
+        raise BadInput(f"variable: class {unknown[0]} of '{variable}' has no example in the training data, but is "
+                       "in the test data.")
+
+
+def check_range(key: str, column: str, values: Tensor, limit: int) -> None:
+    """Refuse values that are no class of `limit` classes; raises BadInput."""
+    if not 0 <= values.min() <= values.max() < limit:
+        raise BadInput(f"{key}: '{column}' goes from {values.min()} to {values.max()}, which does not fit "
+                       f"in {limit} classes from 0.")
+
+
+def check_batch(batch_size: int, count: int) -> None:
+    """Refuse a batch that leaves no complete one; raises BadInput."""
+    if batch_size > count:
+        raise BadInput(f"batch_size_list: {batch_size} is more than the {count} training examples.")
+
+
+# ------------------------------------------------------------------------------------ answers
+
+def accuracy(model: OpenModel, states: Tensor, answer: Answer, rows: Tensor | None = None) -> float:
+    """Share of right answers, of some rows or of all."""
+    right = model.is_right(states, answer)
+    return (right if rows is None else right[rows]).double().mean().item()
+
+
+def accuracies(model: OpenModel, states: Tensor, name: str, examples: Examples) -> dict[str, float]:
+    """Share of right answers of some examples, as NAME, or as NAME_GROUP of each group."""
+    if not examples.groups:
+        return {name: accuracy(model, states, examples.answer)}
+    return {f"{name}_{group}": accuracy(model, states, examples.answer, rows)
+            for group, rows in examples.groups.items()}
+
+
+def vanilla_accuracies(model: OpenModel, data: Data) -> dict[str, float]:
+    """How often the model answers rightly without intervention, as a reference for other metrics."""
+    return {column: share for name, examples in data.evaluated.items() for column, share in accuracies(
+        model, model.final_states(examples), f"vanilla_acc_{name}", examples).items()}
