@@ -9,9 +9,6 @@
 3. Choose the epoch on validation examples, and report interchange-intervention accuracy on test.
 """
 
-import interp.runs.interruption  # noqa: F401  first, so that Ctrl-C ends in a sentence while the rest is loaded
-
-# isort: split
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -72,6 +69,7 @@ if __name__ == "__main__":  # before what follows loads torch, which takes secon
     answer_early("DAS", Config)
 
 import sys
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -142,7 +140,11 @@ def run_setting(config: Config, setting: Setting, question: Question) -> Outcome
     }, {"training_log": log})
 
 
-SCRIPT = Script("DAS", Config, prepare, run_setting, artifacts, side_tables=lambda config: ["training_log"])
+def run(config: Config, settings: list[Setting], prepared: Any) -> Iterator[tuple[Setting, Outcome]]:
+    return ((setting, run_setting(config, setting, prepared)) for setting in settings)
+
+
+SCRIPT = Script("DAS", Config, prepare, run, artifacts)
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))

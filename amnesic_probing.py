@@ -15,9 +15,6 @@ applied to the other (diff_...). Of sentences, where a split has hundreds of cla
 held-out figures are asked for.
 """
 
-import interp.runs.interruption  # noqa: F401  first, so that Ctrl-C ends in a sentence while the rest is loaded
-
-# isort: split
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -60,6 +57,7 @@ if __name__ == "__main__":  # before what follows loads torch, which takes secon
     answer_early("amnesic_probing", Config)
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -168,7 +166,11 @@ def of_own_split(erasure: Erasure, splits: dict[str, Examples], train_eraser: Le
     return figures
 
 
-SCRIPT = Script("amnesic_probing", Config, prepare, run_setting)
+def run(config: Config, settings: list[Setting], prepared: Any) -> Iterator[tuple[Setting, Outcome]]:
+    return ((setting, run_setting(config, setting, prepared)) for setting in settings)
+
+
+SCRIPT = Script("amnesic_probing", Config, prepare, run)
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))

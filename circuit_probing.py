@@ -11,9 +11,6 @@
    as many random neurons outside of it for comparison.
 """
 
-import interp.runs.interruption  # noqa: F401  first, so that Ctrl-C ends in a sentence while the rest is loaded
-
-# isort: split
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -70,6 +67,7 @@ if __name__ == "__main__":  # before what follows loads torch, which takes secon
     answer_early("circuit_probing", Config)
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -280,11 +278,6 @@ def animated(config: Config, setting: Setting) -> Path:
     return project_path(config.results_dir) / f"updates_{setting_name(setting)}.gif"
 
 
-def details(config: Config, setting: Setting) -> list[Path]:
-    return [qualitative(config, setting)] * (config.of_sentences and config.lm_eval) + [
-        animated(config, setting)] * config.gif
-
-
 def headline(config: Config, rows: list[dict[str, Any]], reason: str | None) -> dict[str, Any]:
     """The figures of an ablation table that go into results.csv, under the published names."""
     figures: dict[str, Any] = {}
@@ -321,8 +314,11 @@ class Animation(UpdateAnimation):
             self.add_frame(self.replayed.update(masks, self.rows), f"masked, epoch {epoch}")
 
 
-SCRIPT = Script("circuit_probing", Config, prepare, run_setting, artifacts,
-                side_tables=lambda config: ["ablations"] if config.lm_eval else [], details=details)
+def run(config: Config, settings: list[Setting], prepared: Any) -> Iterator[tuple[Setting, Outcome]]:
+    return ((setting, run_setting(config, setting, prepared)) for setting in settings)
+
+
+SCRIPT = Script("circuit_probing", Config, prepare, run, artifacts)
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))

@@ -9,9 +9,6 @@
 3. Do the same at random, and with the method fitted on a control task; mark what goes beyond exchanging everything.
 """
 
-import interp.runs.interruption  # noqa: F401  first, so that Ctrl-C ends in a sentence while the rest is loaded
-
-# isort: split
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -89,6 +86,7 @@ if __name__ == "__main__":  # before what follows loads torch, which takes secon
 
 import inspect
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -280,11 +278,11 @@ def mean(values: Tensor) -> float | None:
     return values.double().mean().item() if len(values) else None
 
 
-def side_tables(config: Config) -> list[str]:
-    return ["pairs"] if config.save_pairs else []
+def run(config: Config, settings: list[Setting], prepared: Any) -> Iterator[tuple[Setting, Outcome]]:
+    return ((setting, run_setting(config, setting, prepared)) for setting in settings)
 
 
-SCRIPT = Script("compare_methods", Config, prepare, run_setting, artifacts, side_tables=side_tables)
+SCRIPT = Script("compare_methods", Config, prepare, run, artifacts)
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))

@@ -6,9 +6,6 @@ A file holds every sentence of its patterns, or, where its name ends in _gen, so
 that nothing is trained on. Writes data_dir/FILE.csv and results.csv, a row for each file.
 """
 
-import interp.runs.interruption  # noqa: F401  first, so that Ctrl-C ends in a sentence while the rest is loaded
-
-# isort: split
 from typing import Annotated
 
 from pydantic import Field
@@ -31,6 +28,7 @@ if __name__ == "__main__":  # before what follows loads torch, which takes secon
 
 import hashlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -38,8 +36,9 @@ import torch
 
 from interp.experiment import Outcome, Script, main
 from interp.runs.config import project_path
-from interp.runs.directory import RunDirectory, check_data_files, write_missing
+from interp.runs.files import check_data_files, write_missing
 from interp.runs.settings import Setting
+from interp.runs.store import RunDirectory
 from interp.tasks.grammar import csv_text, make_table
 
 
@@ -73,7 +72,11 @@ def finish(config: Config, tables: dict[Path, pd.DataFrame], run: RunDirectory) 
     write_missing({file: csv_text(table) for file, table in tables.items()})
 
 
-SCRIPT = Script("generate_language_data", Config, prepare, run_setting, finish=finish)
+def run(config: Config, settings: list[Setting], tables: dict[Path, pd.DataFrame]) -> Iterator[tuple[Setting, Outcome]]:
+    return ((setting, run_setting(config, setting, tables)) for setting in settings)
+
+
+SCRIPT = Script("generate_language_data", Config, prepare, run, finish=finish)
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))

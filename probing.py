@@ -9,9 +9,6 @@
    variable has in its source, patch it in, run the rest of the model, and see what it answers.
 """
 
-import interp.runs.interruption  # noqa: F401  first, so that Ctrl-C ends in a sentence while the rest is loaded
-
-# isort: split
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -63,6 +60,7 @@ if __name__ == "__main__":  # before what follows loads torch, which takes secon
     answer_early("probing", Config)
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -164,8 +162,11 @@ def changed_rows(examples: Examples) -> Tensor:
     return (examples.answer.right != examples.pairing[1].right).nonzero().flatten()
 
 
-SCRIPT = Script("probing", Config, prepare, run_setting, side_tables=lambda config: (
-    ["counterfactual_examples"] if config.counterfactual_embeddings and config.save_examples else []))
+def run(config: Config, settings: list[Setting], prepared: Any) -> Iterator[tuple[Setting, Outcome]]:
+    return ((setting, run_setting(config, setting, prepared)) for setting in settings)
+
+
+SCRIPT = Script("probing", Config, prepare, run)
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))

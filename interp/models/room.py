@@ -17,8 +17,6 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from interp.runs.files import naming
-
 GIB = 2**30
 ZEROS = bytes(2**20)
 
@@ -61,9 +59,12 @@ class Room:
 def mapped(folder: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """An empty tensor in a file without a name; raises OSError naming the folder where its disk is full."""
     size = math.prod(shape) * dtype.itemsize
-    with naming(folder), tempfile.TemporaryFile(dir=folder) as file:
-        reserve(file, size)
-        return torch.frombuffer(mmap.mmap(file.fileno(), size), dtype=dtype).view(shape)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            reserve(file, size)
+            return torch.frombuffer(mmap.mmap(file.fileno(), size), dtype=dtype).view(shape)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
 def reserve(file: BinaryIO, size: int) -> None:

@@ -19,8 +19,7 @@ from interp.models.opened import RESID_MID, OpenModel, Site
 from interp.models.opening import open_model
 from interp.models.room import Room
 from interp.models.sublayers import find_sublayer
-from interp.runs.config import BadInput, require_file
-from interp.runs.directory import check_folder
+from interp.runs.config import BadInput
 from interp.runs.settings import Setting, fill_in
 from interp.tasks import sentences
 from interp.tasks.arithmetic import labels_of, read_data, require_columns, rule_values, token_ids
@@ -81,7 +80,7 @@ class Question:
                  pairs: Exchange | dict[str, Exchange] | bool = False, extra: Collection[str] = ()):
         self.config, self.settings, self.device = config, settings, device
         self.pairs, self.extra = pairs, extra
-        self.room = make_room(config)
+        self.room = Room(config.cache_gib)
         self.configurations: dict[str, PretrainedConfig] = {}
         self.known: dict[Any, Data] = {}
         self.sentences: dict[str, ReadSentences] = {}  # by model
@@ -283,14 +282,6 @@ class Question:
                   if self.path(other) == self.path(setting) and other.model_seed == setting.model_seed]
         coming, each = list(dict.fromkeys(coming)), 4 * len(examples) * self.open(setting).model.config.hidden_size
         return coming[:self.room.portion(each, len(coming), self.device)]
-
-
-def make_room(config: QuestionConfig) -> Room:
-    """Where what passes keep goes; raises BadInput where cache_dir is no folder that can be written to."""
-    folder = require_file("cache_dir", config.cache_dir) if config.cache_dir else None
-    if folder:
-        check_folder("cache_dir", folder)
-    return Room(config.cache_gib, folder)
 
 
 # --------------------------------------------------------------------------- the paper's names
