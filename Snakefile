@@ -23,7 +23,7 @@ from snakemake.exceptions import WorkflowError
 
 from interp.methods.table import METHODS
 from interp.runs.config import project_path, read_chain, read_yaml, shown
-from interp.runs.parts import TOGETHER
+from interp.runs.settings import TOGETHER
 
 CONFIGS, RESULTS = config.get("configs", "configs"), config.get("results", "Results")
 PARTS = int(config.get("parts", 1))  # of every sweep
@@ -154,10 +154,9 @@ for name, experiment in COMPARISON.items():
 
 for name, step in STEPS.items():
     complete, parts = marks(step.configs), min(PARTS, settings_of(step.configs))
-    # --wait: if Snakemake is killed, its jobs may live on, and a second one of the same step goes on after them
-    command = f"OMP_NUM_THREADS=1 {sys.executable} {step.script} --wait --config {' '.join(step.configs)}"
+    command = f"OMP_NUM_THREADS=1 {sys.executable} {step.script} --config {' '.join(step.configs)}"
     minutes, mebibytes = step.measured
-    division = [(f"{name}_part_{number}", f" --part {number}/{parts}", marks(step.configs, f"part_{number}_of_{parts}"))
+    division = [(f"{name}_part_{number}", f" --shard {number}/{parts}", marks(step.configs, f"part_{number}_of_{parts}"))
                 for number in range(1, parts + 1)] if parts > 1 else []
     joined = [mark for *_, own in division for mark in own]
 

@@ -28,6 +28,7 @@ if __name__ == "__main__":  # before what follows loads torch, which takes secon
 
 import hashlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -35,8 +36,9 @@ import torch
 
 from interp.experiment import Outcome, Script, main
 from interp.runs.config import project_path
-from interp.runs.directory import RunDirectory, check_data_files, write_missing
+from interp.runs.files import check_data_files, write_missing
 from interp.runs.settings import Setting
+from interp.runs.store import RunDirectory
 from interp.tasks.grammar import csv_text, make_table
 
 
@@ -52,17 +54,18 @@ def path_of(config: Config, setting: Setting) -> Path:
     return project_path(config.data_dir) / f"{setting.file}.csv"
 
 
-def run_setting(config: Config, setting: Setting, tables: dict[Path, pd.DataFrame]) -> Outcome:
-    """Write one file, and say what is in it."""
-    file = path_of(config, setting)
-    table = tables[file]
-    write_missing({file: csv_text(table)})
-    return Outcome({
-        "rows": len(table),
-        "plural_share": table["labels"].mean(),
-        "object_plural_share": table["object labels"].mean() if "object labels" in table else None,
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-    })
+def run(config: Config, settings: list[Setting], tables: dict[Path, pd.DataFrame]) -> Iterator[tuple[Setting, Outcome]]:
+    """Write the files, and say what is in them."""
+    for setting in settings:
+        file = path_of(config, setting)
+        table = tables[file]
+        write_missing({file: csv_text(table)})
+        yield setting, Outcome({
+            "rows": len(table),
+            "plural_share": table["labels"].mean(),
+            "object_plural_share": table["object labels"].mean() if "object labels" in table else None,
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        })
 
 
 def finish(config: Config, tables: dict[Path, pd.DataFrame], run: RunDirectory) -> None:
@@ -70,7 +73,7 @@ def finish(config: Config, tables: dict[Path, pd.DataFrame], run: RunDirectory) 
     write_missing({file: csv_text(table) for file, table in tables.items()})
 
 
-SCRIPT = Script("generate_language_data", Config, prepare, lambda c, ss, p: ((s, run_setting(c, s, p)) for s in ss), finish=finish)
+SCRIPT = Script("generate_language_data", Config, prepare, run, finish=finish)
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))

@@ -118,7 +118,7 @@ if __name__ == "__main__":  # before what follows loads torch, which takes secon
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,9 +135,9 @@ from interp.models.last_position import last_position_logits
 from interp.models.loading import NO_DROPOUT, build_gpt2, load_model, read_model_config, save_model
 from interp.plotting import draw_curves
 from interp.runs.config import BadInput, RunFailed, project_path, shown
-from interp.runs.directory import RunDirectory, check_data_files, write_missing
-from interp.runs.record import as_written
-from interp.runs.settings import Setting, setting_name
+from interp.runs.files import check_data_files, write_missing
+from interp.runs.settings import Setting, expand_settings, setting_name
+from interp.runs.store import RunDirectory
 from interp.runs.tensors import damaged, load_state, save_state
 from interp.tasks import arithmetic
 
@@ -180,14 +180,15 @@ def prepare(config: Config, settings: list[Setting], device: torch.device) -> Pr
     return Prepared(files, splits, device)
 
 
-def run_setting(config: Config, setting: Setting, prepared: Prepared) -> Outcome:
-    """Train one model, continuing from the last state that an earlier start saved."""
+def run(config: Config, settings: list[Setting], prepared: Prepared) -> Iterator[tuple[Setting, Outcome]]:
+    """Train the models, each from the last state that an earlier start saved."""
     write_missing(prepared.files)
-    model = build_model(config, setting, prepared.device)
-    logits = {name: last_position_logits(model, split.tokens) for name, split in prepared.splits.items()}
-    curve = train(config, setting, model, logits, prepared.splits)
     sizes = {f"{name}_length": len(split.labels) for name, split in prepared.splits.items()}
-    return Outcome(curve[-1] | sizes, {"curves": curve})
+    for setting in settings:
+        model = build_model(config, setting, prepared.device)
+        logits = {name: last_position_logits(model, split.tokens) for name, split in prepared.splits.items()}
+        curve = train(config, setting, model, logits, prepared.splits)
+        yield setting, Outcome(curve[-1] | sizes, {"curves": curve})
 
 
 def build_model(config: Config, setting: Setting, device: torch.device) -> GPT2LMHeadModel:
@@ -275,7 +276,7 @@ def artifacts(config: Config, setting: Setting) -> list[Path]:
 
 
 def go_on(file: Path, config: Config, setting: Setting, parts: dict[str, Any]) -> tuple[int, list]:
-    """Restore the last state; its epoch and curve: (0, []) where there is none or an earlier checkpoint is damaged."""
+    """Restore the last state; its epoch and curve: (0, []) where there is none or an earlier checkpoint is gone."""
     state = load_state(file)
     if state is None:
         return 0, []
@@ -285,7 +286,7 @@ def go_on(file: Path, config: Config, setting: Setting, parts: dict[str, Any]) -
             raise ValueError
         earlier = [path for epoch in config.save_checkpoints for path in checkpoint_paths(config, setting, epoch)
                    if epoch < last]
-        if not as_written(file.parent, earlier):
+        if not all(path.exists() for path in earlier):
             return 0, []
         for name, part in parts.items():
             part.load_state_dict(state[name])
@@ -298,11 +299,10 @@ def go_on(file: Path, config: Config, setting: Setting, parts: dict[str, Any]) -
 def finish(config: Config, prepared: Prepared, run: RunDirectory) -> None:
     """Restore data that somebody deleted; draw the curves."""
     write_missing(prepared.files)
-    if "curves" in run.tables:
-        draw_curves(pd.DataFrame(run.tables["curves"]), run.setting_names, config.figtitle, run.path / "curves")
+    draw_curves(run.table("curves"), expand_settings(config)[0]._fields, config.figtitle, run.path / "curves")
 
 
-SCRIPT = Script("train_algorithmic_models", Config, prepare, lambda c, ss, p: ((s, run_setting(c, s, p)) for s in ss), artifacts, finish)
+SCRIPT = Script("train_algorithmic_models", Config, prepare, run, artifacts, finish)
 
 if __name__ == "__main__":
     sys.exit(main(SCRIPT))

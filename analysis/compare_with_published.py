@@ -18,7 +18,6 @@ import pandas as pd
 from analysis.method_figures import only, places_of, read_csv, run, whole_out
 from interp.runs.config import PROJECT_ROOT, BadInput, shown
 from interp.runs.files import write_text
-from interp.runs.parts import has_table
 from interp.statistics import prediction_interval
 
 COLUMNS = ["experiment", "task", "method", "variable", "component", "checkpoint", "metric", "value"]
@@ -40,7 +39,7 @@ def our_figures(results: Path, published: pd.DataFrame, where: dict[str, str]) -
             file = results / "Train_Algorithmic_Models" / experiment / "results.csv"
         else:
             file = results / experiment / task / method / variable / "results.csv"
-        if not has_table(file):
+        if not file.exists():
             print(f"missing: {shown(file)}", file=sys.stderr)
             continue
         table = only(read_csv(file), where)

@@ -16,9 +16,9 @@ from matplotlib.text import Text
 from interp.methods.interchange import method
 from interp.methods.table import interchange_methods
 from interp.plotting import COLORS, draw_line, plt, save_figure, sns, wrapped
-from interp.runs.config import read_yaml, shown
+from interp.runs.config import shown
 from interp.runs.files import write_text
-from interp.runs.parts import stored_config
+from interp.runs.store import stored_config
 from interp.statistics import clustered_interval
 
 LOOKS = {  # the methods in the order of figures, each with its key of COLORS and its marker
@@ -64,8 +64,7 @@ class Told:
 
 def told_of(folder: Path) -> Told:
     """What the run in a folder tells; raises BadInput where its config cannot be read."""
-    stored = stored_config(folder)
-    config = read_yaml(stored) if stored.exists() else {}
+    config = stored_config(folder)
     sentences = config.get("data_path")
     title, names = TASKS.get(str(sentences or config.get("test_data_path")), (folder.name, {}))
     if sentences:

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from analysis.method_figures import (
     COMPONENTS,
     check_columns,
+    config_that_writes,
     number_of,
     parse_folders,
     present,
@@ -28,9 +29,9 @@ from analysis.method_figures import (
 )
 from interp.methods.table import ABLATION_COLUMNS
 from interp.plotting import COLORS, draw_bars, draw_line, plt, save_figure
-from interp.runs.config import BadInput, config_that_writes, read_yaml, shown
+from interp.runs.config import BadInput, shown
 from interp.runs.files import write_text
-from interp.runs.parts import has_table, stored_config
+from interp.runs.store import stored_config
 from interp.statistics import clustered_interval, holm, rank_among
 
 SUBLAYER = ["target_layer", "operation"]
@@ -58,12 +59,11 @@ def read_run(results: Path, task: str, sets: dict[str, str]) -> tuple[pd.DataFra
             than layers, sublayers and seeds.
     """
     file, ablations_file = results / "results.csv", results / "ablations.csv"
-    if not has_table(file):
+    if not file.exists():
         config = config_that_writes(results)
         raise BadInput(f"nothing to draw in {shown(results)}: it has no results.csv"
                        + (f"; 'python circuit_probing.py --config {config}' makes it." if config else "."))
-    run_config = stored_config(results)
-    own_task = read_yaml(run_config).get("task") if run_config.exists() else task
+    own_task = stored_config(results).get("task", task)
     if own_task != task:
         raise BadInput(f"{shown(results)} is a run of another task: {own_task}, not {task}.")
     table = read_results_table(file)
@@ -73,7 +73,7 @@ def read_run(results: Path, task: str, sets: dict[str, str]) -> tuple[pd.DataFra
         if column in table and table[column].nunique() > 1:
             raise BadInput(f"{shown(results)} sweeps {column}, so that a sublayer's circuits are of several kinds; "
                            "draw a run that has one value of it.")
-    if not has_table(ablations_file):
+    if not ablations_file.exists():
         raise BadInput(f"{shown(results)} has no ablations.csv: the run had lm_eval: false, or is another method's.")
     ablations = read_csv(ablations_file)
     check_columns(ablations_file, ablations, "circuit_probing.py", ["operation", "evaluation", "maps", "condition"],

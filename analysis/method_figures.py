@@ -3,7 +3,8 @@
 import re
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import pandas as pd
 
 from interp.methods.table import BEFORE_AND_AFTER, COMPONENT_OF, METHODS, PLACES
 from interp.plotting import draw_bars, plt, save_figure, sns, wrapped
-from interp.runs.config import PROJECT_ROOT, BadInput, config_that_writes, parse_yaml, project_path, shown
-from interp.runs.directory import CONFIG, check_folder
-from interp.runs.parts import has_table, source, stored_config, tables_below
+from interp.runs.config import CONFIGS, PROJECT_ROOT, BadInput, project_path, read_yaml, shown
+from interp.runs.files import check_folder
+from interp.runs.store import CONFIG, stored_config, tables_below
 from interp.statistics import interval
 
 RESULTS = PROJECT_ROOT / "Results"
+TRAINING = "Train_Algorithmic_Models"  # the folder of configs that train
 COMPONENTS = {"attn": "attention", "mlp": "MLP"}
 PLACE_NAMES = {"attn": "after attention", "mlp": "after the MLP"}
 NEIGHBORS = {"circuit_probing:knn_test_acc": "circuit", "circuit_probing:full_model_knn_test_acc": "full sublayer",
@@ -57,7 +59,7 @@ def read_results(results: Path, variables: dict[str, str], never: tuple[tuple[st
         for variable in variables:
             file = results / method / variable / "results.csv"
             parts = []
-            for own in [file] * has_table(file) + singles(file.parent) * ("checkpoint" in over):
+            for own in [file] * file.exists() + singles(file.parent) * ("checkpoint" in over):
                 table = read_results_table(own)
                 table = with_epoch(own, table) if "checkpoint" in over else table
                 parts.append(refuse_sweep(own, tidy(only(table, where or {}), method).assign(variable=variable), over))
@@ -89,9 +91,7 @@ def with_epoch(file: Path, table: pd.DataFrame) -> pd.DataFrame:
     """
     if "checkpoint" in table:
         return table
-    config = stored_config(file.parent)
-    values = parse_yaml(config.read_text(encoding="utf-8"), shown(config)) if config.exists() else {}
-    model = str(values.get("model_path", ""))
+    model = str(stored_config(file.parent).get("model_path", ""))
     epoch = re.search(r"_Seed_(\d+|{model_seed})\D.*?(\d+)/?$", model)
     if not epoch:
         raise BadInput(f"{shown(file)} does not tell the epoch of its model: it has no column 'checkpoint', and the "
@@ -110,8 +110,7 @@ def refuse_sweep(file: Path, table: pd.DataFrame, over: tuple[str, ...]) -> pd.D
     """A tidy table as it is, where nothing but IDENTITY and `over` tells its rows apart; else raises BadInput."""
     if not table.duplicated([name for name in (*IDENTITY, *over, "precision") if name in table]).any():
         return table
-    stored = stored_config(file.parent)
-    lists = parse_yaml(stored.read_text(encoding="utf-8"), shown(stored)) if stored.exists() else {}
+    lists = stored_config(file.parent)
     swept = [key.removesuffix("_list") for key, values in lists.items() if key.endswith("_list") and values]
     swept = [key for key in swept if len(lists[f"{key}_list"]) > 1 and key not in (
         *IDENTITY, *over, *PLACES, "target_layer", "precision")]
@@ -157,10 +156,23 @@ def markdown_table(rows: list[list[str]]) -> str:
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]) + "\n"
 
 
+def shipped_configs() -> Iterator[tuple[Path, dict[str, Any]]]:
+    """All configs of the project with their keys, those that train first; broken ones are passed over."""
+    for file in sorted(CONFIGS.rglob("*.yaml"), key=lambda file: (TRAINING not in file.parts, file)):
+        with suppress(BadInput):
+            yield file, read_yaml(file)
+
+
+def config_that_writes(results: Path) -> str | None:
+    """The shipped config whose results_dir a folder is."""
+    return next((shown(file) for file, values in shipped_configs() if isinstance(values.get("results_dir"), str)
+                 and project_path(values["results_dir"]) == results), None)
+
+
 def read_csv(file: Path, **options) -> pd.DataFrame:
-    """A CSV file, or a table of a run in parts; raises BadInput where it is none, or the parts do not fit."""
+    """A CSV file; raises BadInput where it is none."""
     try:
-        return pd.read_csv(source(file), **options)
+        return pd.read_csv(file, **options)
     except ValueError as error:
         raise BadInput(f"{shown(file)} cannot be read as CSV: {str(error).strip()}.") from None
 

@@ -5,9 +5,7 @@ from pathlib import Path
 import train_algorithmic_models
 from interp.models.loading import model_files
 from interp.runs.config import BadInput, ModelSweep, load_config, project_path, shown
-from interp.runs.directory import changed_keys
-from interp.runs.parts import stored_config
-from interp.runs.record import RECORD, as_written, digests, read_record
+from interp.runs.store import CONFIG, RunDirectory, changed_keys, digests
 
 SAVED = {"save_models", "model_dir"}  # keys that say what else is kept of a run
 
@@ -22,16 +20,14 @@ def why_not_the_papers(run: Path, papers: Path, schema: type[ModelSweep], traini
     trained = project_path(trained_by.results_dir)
     try:
         for folder, wanted, file, ignored in ((run, config, papers, SAVED), (trained, trained_by, training, set())):
-            stored = stored_config(folder)
-            if not stored.exists():
-                return f"there is no {shown(stored)}"
-            if changed := set(changed_keys(stored, wanted)) - ignored:
+            if not (folder / CONFIG).exists():
+                return f"there is no {shown(folder / CONFIG)}"
+            if changed := set(changed_keys(folder, wanted)) - ignored:
                 return f"{shown(folder)} has another {', '.join(sorted(changed))} than {shown(file)}"
-        now = digests({config.model_path: model_files("model_path", config.model_path)})
+        now = digests(model_files("model_path", config.model_path))
+        read = RunDirectory(run).record()["inputs"]
     except BadInput as error:
         return str(error).rstrip(".")
-    read = read_record(stored_config(run).with_name(RECORD)).get("inputs", {})
-    if not as_written(trained, [project_path(config.model_path)]) or read.get(config.model_path) != now[
-            config.model_path]:
-        return f"{config.model_path} is not, or no longer, the model that {shown(trained)} trained"
+    if any(read.get(file) != now[file] for file in now):
+        return f"{config.model_path} is no longer the model that the run has read"
     return None

@@ -30,7 +30,7 @@ from analysis import (
     summarize_shared_nodes,
 )
 from analysis.compare_with_published import TOLERANCE, read_published
-from analysis.method_figures import RESULTS, run
+from analysis.method_figures import RESULTS, TRAINING, run, shipped_configs
 from analysis.report_figures import Figure, find_figures, in_words, is_outdated, meanings
 from analysis.report_published import beside_published
 from analysis.report_runs import Problems, Run, account, as_table, find_runs
@@ -44,10 +44,9 @@ from analysis.report_summaries import (
     summarize_nothing,
 )
 from interp.methods.table import METHODS
-from interp.runs.config import CONFIGS, PROJECT_ROOT, TRAINING, BadInput, project_path, shipped_configs, shown
-from interp.runs.directory import CONFIG, FREE_KEYS
+from interp.runs.config import CONFIGS, PROJECT_ROOT, BadInput, project_path, shown
 from interp.runs.files import write_text
-from interp.runs.parts import has_table
+from interp.runs.store import CONFIG, FREE_KEYS
 
 TEMPLATE = "report.html.jinja"
 GLOSSARY = PROJECT_ROOT / "docs" / "glossary.md"
@@ -262,7 +261,7 @@ def main() -> None:
     results = options.results.absolute()
     if not results.is_dir():
         raise BadInput(f"--results {options.results}: there is no such folder.")
-    if (results / CONFIG).exists() or has_table(results / "results.csv"):
+    if (results / CONFIG).exists() or (results / "results.csv").exists():
         raise BadInput(f"--results {options.results}: this is a run itself; give the folder that it is in.")
     out = (options.out or results / "report.html").absolute()
     if out.is_dir():

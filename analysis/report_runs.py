@@ -3,6 +3,7 @@
 Whatever lies in the folder, a page must come of it: a file that cannot be read becomes a `Problem` with its name.
 """
 
+import json
 import math
 import os
 import sys
@@ -17,9 +18,7 @@ import pandas as pd
 
 from analysis.method_figures import read_csv
 from interp.runs.config import BadInput, read_yaml
-from interp.runs.directory import CONFIG
-from interp.runs.parts import as_part, has_table, stored_config
-from interp.runs.record import RECORD, read_record
+from interp.runs.store import CONFIG, RECORD
 
 ROWS_AT_MOST = 100  # of one table; the file has the rest
 PASSED_OVER = ("figures", "times", "qualitative")  # folders that hold no runs
@@ -68,7 +67,6 @@ class Run:
     """A run directory.
 
     name: relative to the results. id: its anchor in the page. settings: how many its config asks for, None if unknown.
-    parts: the records of a run in parts, by their names; `record` is of the run, or of the first part.
     """
 
     name: str
@@ -76,7 +74,6 @@ class Run:
     table: pd.DataFrame | None = None
     config: dict[str, Any] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
-    parts: dict[str, dict[str, Any]] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
     settings: int | None = None
     done: int = 0
@@ -89,9 +86,7 @@ class Run:
     @property
     def unfinished(self) -> str:
         """Why it is not finished, or nothing."""
-        told = [f"{part} {why}" for part, record in self.parts.items() if (why := why_unfinished(record))]
-        if not self.parts and (why := why_unfinished(self.record)):
-            told = [why]
+        told = [why] if (why := why_unfinished(self.record)) else []
         if self.settings is not None and self.done < self.settings:
             told.append(f"{self.done} of {self.settings} settings have rows")
         elif self.table is None:
@@ -135,9 +130,8 @@ def find_runs(results: Path, problems: Problems) -> list[Run]:
     """All runs below a folder, but those that --overwrite set aside."""
     runs = []
     for folder, folders, files in walk(results, problems):
-        parts = [name for name in folders if as_part(name)]
-        folders[:] = [name for name in folders if name not in parts and name not in PASSED_OVER]
-        if ({CONFIG, RECORD, "results.csv"} & set(files) or parts) and folder != results:
+        folders[:] = [name for name in folders if name not in PASSED_OVER]
+        if {CONFIG, RECORD, "results.csv"} & set(files) and folder != results:
             runs.append(read_run(folder, shown_name(folder, results), problems))
             runs[-1].id = f"run-{len(runs)}"
     return runs
@@ -145,31 +139,34 @@ def find_runs(results: Path, problems: Problems) -> list[Run]:
 
 def read_run(folder: Path, name: str, problems: Problems) -> Run:
     run = Run(name, others=sorted(file.name for file in folder.glob("*.csv") if file.stem != "results"))
-    stored = problems.attempt(name, stored_config, folder) or folder / CONFIG
-    record = stored.with_name(RECORD)
-    parts = sorted(part for entry in folder.iterdir() if (part := as_part(entry.name)))
+    stored, record = folder / CONFIG, folder / RECORD
     if stored.exists():
         run.config = problems.attempt(f"{name}/{CONFIG}", read_yaml, stored) or {}
     if record.exists():
         run.record = read_record(record)
         if not run.record:
             problems.add(f"{name}/{RECORD}: it is damaged, so nothing is known of when and with what the run was made.")
-    if not (folder / CONFIG).exists():
-        run.parts = {f"part {part}": read_record(part.folder(folder) / RECORD) for part in parts}
-        run.others = sorted({file.name for part in parts for file in part.folder(folder).glob("*.csv")
-                             if file.stem != "results"} | set(run.others))
     swept = {key.removesuffix("_list"): values for key, values in run.config.items()
              if key.endswith("_list") and isinstance(values, list)}
     table = folder / "results.csv"
-    if problems.attempt(name, has_table, table):
+    if table.exists():
         run.table = problems.attempt(f"{name}/results.csv", read_results, table, list(swept))
-        files = [table, *(part.folder(folder) / table.name for part in parts)]
-        run.changed = max(file.stat().st_mtime for file in files if file.exists())
+        run.changed = table.stat().st_mtime
     if run.config:
         run.settings = math.prod(len(values) for values in swept.values())
     if run.table is not None:
         run.done = len(run.table[list(swept)].drop_duplicates()) if swept else min(1, len(run.table))
     return run
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """The last process in a run.json, with the ones before; nothing where the file is damaged."""
+    try:
+        record = json.loads(file.read_text())
+        sessions = record.get("sessions") or [record]
+        return sessions[-1] | {"earlier": [*sessions[:-1], *sessions[-1].get("earlier", [])]}
+    except (OSError, ValueError, RecursionError, AttributeError, LookupError, TypeError):
+        return {}
 
 
 def read_results(file: Path, settings: list[str]) -> pd.DataFrame:
@@ -180,10 +177,7 @@ def read_results(file: Path, settings: list[str]) -> pd.DataFrame:
 
 
 def account(run: Run) -> list[tuple[str, str]]:
-    """With what, from when to when and on what a run, or each of its parts, was made, a name and a text each."""
-    if run.parts:
-        return [(f"{part}, {name}", text) for part, record in run.parts.items()
-                for name, text in account_of(record, status_of(record))] + other_tables(run)
+    """With what, from when to when and on what a run was made, a name and a text each."""
     return account_of(run.record, run.status + (f" ({run.unfinished})" if run.unfinished else "")) + other_tables(run)
 
 
@@ -197,7 +191,7 @@ def account_of(record: dict[str, Any], status: str) -> list[tuple[str, str]]:
         "status": status,
         "started": when(record.get("start")), "ended": when(record.get("end")), "took": duration(record),
         "started before": f"{len(earlier)} times, whose rows stay" if isinstance(earlier, list) and earlier else None,
-        "code version": record.get("code_version"),
+        "code version": record.get("commit") or record.get("code_version"),
         "packages": ", ".join(f"{name} {version}" for name, version in packages.items())
                     if isinstance(packages, dict) else None,
         "machine": " ".join(str(record[key]) for key in ("device", "device_name") if record.get(key)),

@@ -22,7 +22,6 @@ from analysis.method_figures import COMPONENTS, RESULTS, check_columns, read_res
 from interp.plotting import COLORS, plt, save_figure
 from interp.runs.config import BadInput, shown
 from interp.runs.files import write_text
-from interp.runs.parts import has_table
 
 TASKS = {  # folder of results: what figures call it, the evaluation set, ours and published
     "SV_Agreement": ("Agreement", "iid", "iid"),
@@ -54,7 +53,7 @@ def read_ours(results: Path, task: str) -> list[pd.DataFrame]:
     found, name = [], TASKS[task][1]
     for model in OURS:
         file = results / task / model / "results.csv"
-        if not has_table(file):
+        if not file.exists():
             print(f"missing: {shown(file)}")
             continue
         table = read_results_table(file)

@@ -41,7 +41,7 @@ from interp.methods.interchange import method
 from interp.methods.table import interchange_methods
 from interp.runs.config import BadInput, shown
 from interp.runs.files import write_text
-from interp.runs.parts import tables_below
+from interp.runs.store import tables_below
 from interp.statistics import auroc, clustered_auroc_interval, holm
 
 CELL = ["model", "data", "target_layer", "residual_location", "variable"]

@@ -32,7 +32,6 @@ from interp.methods.table import COMPONENT_OF, METHODS
 from interp.plotting import COLORS, plt, save_figure
 from interp.runs.config import BadInput, shown
 from interp.runs.files import write_text
-from interp.runs.parts import has_table
 
 SETS = {"iid": "IID", "gen": "generalization"}  # in tables, which have little room
 # what evaluation sets are called in columns
@@ -57,7 +56,7 @@ def collect(results: Path, model: str) -> pd.DataFrame:
     for (method, label, kind), columns in MEASURES.items():
         folder = results / model if method == "circuit_probing" else results / method / model
         file = folder / "results.csv"
-        if not has_table(file):
+        if not file.exists():
             absent[shown(file)] = None
             continue
         table = read_results_table(file)

@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedTokenizerFa
 from benchmarks.timing import own_peak_memory
 from interp.experiment import main as run_script
 from interp.models import room
-from interp.runs.files import read_table
+from interp.runs.store import RunDirectory
 from interp.tasks.grammar import make_table
 
 VOCABULARY, HEAD, CACHE_GIB = 50257, 64, 1 / 1024
@@ -129,13 +129,12 @@ def main() -> None:
         shared = {"task": "sentences", "data_path": str(place / "sentences.csv"), "dtype": options.dtype,
                   "model_path": str(place / "model_{checkpoint}"), "checkpoint_list": [*range(options.checkpoints)],
                   "train_size": options.sentences * 2 // 3, "test_size": options.sentences // 3,
-                  "target_layer_list": [(layers - 1) // 2, layers - 1], "cache_gib": CACHE_GIB,
-                  "cache_dir": str(place)}
+                  "target_layer_list": [(layers - 1) // 2, layers - 1], "cache_gib": CACHE_GIB}
         for script, own in methods(options.sentences).items():
             results, config = place / script, place / f"{script}.yaml"
             config.write_text(yaml.safe_dump(shared | own | {"results_dir": str(results)}))
             seconds, peak, disk = alone(run_one, script, config)
-            rows = [float(row["seconds"]) for row in read_table(results / "results.csv")]
+            rows = list(RunDirectory(results).table("results")["seconds"])
             print(f"{script}: settings {', '.join(f'{row:.1f}' for row in rows)} s; processor "
                   f"{', '.join(f'{part} {own:.1f}' for part, own in seconds.items())} s; "
                   f"{disk:.1f} MiB to the disk, peak memory {peak:.0f} MiB", flush=True)

@@ -14,9 +14,8 @@ from pathlib import Path
 from analysis.method_figures import RESULTS, run
 from analysis.report_runs import Problems, Run, find_runs
 from interp.runs.config import BadInput, read_yaml, shown
-from interp.runs.directory import CONFIG
 from interp.runs.files import write_text
-from interp.runs.record import RECORD
+from interp.runs.store import CONFIG, RECORD
 
 KEPT = Path(__file__).with_name("runs")
 BYTES_AT_MOST = 500_000  # of a table beside results.csv; larger ones hold single pairs or sentences
@@ -40,7 +39,7 @@ def chosen(results: Path, names: list[str]) -> list[Run]:
         if own.unfinished or own.status != "done":
             raise BadInput(f"{own.name}: this run is not complete ({own.unfinished or own.status}).")
         if not config.exists():
-            raise BadInput(f"{own.name}: this run has no {CONFIG} of its own; if it is in parts, join them first.")
+            raise BadInput(f"{own.name}: this run has no {CONFIG}.")
         if kept.exists() and read_yaml(kept) != read_yaml(config):
             raise BadInput(f"{own.name}: {shown(kept.parent)} is of another config; move it away first.")
     return runs

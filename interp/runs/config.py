@@ -1,14 +1,12 @@
-"""Typed configs: YAML with `base:` inheritance, `--set key=value`, errors that name the key.
-
-Every mistake a user can make in a config ends as a `BadInput`: one sentence, exit status 2,
-before anything is computed or written.
-"""
+"""Typed configs: YAML with `base:` inheritance, `--set key=value`, errors that name the key."""
 
 import difflib
+import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -16,13 +14,9 @@ from pydantic_core import ErrorDetails
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIGS = PROJECT_ROOT / "configs"
-TRAINING = "Train_Algorithmic_Models"  # the folder of configs that make the data and models of the others
 ALIASES = {  # several names for one key, most of them the paper's: read under the one that the script's config has
     "train_path": "train_data_path", "test_path": "test_data_path", "epochs": "num_epochs",
     "precision": "precision_list"}  # one value for a list of one
-CONVERTED = {  # models that no config makes, and what does
-    "Models/SmolLM2-135M": "python -m interp.convert_gguf",
-    "Models/Gemma3-270M": "python -m interp.convert_gguf --model gemma3"}
 
 T = TypeVar("T")
 
@@ -43,7 +37,7 @@ NonNegative = Annotated[Whole, Field(ge=0)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**32)]  # what torch and numpy both take
 Text = Annotated[str, Field(min_length=1)]
 FLOAT32 = "float32"
-DATA, MODEL = "data file", "model"  # marks of the keys whose files a run reads, whatever their names
+DATA, MODEL = "names a data file", "names a model"  # marks of the keys whose files a run reads
 DataFile = Annotated[str, Field(min_length=1), DATA]
 ModelFolder = Annotated[str, Field(min_length=1), MODEL]
 
@@ -72,18 +66,14 @@ class ScriptConfig(BaseModel):
     def one_name(cls, values):
         """Keys under their other names."""
         values = dict(values)
-        for alias, name in ALIASES.items():
-            for given, known in ((alias, name), (name, alias)):
-                if given in values and given not in cls.model_fields and known in cls.model_fields:
-                    if known in values:
-                        raise ValueError(f"the keys '{given}' and '{known}' are two names of one; give one of them")
-                    value = values.pop(given)
-                    values[known] = [value] if known == f"{given}_list" else value
+        for alias, name in [*ALIASES.items(), *((name, alias) for alias, name in ALIASES.items())]:
+            if alias in values and name not in values and name in cls.model_fields and alias not in cls.model_fields:
+                value = values.pop(alias)
+                values[name] = [value] if name == f"{alias}_list" else value
         return values
 
-
     def reads(self, key: str) -> bool:
-        """Whether a run reads the files that the key names, where it names any."""
+        """Whether a run reads the file that a key names."""
         return True
 
 
@@ -101,33 +91,24 @@ class ModelSweep(ScriptConfig):
     spread: bool = Field(False, description=(
         "where one device does not hold the model, put its layers on all there are, then in memory, and leave the rest "
         "on the disk"))
-    cache_gib: Positive = Field(2.0, description=(
-        "GiB of memory for what passes of the model keep; what goes beyond is in files mapped into memory"))
-    cache_dir: Text | None = Field(None, description=(
-        "the folder of these files, which vanish with the run; by default the system's for temporary files"))
+    cache_gib: Positive = Field(2.0, description="GiB of memory for the activations that one pass of the model keeps")
 
 
 C = TypeVar("C", bound=ScriptConfig)
 
 
-def project_path(path: str | Path) -> Path:
-    """A path of a config, relative to the project root wherever the script is started.
+# ------------------------------------------------------------------------------ paths
 
-    Raises:
-        BadInput: no file can have that name.
-    """
+def project_path(path: str | Path) -> Path:
+    """A path of a config, relative to the project root; raises BadInput where no file can have that name."""
     try:
         full = PROJECT_ROOT / Path(path).expanduser()
-        if ".." in full.parts:  # which, beyond what exists, would make folders on the way
-            full = full.resolve()
-        if "\0" in str(full):
-            raise ValueError("it holds a zero byte")
-        if not full.exists() and full.is_symlink():  # raises where a name is too long
-            raise ValueError("it is a link that leads nowhere")
+        with suppress(FileNotFoundError, NotADirectoryError):
+            full.stat()
+        return full
     except (OSError, ValueError, RuntimeError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise BadInput(f"the path '{str(path)[:200]}' cannot be used: {why}.") from None
-    return full
 
 
 def shown(path: str | Path) -> str:
@@ -136,14 +117,35 @@ def shown(path: str | Path) -> str:
     return str(path.relative_to(PROJECT_ROOT)) if path.is_relative_to(PROJECT_ROOT) else str(path)
 
 
+def require_file(key: str, path: str) -> Path:
+    """The existing file or folder that a key names; raises BadInput, which names a config that makes it."""
+    full = project_path(path)
+    if not full.exists():
+        folders = {f"{made}: {shown(parent)}" for parent in full.parents for made in ("data_dir", "model_dir")}
+        makers = [shown(file) for file in sorted(CONFIGS.rglob("*.yaml"), key=lambda file: "Train" not in str(file))
+                  if folders & set(file.read_text(encoding="utf-8", errors="replace").splitlines())]
+        raise BadInput(f"{key}: there is no {shown(full)}" + (f"; {makers[0]} makes it." if makers else "."))
+    return full
+
+
+def inputs_of(config: ScriptConfig, mark: str) -> dict[str, str]:
+    """The data files or the models that a run reads, by key; mark: DATA or MODEL."""
+    return {name: value for name, field in type(config).model_fields.items() if (value := getattr(config, name))
+            and mark in str((field.annotation, field.metadata)) and config.reads(name)}
+
+
+# ------------------------------------------------------------------------------ reading
+
 def load_config(file: str | Path, schema: type[C], overrides: Sequence[str] = ()) -> C:
     """Read a YAML config, follow its `base:`, apply `key=value` overrides, validate.
 
     Raises:
         BadInput: a missing or unreadable file, an unknown key, a wrong value.
     """
-    path = find_config(file)
-    values = read_yaml(path)
+    files = [path for path in (project_path(file), Path(file).expanduser().absolute()) if path.is_file()]
+    if not files:
+        raise BadInput(f"--config {file}: there is no such file.")
+    values = read_yaml(files[-1])
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
@@ -152,60 +154,39 @@ def load_config(file: str | Path, schema: type[C], overrides: Sequence[str] = ()
     try:
         return schema(**values)
     except ValidationError as error:
-        raise BadInput(explain(error.errors()[0], shown(path), schema, values)) from None
-
-
-def find_config(file: str | Path) -> Path:
-    """A config named on the command line: as seen from here, else from the project root."""
-    project_path(file)  # refuses what can be no path
-    for path in (Path(file).expanduser().absolute(), project_path(file)):
-        if path.is_file():
-            return path
-    raise BadInput(f"--config {file}: there is no such file.")
+        raise BadInput(f"{explain(error.errors()[0], schema)}.") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A config file's keys, laid over those of the file its `base:` names."""
-    values: dict[str, Any] = {}
-    for _, own in reversed(read_chain(path)):
-        values |= own
-    return values
+    return {key: value for _, values in reversed(read_chain(path)) for key, value in values.items()}
 
 
 def read_chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
-    """A config file with its own keys, then the one that it is based on, and so on."""
+    """A config file with its keys, then the one that it is based on, and so on."""
     path = path.resolve()
     if path in seen:
         raise BadInput(f"{shown(seen[0])}: its 'base' leads back to {shown(path)}.")
     try:
-        text = path.read_text(encoding="utf-8")
+        values = parse_yaml(path.read_text(encoding="utf-8"), shown(path))
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{shown(path)} cannot be read: {error}.") from None
-    values = parse_yaml(text, shown(path))
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise BadInput(f"{shown(path)} is not a config: it should hold lines of 'key: value'.")
     base = values.pop("base", None)
     if base is None:
         return [(path, values)]
-    base_path = project_path(path.parent / str(base))
-    if not base_path.is_file():
-        raise BadInput(f"{shown(path)}: 'base' names {base}, and there is no such file beside it.")
-    return [(path, values), *read_chain(base_path, (*seen, path))]
+    return [(path, values), *read_chain(project_path(path.parent / str(base)), (*seen, path))]
 
 
 class _UniqueKeys(yaml.SafeLoader):
     """YAML silently keeps the last of two equal keys; an edited config should not."""
 
     def construct_mapping(self, node, deep=False):
-        self.flatten_mapping(node)  # so that merge keys (<<) work
-        seen = []
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen or not isinstance(key, str):
-                raise yaml.MarkedYAMLError(problem_mark=key_node.start_mark, problem=(
-                    f"the key '{key}' stands twice" if key in seen
-                    else "a key is not a word; quote keys such as 1 or yes"))
-            seen.append(key)
+        keys = [key.value for key, _ in node.value]
+        for key, _ in node.value:
+            if keys.count(key.value) > 1:
+                raise yaml.MarkedYAMLError(problem=f"the key '{key.value}' stands twice", problem_mark=key.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -219,64 +200,31 @@ def parse_yaml(text: str, source: str) -> Any:
         raise BadInput(f"{source} is not valid YAML{where}: {problem}.") from None
 
 
-def explain(error: ErrorDetails, source: str, schema: type[BaseModel], values: dict[str, Any]) -> str:
-    """One sentence for pydantic's first complaint about the values of some keys."""
-    key = place_of(error["loc"], values)
-    match error["type"]:
-        case "extra_forbidden":
-            return f"{source}: unknown key '{key}'{suggestion(key, schema.model_fields)}."
-        case "missing":
-            return f"{source}: the key '{key}' is missing."
-        case "too_short":
-            return f"{source}: the key '{key}' is empty and needs at least one value."
-        case "value_error":
-            at_key = f"the key '{key}': " if key else ""
-            return f"{source}: {at_key}{error['ctx']['error']}."
-    message = error["msg"][0].lower() + error["msg"][1:]
-    return f"{source}: the key '{key}' is wrong: {message}."
+def explain(error: ErrorDetails, schema: type[BaseModel]) -> str:
+    """Pydantic's complaint about a key's value, with the place in a list; a type's branches are left out."""
+    key = ".".join(str(part) for part in error["loc"] if isinstance(part, int) or part == error["loc"][0])
+    if error["type"] == "extra_forbidden":
+        return f"unknown key '{key}'{suggestion(key, schema.model_fields)}"
+    return f"the key '{key}': " * bool(key) + error["msg"].removeprefix("Value error, ")
 
 
-def place_of(path: tuple[str | int, ...], values: Any) -> str:
-    """The key that pydantic's path to a value leads to; of the path's parts those that the values have."""
-    parts = [str(part) for part in path[:1]]
-    values = values.get(path[0]) if path else None
-    for part in path[1:]:  # the others are pydantic's own names of a type's branches
-        if part in values if isinstance(values, dict) else isinstance(values, list) and part in range(len(values)):
-            parts.append(str(part))
-            values = values[part]
-    return ".".join(parts)
-
-
-def suggestion(word: str, known, cutoff: float = 0.6) -> str:
+def suggestion(word: str, known: Iterable[object], cutoff: float = 0.6) -> str:
     """', did you mean X?' in the words of an error, or nothing. cutoff: how alike, between 0 and 1."""
     close = difflib.get_close_matches(str(word), [str(name) for name in known], n=1, cutoff=cutoff)
     return f"; did you mean '{close[0]}'" if close else ""
 
+
+# ------------------------------------------------------------------------------ what keys mean
 
 def describe_keys(schema: type[BaseModel]) -> list[tuple[str, str, str]]:
     """Each key of a config: its name, default (empty where there is none) and meaning, with the words allowed."""
     rows = []
     for name, field in schema.model_fields.items():
         default = "" if field.is_required() else yaml.safe_dump(field.default, default_flow_style=True).splitlines()[0]
-        words = [word for word in choices(field.annotation) if word not in default]
-        meaning = (field.description or "") + (f" ({', '.join(choices(field.annotation))})" if words else "")
-        rows.append((name, default, meaning))
+        words = re.findall(r"(?<!class )'(\w+)'", str(field.annotation))  # of a Literal
+        listed = f" ({', '.join(words)})" if any(word not in default for word in words) else ""
+        rows.append((name, default, f"{field.description or ''}{listed}"))
     return rows
-
-
-def keys_that_read(schema: type[BaseModel], mark: str) -> list[str]:
-    """The keys that name a data file or a model, by their mark."""
-    def marked(annotation: Any) -> bool:
-        return annotation == mark or any(map(marked, get_args(annotation)))
-
-    return [name for name, field in schema.model_fields.items() if mark in field.metadata or marked(field.annotation)]
-
-
-def choices(annotation: Any) -> list[str]:
-    """The words that a key allows, where it allows only some."""
-    if get_origin(annotation) is Literal:
-        return [word for word in get_args(annotation) if isinstance(word, str)]
-    return [word for part in get_args(annotation) for word in choices(part)]
 
 
 def keys_as_text(schema: type[BaseModel]) -> str:
@@ -286,48 +234,3 @@ def keys_as_text(schema: type[BaseModel]) -> str:
         lines += textwrap.wrap(f"{name}{f' ({default})' if default else ''}: {meaning}", 100, initial_indent="  ",
                                subsequent_indent="      ")
     return "\n".join(lines)
-
-
-def require_file(key: str, path: str) -> Path:
-    """The existing file or folder that a config key names.
-
-    Raises:
-        BadInput: it is missing; the sentence names the command that makes it, where one does.
-    """
-    full = project_path(path)
-    if full.exists():
-        return full
-    command = command_that_makes(full)
-    hint = f"; '{command}' makes it" if command else ""
-    raise BadInput(f"{key}: there is no {shown(full)}{hint}.")
-
-
-def command_that_makes(path: Path) -> str | None:
-    """The command in whose data_dir or model_dir a missing path lies, or that converts a model to it."""
-    for folder, command in CONVERTED.items():
-        if path.is_relative_to(project_path(folder)):
-            return command
-    for file, values in shipped_configs():
-        folders = [project_path(values[key]) for key in ("data_dir", "model_dir")
-                   if "data_dir" in values and isinstance(values.get(key), str)]
-        if any(path.is_relative_to(folder) for folder in folders):
-            script = "train_algorithmic_models.py" if "num_epochs" in values else "generate_language_data.py"
-            return f"python {script} --config {shown(file)}"
-    return None
-
-
-def config_that_writes(results: Path) -> str | None:
-    """The shipped config whose results_dir a folder is."""
-    for file, values in shipped_configs():
-        if isinstance(values.get("results_dir"), str) and project_path(values["results_dir"]) == results:
-            return shown(file)
-    return None
-
-
-def shipped_configs():
-    """All configs of the project with their keys, those that train first; broken ones are passed over."""
-    for file in sorted(CONFIGS.rglob("*.yaml"), key=lambda file: (TRAINING not in file.parts, file)):
-        try:
-            yield file, read_yaml(file)
-        except BadInput:  # somebody's half-edited config is no reason to hide the real message
-            continue

@@ -22,11 +22,7 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, 
 
 
 def load_tensors(what: str, path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """What save_tensors saved.
-
-    Raises:
-        BadInput: no such file, or not a `what` ("circuit", ...) that this project saved.
-    """
+    """What save_tensors saved; raises BadInput where it is not there, or no `what` ("circuit", ...) of this project."""
     file = require_file(what, str(path))
     try:
         with safe_open(file, framework="pt") as stored:
@@ -46,21 +42,14 @@ def save_state(file: Path, **state: Any) -> None:
 
 
 def load_state(file: Path) -> dict[str, Any] | None:
-    """What save_state saved; None where nothing was.
-
-    Raises:
-        BadInput: the file is damaged.
-    """
+    """What save_state saved, None where nothing was; raises BadInput where the file is damaged."""
     if not file.exists():
         return None
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        return dict(torch.load(file, map_location="cpu", weights_only=True))
     except Exception:  # torch.load raises anything on a damaged file
         raise damaged(file) from None
-    if not isinstance(state, dict):
-        raise damaged(file)
-    return state
 
 
 def damaged(file: Path) -> BadInput:
-    return BadInput(f"{shown(file)} is damaged; move it away, and the training begins anew.")
+    return BadInput(f"{shown(file)} is damaged; move it away, and the training starts from the beginning.")

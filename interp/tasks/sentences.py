@@ -215,15 +215,15 @@ class Reader:
                 raise BadInput(f"model_path: '{sentence}' and '{other}' are the same to the tokenizer of "
                                f"{self.source}.")
         tokens, last = from_rows(rows, device)
-        answer = Answer(self.answers(texts, rows, right).to(device), self.answers(texts, rows, wrong).to(device))
-        for row in (answer.right == answer.wrong).nonzero()[:1].flatten().tolist():
+        wanted, others = self.answers(texts, rows, right).to(device), self.answers(texts, rows, wrong).to(device)
+        for row in (wanted == others).nonzero()[:1].flatten().tolist():
             raise BadInput(f"model_path: '{right[row]}' and '{wrong[row]}' are the same token to the tokenizer of "
                            f"{self.source}.")
         groups = {name: torch.tensor(numbers, device=device)
                   for name, numbers in table.reset_index(drop=True).groupby("group", sort=False).indices.items()}
         return Examples(tokens, last, last,
                         {name: labels_of(table, name).to(device) for name in variables if name in table},
-                        answer, groups if list(groups) != [""] else {}, texts)
+                        Answer(wanted, others), groups if list(groups) != [""] else {}, texts)
 
 
 # ------------------------------------------------------------------------------------ pairs
