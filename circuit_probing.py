@@ -68,7 +68,7 @@ if __name__ == "__main__":  # before what follows loads torch, which takes secon
     answer_early("circuit_probing", Config)
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -85,10 +85,10 @@ from interp.methods.optimize import batches_in_order, shuffled_batches
 from interp.methods.table import ABLATION_COLUMNS
 from interp.models.examples import Examples
 from interp.models.loading import load_tokenizer
-from interp.models.open_model import ATTN_IN, RESID_PRE, OpenModel, Site
+from interp.models.open_model import ATTN_IN, MLP_IN, RESID_PRE, OpenModel, Site
 from interp.models.replay import Replay, all_updates, replay
 from interp.models.sublayers import Masks, Sublayer, find_sublayer, masked
-from interp.models.suffix import start_at
+from interp.models.suffix import final_states_from
 from interp.plotting import UpdateAnimation
 from interp.runs.config import BadInput, project_path
 from interp.runs.files import write_table
@@ -115,59 +115,63 @@ artifacts = partial(saved_files, "circuit")
 class Layer:
     """What one pass kept of a layer of a model.
 
-    inputs: by split and operation, what the sublayer reads, as `replay` wants it. whole: by evaluation, the model's
-    final hidden states, (rows, d_model). ablated: by evaluation, gives the same under whatever masks are in force.
+    inputs: by split and operation, what the sublayer reads, as `replay` wants it. entering: by evaluation, the residual
+    stream that enters the layer, (rows, T, d_model). whole: by evaluation, the model's final hidden states,
+    (rows, d_model).
     """
 
+    number: int
     data: Data
     evaluated: dict[str, Examples]
     inputs: dict[str, dict[str, Tensor]]
+    entering: dict[str, Tensor]
     whole: dict[str, Tensor]
-    ablated: dict[str, Callable[[], Tensor]]
 
-    def without(self, sublayer: Sublayer, masks: Masks) -> dict[str, Tensor]:
+    def without(self, model: OpenModel, sublayer: Sublayer, masks: Masks) -> dict[str, Tensor]:
         """The final hidden states of everything that is evaluated, without the neurons that the masks ablate."""
         with masked(sublayer, masks):
-            return {name: final_states() for name, final_states in self.ablated.items()}
+            return {name: final_states_from(model, examples, self.number, self.entering[name])
+                    if RESID_PRE in model.suffix else model.final_states(examples)
+                    for name, examples in self.evaluated.items()}
 
 
 def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple[Setting, Outcome]]:
     """Of each model read what its sublayers read, of as many layers as memory holds, and find a circuit in each."""
     for model, data, of_model in study.models(settings):
         evaluated = {name: data.extra[key] for name, key in LM_KEYS.items()} if config.of_two_tasks else data.evaluated
-        for layer, kept in read_layers(config, model, data, evaluated if config.lm_eval else {}, of_model):
+        for layer in read_layers(config, model, data, evaluated if config.lm_eval else {}, of_model):
             for setting in of_model:
-                if setting.target_layer == layer:
-                    sublayer = find_sublayer(model, layer, setting.operation)
-                    yield setting, probe_sublayer(config, setting, model, sublayer, kept, study.path(setting))
+                if setting.target_layer == layer.number:
+                    sublayer = find_sublayer(model, layer.number, setting.operation)
+                    yield setting, probe_sublayer(config, setting, model, sublayer, layer, study.path(setting))
 
 
 def read_layers(config: Config, model: OpenModel, data: Data, evaluated: dict[str, Examples],
-                settings: list[Setting]) -> Iterator[tuple[int, Layer]]:
+                settings: list[Setting]) -> Iterator[Layer]:
     """What a pass keeps of each layer; of as many layers at a time as memory holds."""
     layers = list(dict.fromkeys(setting.target_layer for setting in settings))
     splits = {"train": data.train, **data.tests}
+    # rows that are probed and evaluated are read once
+    split_of = {name: split for name, examples in evaluated.items() for split in splits if examples is splits[split]}
+    passes = splits | {name: examples for name, examples in evaluated.items() if name not in split_of}
     whole = {name: model.final_states(examples) for name, examples in evaluated.items()}
-    operations = config.operation_list
-    tokens = sum(examples.tokens.numel() for examples in evaluated.values())
-    tokens += sum(examples.tokens.numel() * ("attn" in operations) + len(examples) for examples in splits.values())
+    tokens = sum(2 * examples.tokens.numel() for examples in passes.values())
     count = config.layers_at_once or model.portion(4 * model.d_model * tokens, len(layers))
     for start in range(0, len(layers), count):
         some = layers[start:start + count]
-        entering = {layer: Site(layer, RESID_PRE) for layer in some}
         inputs = {(layer, operation): find_sublayer(model, layer, operation).input
-                  for layer in some for operation in operations}
-        everywhere = [site for site in inputs.values() if site.location == ATTN_IN]  # an MLP reads one position alone
-        there = [site for site in inputs.values() if site.location != ATTN_IN]
-        read = {name: model.activations(examples, there, everywhere) for name, examples in splits.items()}
-        below = {name: model.activations(examples, [], list(entering.values())) for name, examples in evaluated.items()}
+                  for layer in some for operation in config.operation_list}
+        entering = {layer: Site(layer, RESID_PRE) for layer in some}
+        read = {name: model.activations(
+            examples, [site for site in inputs.values() if site.location == MLP_IN and name in splits],
+            [site for site in inputs.values() if site.location == ATTN_IN and name in splits]
+            + list(entering.values()) * (name in evaluated or name in split_of.values()))
+            for name, examples in passes.items()}
         for layer in some:
-            yield layer, Layer(
-                data, evaluated,
-                {name: {operation: activations[inputs[layer, operation]] for operation in operations}
-                 for name, activations in read.items()},
-                whole, {name: start_at(model, examples, layer, below[name][entering[layer]])
-                        for name, examples in evaluated.items()})
+            yield Layer(layer, data, evaluated,
+                        {name: {operation: read[name][inputs[layer, operation]] for operation in config.operation_list}
+                         for name in splits},
+                        {name: read[split_of.get(name, name)][entering[layer]] for name in evaluated}, whole)
 
 
 # ------------------------------------------------------------------------------ the method
@@ -201,7 +205,7 @@ def probe_sublayer(config: Config, setting: Setting, model: OpenModel, sublayer:
     }
     tables = {}
     if layer.evaluated:
-        without = layer.without(sublayer, circuit.ablation())
+        without = layer.without(model, sublayer, circuit.ablation())
         tables["ablations"], reason = ablations(config, setting, model, sublayer, layer, circuit, without)
         metrics |= headline(config, tables["ablations"], reason)
         if config.of_sentences:
@@ -254,7 +258,8 @@ def ablations(config: Config, setting: Setting, model: OpenModel, sublayer: Subl
         reason = str(error)
     measured: list[tuple[str, str, int | None, dict[str, Tensor]]] = [
         ("full", "all", None, layer.whole), ("circuit", "all", None, without)]
-    measured += [(condition, maps, draw, layer.without(sublayer, masks)) for condition, maps, draw, masks in cases]
+    measured += [(condition, maps, draw, layer.without(model, sublayer, masks))
+                 for condition, maps, draw, masks in cases]
     return [{"evaluation": group, "maps": maps, "condition": condition, "draw": draw, "accuracy": share,
              "examples": len(examples.groups.get(group.removeprefix(f"{name}_"), examples.answer.right))}
             for condition, maps, draw, states in measured for name, examples in layer.evaluated.items()

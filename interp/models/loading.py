@@ -1,4 +1,4 @@
-"""Models: build, find, check, load, re-initialise, save; the device they are on."""
+"""Models: build, find, check, load, re-initialize, save; the device they are on."""
 
 import functools
 import importlib.util
@@ -13,8 +13,6 @@ import numpy as np
 import torch
 from accelerate.utils import align_module_device
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import RepositoryNotFoundError
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -29,7 +27,6 @@ from transformers import (
 from transformers.utils import logging
 
 from interp.models.family import LinearMap, family_of
-from interp.models.in_float32 import multiply_in_float32
 from interp.runs.config import FLOAT32, PROJECT_ROOT, BadInput, project_path, require_file, shown
 from interp.runs.files import place, writing
 
@@ -37,7 +34,6 @@ logging.disable_progress_bar()  # loading a few tensors needs none, and it would
 logging.set_verbosity_error()   # what is wrong with a model is said in one sentence
 
 NO_DROPOUT = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
-SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 SPREAD: str | dict[str, str] = "auto"  # the device map
 
@@ -65,7 +61,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def build_gpt2(seed: int, **shape: int) -> GPT2LMHeadModel:
-    """A freshly initialised ReLU GPT-2 without dropout, its embeddings tied. shape: as GPT2Config has it."""
+    """A freshly initialized ReLU GPT-2 without dropout, its embeddings tied. shape: as GPT2Config has it."""
     seed_everything(seed)
     values: dict[str, Any] = {**shape, **NO_DROPOUT}
     return GPT2LMHeadModel(GPT2Config(**values, activation_function="relu", bos_token_id=None, eos_token_id=None))
@@ -86,16 +82,12 @@ def read_model_config(key: str, path: str):
         BadInput: the model cannot be found or fetched, TransformerLens does not know it, or a weight file is broken.
     """
     folder, gguf = locate_model(key, path)
-    if not gguf and not (folder / "config.json").is_file():
-        raise BadInput(f"{key}: {shown(folder)} is not a model folder: it holds no config.json.")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, **gguf)
+        if config.num_hidden_layers < 1 or config.vocab_size < 1:
+            raise ValueError("its config.json describes no layers or no vocabulary")
     except Exception as error:  # whatever a hand-edited configuration raises, the user sees its folder named
-        raise BadInput(f"{key}: {shown(project_path(path))} cannot be read as a model: {first_line(error)}") from None
-    for size in SIZES:
-        if isinstance(value := getattr(config, size, None), int) and value < 1:
-            raise BadInput(f"{key}: the config.json in {shown(folder)} has {config.attribute_map.get(size, size)} "
-                           f"{value}.")
+        raise BadInput(f"{key}: {shown(folder)} cannot be read as a model: {first_line(error)}") from None
     try:
         family_of(config)
     except Exception as error:  # TransformerLens says in many ways that it does not know a model
@@ -118,18 +110,13 @@ def locate_model(key: str, path: str) -> tuple[Path, dict[str, str]]:
         if importlib.util.find_spec("gguf") is None:
             raise BadInput(f"{key}: reading {shown(file)} takes the package gguf; 'pip install gguf' installs it.")
         return file.parent, {"gguf_file": file.name}
-    full = project_path(path)
-    if full.exists() or not is_hub_name(path):
+    if project_path(path).exists() or not is_hub_name(path):
         return require_file(key, path), {}
     try:
         return fetch_from_hub(path), {}
-    except RepositoryNotFoundError:
-        raise BadInput(f"{key}: '{path}' is no folder here, and the Hugging Face hub has no such model, "
-                       "or not for everyone; give the folder or the name of one that is there.") from None
-    except Exception as error:  # no network, no space, a server's error: one message for all
+    except Exception as error:  # no such model, no network, no space, a server's error: one message for all
         raise BadInput(f"{key}: '{path}' is no folder here and cannot be fetched from the Hugging Face hub "
-                       f"({type(error).__name__}, no network?); download it where there is one and give its "
-                       "folder.") from None
+                       f"({type(error).__name__}); download it elsewhere and give its folder.") from None
 
 
 def model_files(key: str, path: str) -> list[Path]:
@@ -142,7 +129,7 @@ def model_files(key: str, path: str) -> list[Path]:
 def is_hub_name(path: str) -> bool:
     """Whether a path that does not exist may be a name on the hub ('gpt2', 'EleutherAI/pythia-70m').
 
-    What would lie in a folder that is here, Models/ for one, is a file that is missing.
+    What would lie in a folder that is here, such as Models/, is a file that is missing.
     """
     return (re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path) is not None
             and not ("/" in path and (PROJECT_ROOT / path).parent.exists()))
@@ -150,10 +137,7 @@ def is_hub_name(path: str) -> bool:
 
 @functools.cache
 def fetch_from_hub(name: str) -> Path:
-    """The folder of a hub model in Hugging Face's cache, fetched where it is not yet there.
-
-    Weights are fetched in one format only: safetensors, else torch's own.
-    """
+    """The folder of a hub model in Hugging Face's cache, fetched on first use, weights in one format only."""
     def fetch(*patterns: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(patterns), ignore_patterns=["*/*"]))
 
@@ -168,17 +152,11 @@ def read_model(key: str, folder: Path, gguf: dict[str, str], **options) -> PreTr
         BadInput: the files are broken, or not those of this model.
     """
     where = shown(folder / gguf["gguf_file"] if gguf else folder)
-    if not gguf and not any(file for kind in WEIGHTS for file in folder.glob(kind)):
-        raise BadInput(f"{key}: {where} holds no weights (model.safetensors).")
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True, **gguf, **options)
-    except FileNotFoundError as error:
-        raise BadInput(f"{key}: the weights in {where} lack a file: {first_line(error)}.") from None
-    except SafetensorError as error:
-        raise BadInput(f"{key}: the weights (model.safetensors) in {where} are broken: {first_line(error)}.") from None
     except Exception as error:  # a damaged file fails in as many ways as there are formats
-        raise BadInput(f"{key}: {where} cannot be loaded; its config.json makes no model, or its weights are damaged: "
+        raise BadInput(f"{key}: the weights in {where} are missing or damaged, or do not fit its config.json: "
                        f"{first_line(error)}") from None
     model, report = loaded
     for name in (name for name, _ in model.named_parameters() if name in report["missing_keys"]):
@@ -198,29 +176,27 @@ def load_model(key: str, path: str, device: torch.device, dtype: str = FLOAT32, 
     read_model_config(key, path)
     model = read_model(key, *locate_model(key, path), dtype=getattr(torch, dtype),
                        device_map=SPREAD if spread else None)
-    for path_inside, module in model.named_modules():
+    for inside, module in model.named_modules():
         with align_module_device(module):
-            for name, parameter in module.named_parameters(path_inside, recurse=False):
+            for name, parameter in module.named_parameters(inside, recurse=False):
                 if not torch.isfinite(parameter).all():
                     raise BadInput(f"{key}: {name} of {shown(project_path(path))} holds values that are no finite "
                                    f"numbers{'' if dtype == FLOAT32 else f' in {dtype}'}.")
-    if dtype != FLOAT32 and device.type == "cpu":
-        multiply_in_float32(model)
     if not spread:
         model.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides that it is a method
     return model.eval().requires_grad_(False)
 
 
 def load_tokenizer(key: str, path: str) -> PreTrainedTokenizerBase:
-    """A saved model's own tokenizer; path as for read_model_config.
+    """A saved model's tokenizer; path as for read_model_config.
 
     Raises:
         BadInput: the model cannot be found or fetched, or has no tokenizer.
     """
     folder, gguf = locate_model(key, path)
-    if not gguf and not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab*")):
-        raise BadInput(f"{key}: {shown(project_path(path))} has no tokenizer (tokenizer.json).")
     try:
+        if not gguf and not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab*")):
+            raise FileNotFoundError("there is no tokenizer.json")
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, **gguf)
     except Exception as error:  # what is missing shows in many ways
         raise BadInput(f"{key}: {shown(project_path(path))} has no tokenizer that can be read: "
@@ -229,12 +205,12 @@ def load_tokenizer(key: str, path: str) -> PreTrainedTokenizerBase:
 
 def reinitialize(model: PreTrainedModel, seed: int, *, body: bool = False, embeddings: bool = False,
                  layer: int = -1) -> None:
-    """Give parts of a model the weights of a freshly initialised one: controls for a probe.
+    """Give parts of a model the weights of a freshly initialized one: controls for a probe.
 
     Args:
         body: all weights but the embeddings.
-        embeddings: every embedding outside the layers' blocks: of tokens, of
-            positions, and the output's, which in many models is the tokens' own.
+        embeddings: every embedding outside the layers' blocks: of tokens, of positions, and the output's, which in many
+            models is the tokens'.
         layer: one layer's block; -1 for none.
     """
     if not (body or embeddings or layer >= 0):
@@ -266,7 +242,7 @@ def first_line(error: Exception) -> str:
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:
-    """Save in Hugging Face layout, in one step; raises BadInput where a different model stands there."""
+    """Save in Hugging Face layout, in one step; a different model standing there is set aside."""
     model.generation_config = GenerationConfig.from_model_config(model.config)  # not what a transferred model came with
     with writing(folder) as temporary:
         model.save_pretrained(temporary)

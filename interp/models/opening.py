@@ -22,7 +22,7 @@ from interp.models.open_model import (
     replaced,
     warn,
 )
-from interp.models.suffix import Suffix, start_at
+from interp.models.suffix import Suffix, final_states_from
 
 ROWS_COMPARED = 4  # when an optimized way is compared with the reference
 
@@ -42,34 +42,27 @@ def open_model(model: PreTrainedModel, examples: Examples, budget: int = 2 * GIB
         RunFailed: float16 does not hold the model's numbers.
         ValueError: as family_of.
     """
-    family, few = family_of(model.config), compared_rows(examples)
-    plain = OpenModel(model, family, examples.tokens.device, budget)
+    order = examples.lengths.argsort()  # the shortest and the longest rows are compared
+    few = examples[torch.cat([order[:ROWS_COMPARED // 2], order[-ROWS_COMPARED // 2:]]).unique()]
+    few = replace(few, probed=few.answering)
+    opened = OpenModel(model, family_of(model.config), examples.tokens.device, budget)
     given: list[Tensor] = []
 
     def head(states: Tensor) -> Tensor:
-        """In float32: logits of 16 bits, which may be far from 0, would differ by their own rounding."""
-        given.append(plain.head(states))
+        """In float32: logits of 16 bits, which may be far from 0, would differ by their rounding."""
+        given.append(opened.head(states))
         return given[-1]
 
-    with replaced([plain.unembed], head):
-        logits = plain.leave(torch.cat([
-            model(torch.tensor([row], device=plain.device), use_cache=False).logits[:, -1] for row in rows_of(few)]))
-    plain.finite(logits)
-    states = plain.final_states(few)
-    unchanged = alike(plain.leave(torch.cat([part[:, -1] for part in given])), logits) if given else True
-    direct = unchanged and agrees(plain, lambda: plain.logits(states), logits)
-    plain = OpenModel(model, family, plain.device, budget, direct)
-    if not direct and not agrees(plain, lambda: plain.logits(states), logits):
-        raise CannotOpen(f"a '{model.config.model_type}' model gives other logits with its hooks than without")
-    entering = check_sums(plain, few)
-    return OpenModel(model, family, plain.device, budget, direct, exact_locations(plain, few, states, entering))
-
-
-def compared_rows(examples: Examples) -> Examples:
-    """The shortest and the longest rows, probed where they are answered."""
-    order = examples.lengths.argsort()
-    few = examples[torch.cat([order[:ROWS_COMPARED // 2], order[-ROWS_COMPARED // 2:]]).unique()]
-    return replace(few, probed=few.answering)
+    with replaced([opened.unembed], head):
+        logits = opened.finite(opened.leave(torch.cat([
+            model(torch.tensor([row], device=opened.device), use_cache=False).logits[:, -1] for row in rows_of(few)])))
+    direct = bool(given) and alike(opened.leave(torch.cat([part[:, -1] for part in given])), logits)
+    opened = OpenModel(model, opened.family, opened.device, budget, direct)
+    states = opened.final_states(few)
+    if not agrees(opened, lambda: opened.logits(states), logits):
+        raise CannotOpen(f"a '{opened.kind}' model gives other logits with its hooks than without")
+    exact = exact_locations(opened, few, states, check_sums(opened, few))
+    return OpenModel(model, opened.family, opened.device, budget, direct, exact)
 
 
 def agrees(model: OpenModel, compute: Callable[[], Tensor], wanted: Tensor) -> bool:
@@ -85,41 +78,35 @@ def check_sums(model: OpenModel, few: Examples) -> Tensor:
 
     Returns what enters the middle block, (rows, T, d_model).
     """
-    middle = Site(len(model.blocks) // 2, RESID_PRE)
-    sites = {(layer, location): Site(layer, location) for layer in range(len(model.blocks))
-             for location in (RESID_PRE, ATTN_OUT, MLP_OUT, RESID_POST)}
-    read = model.read(few.tokens, sites.values())
-    rows = torch.arange(len(few), device=model.device)
-    for layer in range(len(model.blocks)):
-        pre, attention, mlp, post = (read[sites[layer, location]][rows, few.probed]
-                                     for location in (RESID_PRE, ATTN_OUT, MLP_OUT, RESID_POST))
+    locations, rows = (RESID_PRE, ATTN_OUT, MLP_OUT, RESID_POST), torch.arange(len(few), device=model.device)
+    layers = range(len(model.blocks))
+    read = model.read(few.tokens, [Site(layer, location) for layer in layers for location in locations])
+    for layer in layers:
+        pre, attention, mlp, post = (read[Site(layer, location)][rows, few.probed] for location in locations)
         if not alike(pre + attention + mlp, post, model.dtype):
             raise CannotOpen(f"layer {layer} of a '{model.kind}' model gives more than what enters and the updates of "
                              "its attention and its MLP")
-    return read[middle]
+    return read[Site(len(layers) // 2, RESID_PRE)]
 
 
-def exact_locations(plain: OpenModel, few: Examples, states: Tensor, entering: Tensor) -> frozenset[str]:
-    """Where the suffix forward gives what the reference gives: RESID_PRE for a start at a block.
+def exact_locations(model: OpenModel, few: Examples, states: Tensor, entering: Tensor) -> frozenset[str]:
+    """From where the suffix forward gives what the reference gives; RESID_PRE stands for the start at a block.
 
-    entering: the residual stream at the middle block, (rows, T, d_model). states: final hidden states, (rows, d_model).
+    entering: what enters the middle block, (rows, T, d_model). states: final hidden states, (rows, d_model).
     """
-    middle, exact = len(plain.blocks) // 2, set[str]()
-    starting = OpenModel(plain.model, plain.family, plain.device, plain.budget, plain.direct, frozenset([RESID_PRE]))
-    if agrees(plain, lambda: start_at(starting, few, middle, entering)(), states):
-        exact.add(RESID_PRE)
-    rows = torch.arange(len(few), device=plain.device).flip(0)[:ROWS_COMPARED - 1]
-    for location in (RESID_POST,) if plain.family.parallel else (RESID_MID, RESID_POST):
-        sites = [Site(layer, location) for layer in {middle - 1, len(plain.blocks) - 1} - {-1}]
-        if all(suffix_agrees(plain, few, site, rows) for site in sites):
-            exact.add(location)
-    for location in {RESID_PRE, RESID_POST, *([] if plain.family.parallel else [RESID_MID])} - exact:
-        warn(f"{plain.kind}: a forward pass from {location} gives other answers, so each runs the whole model")
+    middle, rows = len(model.blocks) // 2, torch.arange(len(few), device=model.device).flip(0)[:ROWS_COMPARED - 1]
+
+    def suffix_agrees(site: Site) -> bool:
+        """Some rows with the activations of others."""
+        moved = model.activations(few, [site])[site][:len(rows)]
+        return agrees(model, lambda: Suffix(model, few, site.layer).above(site)(moved, rows),
+                      model.patched(few, site)(moved, rows))
+
+    starts = agrees(model, lambda: final_states_from(model, few, middle, entering), states)
+    exact = {RESID_PRE} if starts else set()
+    possible = [RESID_POST] if model.family.parallel else [RESID_MID, RESID_POST]
+    exact |= {location for location in possible if all(
+        suffix_agrees(Site(layer, location)) for layer in {middle - 1, len(model.blocks) - 1} - {-1})}
+    for location in {RESID_PRE, *possible} - exact:
+        warn(f"{model.kind}: a forward pass from {location} gives other answers, so each runs the whole model")
     return frozenset(exact)
-
-
-def suffix_agrees(plain: OpenModel, few: Examples, site: Site, rows: Tensor) -> bool:
-    """Whether the suffix forward of some rows with the activations of others gives what the patched model gives."""
-    moved = plain.activations(few, [site])[site][:len(rows)]
-    return agrees(plain, lambda: Suffix(plain, few, site.layer).above(site)(moved, rows),
-                  plain.patched(few, site)(moved, rows))

@@ -3,9 +3,9 @@
 Everything below the sublayer is frozen, so what it reads is computed once. Positions after the probed one never matter
 in a causal model. Three ways, the fastest that agrees with the last on a few rows:
 
-algebra.py       attention and MLP written out
-ReplayedModule   the model's own module
-ReplayedModel    the reference: the model run up to the sublayer
+ReplayedAttention   attention written out (attention.py)
+ReplayedModule      the model's own module
+ReplayedModel       the reference: the model run up to the sublayer
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from interp.models.algebra import AttentionAlgebra, MLPAlgebra, NotKnown
+from interp.models.attention import MaskedAttention, NotKnown
 from interp.models.examples import Examples
 from interp.models.family import ATTENTION
 from interp.models.open_model import Call, OpenModel, alike, hooked, replaced, tensor_of, warn
@@ -31,16 +31,17 @@ class Replay(Protocol):
         """What the masked sublayer adds to the residual stream where some rows are probed: (batch, d_model)."""
 
 
-class ReplayedAlgebra:
-    """The sublayer written out, and what the model does with its output."""
+class ReplayedAttention:
+    """inputs: (rows, T, d_model)."""
 
     def __init__(self, model: OpenModel, sublayer: Sublayer, examples: Examples, inputs: Tensor):
+        if sublayer.operation != ATTENTION:
+            raise NotKnown
+        self.attention = MaskedAttention(model, sublayer, inputs, examples.probed)
         self.behind = behind_of(model, sublayer)
-        self.algebra = (AttentionAlgebra(model, sublayer, inputs, examples.probed) if sublayer.operation == ATTENTION
-                        else MLPAlgebra(model, sublayer, inputs))
 
     def update(self, masks: Masks, rows: Tensor) -> Tensor:
-        return self.behind(self.algebra.update(masks, rows))
+        return self.behind(self.attention.update(masks, rows))
 
 
 def behind_of(model: OpenModel, sublayer: Sublayer) -> Callable[[Tensor], Tensor]:
@@ -150,17 +151,18 @@ def replay(model: OpenModel, sublayer: Sublayer, examples: Examples, inputs: Ten
     """
     reference = ReplayedModel(model, sublayer, examples)
     rows, masks = torch.arange(min(ROWS_COMPARED, len(examples)), device=model.device), random_masks(sublayer)
-    where = f"{model.kind}, layer {sublayer.layer} {sublayer.operation}"
-    for way in (ReplayedAlgebra, ReplayedModule):
+    wanted, why = reference.update(masks, rows), "has no module"
+    for way in (ReplayedAttention, ReplayedModule):
         try:
             found = way(model, sublayer, examples, inputs)
-            if alike(found.update(masks, rows), reference.update(masks, rows), model.dtype):
+            if alike(found.update(masks, rows), wanted, model.dtype):
                 return found
-            warn(f"{where}: {way.__name__} gives other updates than the model, so it is not used")
+            why = "gives other updates when run alone"
         except NotKnown:
             continue
         except Exception as error:  # a module with other arguments can fail in any way
-            warn(f"{where}: {way.__name__} failed ({type(error).__name__}), so it is not used")
+            why = f"cannot be run alone ({type(error).__name__})"
+    warn(f"{model.kind}, layer {sublayer.layer}: its {sublayer.operation} {why}, so each step runs the whole model")
     return reference
 
 

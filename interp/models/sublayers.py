@@ -18,8 +18,8 @@ Masks = dict[str, Tensor]  # for each linear map of a sublayer: (neurons,), betw
 class Affine(NamedTuple):
     """A linear map x @ matrix + bias in float32 and on one device, whatever the model keeps it in, and where."""
 
-    matrix: Tensor       # (fan_in, neurons)
-    bias: Tensor | None  # (neurons,)
+    matrix: Tensor  # (fan_in, neurons)
+    bias: Tensor    # (neurons,), of zeros in a map without bias
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ def affine_of(linear: LinearMap, device: torch.device) -> Affine:
     """A linear map's weights; of a float32 model on that device without a copy."""
     with align_module_device(linear):
         matrix = linear.weight.T if isinstance(linear, nn.Linear) else linear.weight
-        bias = None if linear.bias is None else linear.bias.to(device, torch.float32)
-        return Affine(matrix.to(device, torch.float32), bias)
+        bias = matrix.new_zeros(width_of(linear)) if linear.bias is None else linear.bias
+        return Affine(matrix.to(device, torch.float32), bias.to(device, torch.float32))
 
 
 @contextmanager

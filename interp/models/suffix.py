@@ -17,7 +17,6 @@ from interp.models.family import MLP
 from interp.models.open_model import (
     GIB,
     RESID_MID,
-    RESID_PRE,
     Call,
     ForwardFrom,
     OpenModel,
@@ -75,27 +74,20 @@ def run_blocks(model: OpenModel, stream: Tensor, calls: Sequence[Call] | dict[in
     return stream
 
 
-def start_at(model: OpenModel, examples: Examples, layer: int, entering: Tensor) -> Callable[[], Tensor]:
-    """The model from a layer on: gives the final hidden states, (rows, d_model), under whatever masks are in force.
+@torch.no_grad()
+def final_states_from(model: OpenModel, examples: Examples, layer: int, entering: Tensor) -> Tensor:
+    """The final hidden states of all rows, (rows, d_model), under whatever masks are in force in a layer or above.
 
     entering: the residual stream that enters the layer, (rows, T, d_model).
     """
-    if RESID_PRE not in model.suffix:
-        return lambda: model.final_states(examples)
-    batches = [(rows, length, calls_of(model, examples.tokens[rows, :length])) for rows in model.batches(examples)
-               for length in [int(examples.lengths[rows].max())]]
-    above = range(layer, len(model.blocks))
-
-    @torch.no_grad()
-    def final_states() -> Tensor:
-        states = torch.empty(len(examples), model.d_model, device=model.device)
-        for rows, length, calls in batches:
-            stream = run_blocks(model, entering[rows, :length], calls, above)  # (batch, length, d_model)
-            at = torch.arange(len(rows), device=stream.device), examples.answering[rows].to(stream.device)
-            states[rows] = model.leave(model.norm(stream[at]))
-        return model.finite(states)
-
-    return final_states
+    states = torch.empty(len(examples), model.d_model, device=model.device)
+    for rows in model.batches(examples):
+        length = int(examples.lengths[rows].max())
+        calls = calls_of(model, examples.tokens[rows, :length])
+        stream = run_blocks(model, entering[rows, :length], calls, range(layer, len(model.blocks)))
+        at = torch.arange(len(rows), device=stream.device), examples.answering[rows].to(stream.device)
+        states[rows] = model.leave(model.norm(stream[at]))
+    return model.finite(states)
 
 
 class Suffix:

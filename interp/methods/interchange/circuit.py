@@ -9,7 +9,7 @@ from torch import Tensor
 
 from interp.methods.interchange.base import Interchange, Pairs, SiteUnderStudy, learn_from_answers
 from interp.methods.masks import Circuit, NeuronMasks, l0
-from interp.models.algebra import NotKnown
+from interp.models.attention import NotKnown
 from interp.models.open_model import hooked
 from interp.models.sublayers import Masks
 from interp.runs.config import RunFailed
