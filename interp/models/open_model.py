@@ -49,7 +49,7 @@ class Site:
         return f"blocks.{self.layer}.hook_{self.location}"
 
 
-class _Enough(Exception):
+class Enough(Exception):
     """No block above is needed."""
 
 
@@ -99,6 +99,10 @@ class OpenModel:
                 lambda module, arguments, output: found.append(isinstance(output, Tensor)))):
             self.forward(torch.zeros(1, 1, dtype=torch.long, device=self.device))
         return found[0]
+
+    def at_positions(self, positions: Tensor) -> dict[str, Tensor]:
+        """Positions (batch, T) as arguments of the forward pass, for a family that takes them."""
+        return {"position_ids": positions} if self.takes_positions else {}
 
     def batches(self, examples: Examples) -> list[Tensor]:
         """The rows of a pass in batches: row numbers."""
@@ -160,13 +164,13 @@ class OpenModel:
         handles = [self.hook(part, partial(found.__setitem__, part)) for part in parts]
 
         def stop(*_):
-            raise _Enough
+            raise Enough
 
         last = max(site.layer for site in sites)
         block = self.blocks[last]
         entry_is_enough = all(site.location == RESID_PRE for site in sites if site.layer == last)
         handles.append((block.register_forward_pre_hook if entry_is_enough else block.register_forward_hook)(stop))
-        with hooked(*handles), suppress(_Enough):
+        with hooked(*handles), suppress(Enough):
             self.forward(tokens)
         found = {place: values.view(*tokens.shape, -1) for place, values in found.items()}  # OPT's are flat
         found |= {site: found[Site(site.layer, RESID_PRE)] + found[Site(site.layer, ATTN_OUT)]
