@@ -15,10 +15,12 @@ from interp.methods import circuits
 from interp.methods.interchange.base import Pairs, SiteUnderStudy, SplitAtSite
 from interp.methods.masks import Circuit
 from interp.methods.optimize import even_batch
+from interp.methods.table import COMPONENT_OF
 from interp.models.examples import Answer, Examples, rows_of
 from interp.models.examples import Pairs as ExamplePairs
-from interp.models.open_model import ForwardFrom, OpenModel
-from interp.models.sublayers import Sublayer
+from interp.models.open_model import ForwardFrom, OpenModel, Site
+from interp.models.sublayers import Sublayer, find_sublayer
+from interp.models.suffix import forward_from
 from interp.runs.config import BadInput
 from interp.tasks.sentences import drawn_pairs
 from interp.tasks.study import Data, portions
@@ -129,6 +131,19 @@ def site_under_study(fit: Pairs, select: Pairs, test: Pairs, variable: str) -> S
                        "fewer than two values to tell apart; see only_right, n_fit and n_select.")
     values = torch.cat([part for pairs in (fit, select, test) for part in (pairs.base_values, pairs.source_values)])
     return SiteUnderStudy(fit.split.model, 1 + int(values.max()), fit, select, circuit_finder(fit))
+
+
+def study_site(model: OpenModel, data: Data, site: Site, variable: str, n_fit: int = 2500, n_select: int = 1000,
+               data_seed: int = 0) -> tuple[SiteUnderStudy, Pairs]:
+    """A site of a model where methods are fitted, and the test pairs to measure them on, for notebooks."""
+    sublayer, pairs = find_sublayer(model, site.layer, COMPONENT_OF[site.location]), {}
+    attention = [sublayer.input] if sublayer.operation == "attn" else []
+    for name, split in split_pairs(data, variable, n_fit, n_select, data_seed).items():
+        both = split.both()
+        read = model.activations(both, [site] + [sublayer.input] * (not attention), attention)
+        pairs[name] = pairs_at_site(model, split, variable, read[site], forward_from(model, split.base, [site])[site],
+                                    sublayer, read[sublayer.input])
+    return site_under_study(pairs["fit"], pairs["select"], pairs["test"], variable), pairs["test"]
 
 
 def circuit_finder(fit: Pairs):
