@@ -59,10 +59,12 @@ def final_states_from(model: OpenModel, examples: Examples, layer: int, entering
     if layer == 0:
         return model.final_states(examples)
     states = torch.empty(len(examples), model.d_model, device=model.device)
-    for rows in model.batches(examples):
-        length = int(examples.lengths[rows].max())
-        found = run_above(model, layer, entering[rows, :length], examples.tokens[rows, :length])
-        states[rows] = found[torch.arange(len(rows), device=rows.device), examples.answering[rows]]
+    for batch in model.batches(examples):
+        stream = torch.zeros(*batch.tokens.shape, model.d_model, device=model.device)
+        inside = torch.arange(batch.place.shape[1], device=model.device) < examples.lengths[batch.rows].unsqueeze(1)
+        stream.view(-1, model.d_model)[batch.place[inside]] = entering[batch.rows, :batch.place.shape[1]][inside]
+        found = run_above(model, layer, stream, batch.tokens, **batch.inputs).flatten(0, 1)
+        states[batch.rows] = found[batch.at(examples.answering)]
     return model.finite(states)
 
 
@@ -86,18 +88,16 @@ class Suffix:
     @torch.no_grad()
     def read_earlier(self, first: int) -> None:
         """One pass that keeps the keys and values of the layers from `first` on."""
-        for rows in self.model.batches(self.examples):
-            length = int(self.examples.lengths[rows].max())
-
-            def keep(layer, *pair, rows=rows, length=length):
+        for batch in self.model.batches(self.examples):
+            def keep(layer, *pair, batch=batch):
                 for tables, states in zip((self.keys, self.values), pair) if layer >= first else ():
-                    states = states.transpose(1, 2)  # (batch, T, heads, width)
+                    states = states.transpose(1, 2).flatten(0, 1)[batch.place.to(states.device)]  # (batch, T, ...)
                     if layer not in tables:
                         tables[layer] = states.new_zeros(*self.examples.tokens.shape, *states.shape[2:])
-                    tables[layer][rows.to(states.device), :length] = states
+                    tables[layer][batch.rows.to(states.device), :states.shape[1]] = states
                 return pair
 
-            self.model.forward(self.examples.tokens[rows, :length], use_cache=True, past_key_values=StandIn(0, keep))
+            self.model.forward(batch.tokens, use_cache=True, past_key_values=StandIn(0, keep), **batch.inputs)
 
     def above(self, site: Site) -> ForwardFrom:
         """The forward pass from a site, differentiable in the activations."""
