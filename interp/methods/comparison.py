@@ -49,14 +49,14 @@ def with_source_answers(data: Data) -> Data:
     known = {tuple(row): answer for examples in (data.train, data.tests["test"])
              for row, answer in zip(examples.tokens.tolist(), examples.answer.right.tolist())}
     pairs = {}
-    for name, own in data.pairs.items():
-        answers = [known.get(tuple(row)) for row in own.source.tokens.tolist()]
+    for name, given in data.pairs.items():
+        answers = [known.get(tuple(row)) for row in given.source.tokens.tolist()]
         if None in answers:
-            row = " ".join(map(str, own.source.tokens[answers.index(None)].tolist()))
+            row = " ".join(map(str, given.source.tokens[answers.index(None)].tolist()))
             raise BadInput(f"only_right: the source '{row}' is in neither train_data_path nor test_data_path, so that "
                            "its answer is not known; set it to false.")
-        right = Answer(torch.tensor(answers, device=own.source.tokens.device))
-        pairs[name] = replace(own, source=replace(own.source, answer=right))
+        right = Answer(torch.tensor(answers, device=given.source.tokens.device))
+        pairs[name] = replace(given, source=replace(given.source, answer=right))
     return replace(data, pairs=pairs)
 
 
@@ -65,7 +65,7 @@ class Split:
     """The pairs of a split that count.
 
     clean: the bases' final hidden states without intervention, (n, d_model). accuracy: how often the model answers all
-    bases rightly, those of excluded pairs too. n_excluded: pairs whose base or source the model answers wrongly.
+    bases correctly, those of excluded pairs too. n_excluded: pairs whose base or source the model answers wrongly.
     base_rows, source_rows: the pairs' row numbers among all of the split, (n,).
     """
 
@@ -90,7 +90,7 @@ def answered(model: OpenModel, pairs: ExamplePairs, only_right: bool) -> Split:
         return Split(pairs, states, accuracy, 0, rows, sources)
     kept = (right & model.is_right(model.final_states(pairs.source), pairs.source.answer)).nonzero().flatten()
     if not len(kept):
-        raise BadInput("only_right: the model answers none of the pairs rightly; set it to false to keep those that it "
+        raise BadInput("only_right: the model answers none of the pairs correctly; set it to false to keep those that it "
                        "answers wrongly.")
     return Split(pairs[kept], states[kept], accuracy, len(pairs) - len(kept), kept, sources[kept])
 

@@ -45,7 +45,7 @@ def batches_of(examples: Examples, share: bool) -> list[Batch]:
 
 
 def rows_apart(examples: Examples) -> list[Batch]:
-    """Each row as a sequence of its own, rows of like lengths together."""
+    """One sequence a row, rows of like lengths together."""
     order, batches = examples.lengths.argsort(descending=True, stable=True), []
     while len(order):
         length = int(examples.lengths[order[0]])

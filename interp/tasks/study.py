@@ -92,7 +92,7 @@ class Study:
 
     def variable(self, setting: Setting) -> str:
         """The variable that a setting asks about."""
-        return getattr(setting, "variable", self.config.asked)
+        return getattr(setting, "variable", self.config.the_variable)
 
     def data_key(self, setting: Setting) -> tuple:
         path = self.path(setting) if self.config.of_sentences else None  # sentences are read by a model's tokenizer
@@ -146,9 +146,9 @@ def open_study(**keys) -> tuple[OpenModel, Data]:
     label = keys.pop("counterfactual_label", None)
     config = QuestionConfig(results_dir="Results", **keys)
     [setting, *_] = expand_settings(config)
-    counterfactual = Counterfactual(label, f"counter_{config.asked}") if label else None
+    counterfactual = Counterfactual(label, f"counter_{config.the_variable}") if label else None
     study = Study(config, [setting], loading.choose_device(config.device), paired=config.of_sentences,
-                  counterfactuals={config.asked: counterfactual} if counterfactual else {})
+                  counterfactuals={config.the_variable: counterfactual} if counterfactual else {})
     return study.open(setting, None), study.data(setting)
 
 
@@ -309,7 +309,7 @@ class Sentences:
                 print(f"gen_path: {config.gen_path} has no column '{variable}', so that nothing is looked for in it.")
             self.tables[GEN] = sentences.draw("test_size", config.gen_path, gen, config.test_size, drawing)
         seen: dict[tuple[int, ...], str] = {}
-        self.examples = {name: self.reader.read(own, wanted, device, seen) for name, own in self.tables.items()}
+        self.examples = {name: self.reader.read(drawn, wanted, device, seen) for name, drawn in self.tables.items()}
 
     def data(self, variable: str, paired: bool) -> Data:
         """The sentences for one variable: probed once each, evaluated in every row."""
@@ -433,6 +433,6 @@ def accuracies(model: OpenModel, states: Tensor, name: str, examples: Examples) 
 
 
 def vanilla_accuracies(model: OpenModel, data: Data) -> dict[str, float]:
-    """How often the model answers rightly without intervention, as a reference for other metrics."""
+    """How often the model answers correctly without intervention, as a reference for other metrics."""
     return {column: share for name, examples in data.evaluated.items() for column, share in accuracies(
         model, model.final_states(examples), f"vanilla_acc_{name}", examples).items()}
