@@ -81,7 +81,7 @@ def prepare(config: Config, settings: list[Setting], device: torch.device) -> St
         if len(data.tests["test"]) < 2 and not config.of_sentences:
             raise BadInput("test_data_path: LEACE is fitted on it too, which takes two rows or more.")
         for examples in (data.train, *data.tests.values()):  # one-hot: no more classes than examples
-            check_range("variable", config.the_variable, examples.variables[config.the_variable], len(data.train))
+            check_range("variable", config.variable_name, examples.variables[config.variable_name], len(data.train))
     return study
 
 
@@ -120,18 +120,18 @@ class Erasure:
         self.config, self.setting, self.model, self.splits = config, setting, model, splits
         self.activations, self.clean = activations, clean
         self.forward = {name: of_site[site_of(setting)] for name, of_site in forward.items()}
-        self.n_classes = 1 + max(int(examples.variables[config.the_variable].max()) for examples in splits.values()
-                                 if config.the_variable in examples.variables)
+        self.n_classes = 1 + max(int(examples.variables[config.variable_name].max()) for examples in splits.values()
+                                 if config.variable_name in examples.variables)
 
     def fit(self, split: str) -> LeaceEraser:
-        return fit_eraser(self.activations[split], self.splits[split].variables[self.config.the_variable], self.n_classes,
-                          self.setting.precision)
+        values = self.splits[split].variables[self.config.variable_name]
+        return fit_eraser(self.activations[split], values, self.n_classes, self.setting.precision)
 
     def readable(self, split: str, eraser: LeaceEraser | None = None) -> float:
         """How well a linear probe reads the variable, before or after erasure."""
         activations = self.activations[split]
         return decodability(eraser(activations) if eraser else activations,
-                            self.splits[split].variables[self.config.the_variable], self.n_classes, lr=self.setting.lr,
+                            self.splits[split].variables[self.config.variable_name], self.n_classes, lr=self.setting.lr,
                             num_steps=self.config.num_epochs, seed=self.setting.model_seed)
 
     def accuracies(self, column: str, split: str, eraser: LeaceEraser | None = None) -> dict[str, float]:

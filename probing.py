@@ -51,8 +51,8 @@ class Config(QuestionConfig):
         if (self.counterfactual_embeddings and not self.of_sentences and not self.other_counterfactual
                 and self.counterfactual_variable != expected):
             raise ValueError(f"counterfactual_variable is {self.counterfactual_variable}, but the probe reads "
-                             f"{self.variable}, whose counterfactual is {expected}; correct it and counterfactual_label, or "
-                             "say other_counterfactual: true")
+                             f"{self.variable}, whose counterfactual is {expected}; correct it, or say "
+                             "other_counterfactual: true")
         return self
 
 
@@ -90,23 +90,24 @@ from interp.tasks.study import (
 
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Study:
     """Read the data and each model's configuration; refuse what does not fit together."""
-    counterfactuals = {config.the_variable: Counterfactual(config.counterfactual_label, config.counterfactual_variable)
+    counterfactuals = {config.variable_name: Counterfactual(config.counterfactual_label, config.counterfactual_variable)
                        } if config.counterfactual_embeddings and config.counterfactual_label else {}
     study = Study(config, settings, device, counterfactuals=counterfactuals, paired=config.counterfactual_embeddings)
     for setting in settings:
         data = study.data(setting)
         check_batch(setting.batch_size, len(data.train))
-        check_range("n_classes", config.the_variable, data.train.variables[config.the_variable], classes_of(config, data.train))
+        values = data.train.variables[config.variable_name]
+        check_range("n_classes", config.variable_name, values, classes_of(config, data.train))
         for name in data.tests if config.counterfactual_embeddings else ():
             if not data.pairs[name].changed().numel():
-                key, what = (("counterfactual_embeddings", f"the interchange of '{config.the_variable}'")
+                key, what = (("counterfactual_embeddings", f"the interchange of '{config.variable_name}'")
                              if config.of_sentences else ("counterfactual_label", f"'{config.counterfactual_label}'"))
                 raise BadInput(f"{key}: {what} changes the answer in no row of the test data.")
     return study
 
 
 def classes_of(config: Config, train: Examples) -> int:
-    return config.n_classes or 1 + int(train.variables[config.the_variable].max())
+    return config.n_classes or 1 + int(train.variables[config.variable_name].max())
 
 
 # ------------------------------------------------------------------------------ the method
@@ -130,7 +131,7 @@ def probe(config: Config, setting: Setting, model: OpenModel, data: Data, activa
 
     activations: by split, (rows, d_model). forward: of each test, the model above the site.
     """
-    train = data.train.variables[config.the_variable]  # (rows,)
+    train = data.train.variables[config.variable_name]  # (rows,)
     classifier = build_probe(model.d_model, classes_of(config, data.train), config.intermediate_size,
                              setting.model_seed).to(model.device)
     shuffling = torch.Generator().manual_seed(setting.model_seed)
@@ -142,7 +143,7 @@ def probe(config: Config, setting: Setting, model: OpenModel, data: Data, activa
                                            shuffled_batches(len(train), setting.batch_size, shuffling))
     metrics, tables = {"train_loss": train_loss, "train_acc": train_acc}, dict[str, list[dict[str, Any]]]()
     for name, examples in data.tests.items():
-        values = examples.variables[config.the_variable]
+        values = examples.variables[config.variable_name]
         loss, share = evaluate_probe(classifier, activations[name], values, batch_size=setting.batch_size)
         metrics |= {f"{name}_loss": loss, f"{name}_acc": share,
                     f"majority_{name}_acc": majority_accuracy(train, values)}
@@ -162,7 +163,7 @@ def try_counterfactuals(config: Config, model: OpenModel, classifier: nn.Module,
     activations: of the bases, (pairs, d_model). Returns the metrics, and a row for each example.
     """
     changed = pairs.changed()  # (changed,) row numbers
-    some, targets = pairs[changed], pairs.source.variables[config.the_variable][changed]
+    some, targets = pairs[changed], pairs.source.variables[config.variable_name][changed]
     embeddings = counterfactual_embeddings(classifier, activations[changed], targets,
                                            num_steps=config.cf_num_epochs, lr=config.cf_lr)
     with torch.no_grad():

@@ -261,7 +261,7 @@ def report(config: Config, row: dict[str, Any], seconds_each: float) -> None:
 
 
 def checkpoint_paths(config: Config, setting: Setting, epoch: int) -> list[Path]:
-    """Where the model of this epoch is saved: under its number if it is in save_checkpoints, as `final` after the last."""
+    """Where the model of this epoch is saved, if it is: under its number, as `final` after the last."""
     names = [str(epoch)] if epoch in config.save_checkpoints else []
     names += ["final"] if epoch == config.num_epochs else []
     start = f"_{setting.start}" if hasattr(setting, "start") else ""

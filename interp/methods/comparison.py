@@ -90,8 +90,7 @@ def answered(model: OpenModel, pairs: ExamplePairs, only_right: bool) -> Split:
         return Split(pairs, states, accuracy, 0, rows, sources)
     kept = (right & model.is_right(model.final_states(pairs.source), pairs.source.answer)).nonzero().flatten()
     if not len(kept):
-        raise BadInput("only_right: the model answers none of the pairs correctly; set it to false to keep those that it "
-                       "answers wrongly.")
+        raise BadInput("only_right: the model answers none of the pairs correctly; set it to false to keep them all.")
     return Split(pairs[kept], states[kept], accuracy, len(pairs) - len(kept), kept, sources[kept])
 
 

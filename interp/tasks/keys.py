@@ -53,14 +53,14 @@ class QuestionConfig(ModelSweep):
         return self.task in SENTENCE_TASKS
 
     @property
-    def the_variable(self) -> str:
+    def variable_name(self) -> str:
         """The variable to look for."""
         return self.variable or DEFAULT_VARIABLE.get(self.task, LABELS)
 
     @property
     def variables(self) -> list[str]:
         """All variables to look for; sequences need none if only answers are evaluated."""
-        return [self.the_variable] if self.of_sentences or self.variable else []
+        return [self.variable_name] if self.of_sentences or self.variable else []
 
     @model_validator(mode="after")
     def consistent_task(self):

@@ -92,7 +92,7 @@ class Study:
 
     def variable(self, setting: Setting) -> str:
         """The variable that a setting asks about."""
-        return getattr(setting, "variable", self.config.the_variable)
+        return getattr(setting, "variable", self.config.variable_name)
 
     def data_key(self, setting: Setting) -> tuple:
         path = self.path(setting) if self.config.of_sentences else None  # sentences are read by a model's tokenizer
@@ -146,9 +146,9 @@ def open_study(**keys) -> tuple[OpenModel, Data]:
     label = keys.pop("counterfactual_label", None)
     config = QuestionConfig(results_dir="Results", **keys)
     [setting, *_] = expand_settings(config)
-    counterfactual = Counterfactual(label, f"counter_{config.the_variable}") if label else None
+    counterfactual = Counterfactual(label, f"counter_{config.variable_name}") if label else None
     study = Study(config, [setting], loading.choose_device(config.device), paired=config.of_sentences,
-                  counterfactuals={config.the_variable: counterfactual} if counterfactual else {})
+                  counterfactuals={config.variable_name: counterfactual} if counterfactual else {})
     return study.open(setting, None), study.data(setting)
 
 
