@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -75,6 +75,7 @@ class OpenModel:
         self.blocks = cast(nn.ModuleList, model.get_submodule(family.blocks))
         self.norm: nn.Module = model.get_submodule(family.norm)
         self.unembed: nn.Linear = model.get_output_embeddings()
+        self.blocks_give_tensors = self.find_what_blocks_give()  # now, as a later pass may run into somebody's hooks
         self.takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
 
     @property
@@ -93,8 +94,7 @@ class OpenModel:
         """What enters the model again, in its type."""
         return values.to(self.device, self.dtype)
 
-    @cached_property
-    def blocks_give_tensors(self) -> bool:
+    def find_what_blocks_give(self) -> bool:
         """Whether a block returns the residual stream, rather than a tuple that begins with it."""
         found = []
         with torch.no_grad(), hooked(self.blocks[0].register_forward_hook(
