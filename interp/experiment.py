@@ -112,7 +112,7 @@ def run(script: Script, options: argparse.Namespace, config: Any, settings: list
     with open_run(directory, config, artifacts, options.shard, options.overwrite):
         directory.refuse_changed(inputs)
         left = todo(share)
-        if left or not directory.is_collated(settings):
+        if left or not directory.is_settled(settings):
             with directory.session(config, settings, inputs, machine):
                 start = collated = time.perf_counter()
                 for setting, outcome in Progress(script.run(config, left, prepared), total=len(left),

@@ -7,9 +7,18 @@ from tqdm.auto import tqdm
 SECONDS_BETWEEN_LINES = 30
 
 
-def Progress(steps, **options) -> tqdm:
-    """A tqdm, which in a log, where standard error is no terminal, writes a line at times instead of moving a bar."""
-    if not sys.stderr.isatty():
-        options |= {"bar_format": "{desc}: {n_fmt} of {total_fmt} {unit}s after {elapsed}{postfix}\n", "leave": True,
-                    **dict.fromkeys(("delay", "mininterval", "maxinterval"), SECONDS_BETWEEN_LINES)}
-    return tqdm(steps, **options)
+class Progress(tqdm):
+    """tqdm, which in a log (where standard error is no terminal) writes a line at times instead of moving a bar."""
+
+    def __init__(self, steps, *, desc: str, unit: str, leave: bool = False, **options):
+        self.in_log = not sys.stderr.isatty()
+        if self.in_log:
+            options |= {"mininterval": SECONDS_BETWEEN_LINES, "maxinterval": SECONDS_BETWEEN_LINES, "bar_format": (
+                "{desc}: {n_fmt} of {total_fmt} {unit}s after {elapsed}{postfix}")}
+        super().__init__(steps, desc=desc, unit=unit, leave=leave and not self.in_log, **options)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        if not self.in_log:
+            super().display(msg, pos)
+        elif msg is None and self.n > self.initial:  # tqdm also calls this to draw an empty bar, and to wipe it out
+            print(self, file=sys.stderr, flush=True)

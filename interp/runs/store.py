@@ -71,13 +71,14 @@ class RunDirectory:
                 results = {"results": [found["metrics"] | {"seconds": found["seconds"]}]}
                 for name, rows in (found["tables"] | results).items():
                     tables.setdefault(name, []).extend(found["setting"] | row for row in rows)
-            for name in sorted(tables, key="results".__eq__):  # results.csv last, so that is_collated can go by it
+            for name in sorted(tables, key="results".__eq__):  # results.csv last, so that is_settled can go by it
                 write_table(self.path / f"{name}.csv", tables[name])
 
-    def is_collated(self, settings: list[Setting]) -> bool:
-        """Whether results.csv is as new as all that is finished, which it may not be after a kill."""
+    def is_settled(self, settings: list[Setting]) -> bool:
+        """Whether the last process ended well, and results.csv is as new as all that is finished; not after a kill."""
         files = [file for file in [self.path / RESULTS, *map(self.file, settings)] if file.exists()]
-        return not files or max(files, key=lambda file: file.stat().st_mtime_ns).name == RESULTS
+        return ([session["status"] for session in self.record()["sessions"]][-1:] == ["done"]
+                and max(files, key=lambda file: file.stat().st_mtime_ns).name == RESULTS)
 
     def refuse_changed(self, inputs: dict[str, str]) -> None:
         """A run goes on only with the models and data it began with; raises BadInput naming what changed."""
@@ -134,16 +135,15 @@ def open_run(run: RunDirectory, config: ScriptConfig, artifacts: list[Path], sha
              ) -> Iterator[None]:
     """Begin or continue a run, or a shard of it; raises BadInput as check_run, or where another process does so."""
     try:
-        with ExitStack() as locks:
-            if overwrite:
-                old = [run.path] * (run.path / CONFIG).exists()
-                for lock in run.path.glob(".*lock") if old else ():
+        if overwrite:
+            with ExitStack() as locks:
+                for lock in run.path.glob(".*lock"):
                     locks.enter_context(FileLock(lock, blocking=False))
-                for file in [file for file in artifacts if file.exists()] + old:
+                for file in [file for file in artifacts if file.exists()] + [run.path] * (run.path / CONFIG).exists():
                     set_aside(file)
-            run.path.mkdir(parents=True, exist_ok=True)
-            lock = run.path / (".lock" if shard == (1, 1) else ".shard_{}_of_{}.lock".format(*shard))
-            locks.enter_context(FileLock(lock, blocking=False))
+        run.path.mkdir(parents=True, exist_ok=True)
+        lock = run.path / (".lock" if shard == (1, 1) else ".shard_{}_of_{}.lock".format(*shard))
+        with FileLock(lock, blocking=False):
             with run.turn:
                 check_run(config, artifacts)
                 if not (run.path / CONFIG).exists():
