@@ -1,11 +1,12 @@
 """Whether a run is the paper's own question, so that its figures may stand beside the published ones."""
 
+import hashlib
 from pathlib import Path
 
 import train_algorithmic_models
 from interp.models.loading import model_files
 from interp.runs.config import BadInput, ModelSweep, load_config, project_path, shown
-from interp.runs.store import CONFIG, RunDirectory, changed_keys, digests
+from interp.runs.store import CONFIG, RunDirectory, changed_keys
 
 SAVED = {"save_models", "model_dir"}  # keys that say what else is kept of a run
 
@@ -24,7 +25,8 @@ def why_not_the_papers(run: Path, papers: Path, schema: type[ModelSweep], traini
                 return f"there is no {shown(folder / CONFIG)}"
             if changed := set(changed_keys(folder, wanted)) - ignored:
                 return f"{shown(folder)} has another {', '.join(sorted(changed))} than {shown(file)}"
-        now = digests(model_files("model_path", config.model_path))
+        now = {shown(file): hashlib.sha256(file.read_bytes()).hexdigest()
+               for file in model_files("model_path", config.model_path)}
         read = RunDirectory(run).record()["inputs"]
     except BadInput as error:
         return str(error).rstrip(".")
