@@ -4,11 +4,15 @@ import contextlib
 import glob
 import importlib
 import io
+import json
+import math
 import re
 import runpy
 import sys
 from pathlib import Path
 
+import keep_runs
+import make_tables
 import pandas as pd
 import pytest
 import torch
@@ -26,12 +30,11 @@ import interp.methods.interchange
 import probing
 import train_algorithmic_models
 from analysis.compare_with_published import our_figures
-from analysis.report_runs import Problems, find_runs
 from conftest import comparison_values, rows_of, write_yaml
 from interp.experiment import main
 from interp.methods.table import METHODS, Method
 from interp.models.replay import ALGEBRA
-from interp.runs.config import PROJECT_ROOT, BadInput
+from interp.runs.config import PROJECT_ROOT, read_yaml
 
 DOCS = PROJECT_ROOT / "docs"
 PAGES = sorted({*PROJECT_ROOT.glob("*.md"), *DOCS.rglob("*.md"), *PROJECT_ROOT.glob("*/README.md")})
@@ -81,16 +84,11 @@ def test_keys_are_what_the_scripts_say():
     assert text_of("keys.md") == runpy.run_path(str(DOCS / "make_keys.py"))["page"](), "run python docs/make_keys.py"
 
 
-def test_tables_are_those_of_the_runs_that_are_kept():
-    maker = runpy.run_path(str(DOCS / "make_tables.py"))
-    texts = [file.read_text() for file in maker["PAGES"]]
-    marked = [found[1] for text in texts for found in maker["MARKED"].finditer(text)]
-    assert sorted(marked) == sorted(maker["TABLES"]) and "table: " not in maker["MARKED"].sub("", "".join(texts))
-    assert texts == [maker["page"](text) for text in texts], "run python docs/make_tables.py"
-    with pytest.raises(BadInput, match="there is no table 'mine'; there are 'in short', "):
-        maker["page"]("<!-- table: mine -->\n")
-    with pytest.raises(BadInput, match="docs/runs/Comparison lacks the run Other"):
-        maker["kept"]("Other")
+def test_tables_are_those_of_the_kept_runs():
+    marked = [found[1] for file in make_tables.PAGES for found in make_tables.MARKED.finditer(file.read_text())]
+    assert sorted(marked) == sorted(make_tables.MADE)
+    for file, text in make_tables.pages().items():
+        assert text == file.read_text(), "run python docs/make_tables.py"
 
 
 def headings_of(page: Path) -> set[str]:
@@ -131,18 +129,58 @@ def expand(path: str) -> list[str]:
             for end in expand(path[:braces.start()] + word + path[braces.end():])]
 
 
-def test_the_runs_that_are_kept_are_complete_and_told_of():
-    problems = Problems()
-    runs = find_runs(DOCS / "runs", problems)
-    assert runs and not problems and not [run.name for run in runs if run.unfinished or run.status != "done"]
-    folders = re.findall(r"^\| `([^`]+)` ", text_of("runs/README.md"), re.MULTILINE)
-    assert all(any(f"{run.name}/".startswith(f"{folder}/") for folder in folders) for run in runs)
-    assert all(any(f"{run.name}/".startswith(f"{folder}/") for run in runs) for folder in folders)
+@pytest.mark.parametrize("experiment", sorted({*keep_runs.EXPERIMENTS.values()}))
+def test_the_kept_runs_are_complete(experiment):
+    records = json.loads((keep_runs.TABLES / f"{experiment}.json").read_text())
+    counts = keep_runs.read(keep_runs.TABLES / f"{experiment}.csv")["run"].value_counts()
+    assert {*counts.index} == {*records} and {keep_runs.experiment_of(run) for run in records} == {experiment}
+    for run, record in records.items():
+        swept = [len(values) for key, values in record["config"].items() if key.endswith("_list") and values]
+        assert counts[run] == math.prod(swept), run
+        assert {"code_version", "packages", "device_name", "start"} <= {*record}, run
+
+
+def test_runs_are_kept_replaced_and_unpacked(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(keep_runs, "TABLES", tmp_path / "tables")
+    for experiment in {*keep_runs.EXPERIMENTS.values()}:
+        keep_runs.write_text(tmp_path / f"tables/{experiment}.json", "{}")
+
+    def keep(text: str, run: str = "SV_Agreement/DAS/m") -> None:
+        folder = tmp_path / "Results" / run
+        keep_runs.write_text(folder / "results.csv", text)
+        (folder / "config.yaml").write_text("target_layer_list: [0, 1]\ndtype: float32\n")
+        (folder / "run.json").write_text('{"status": "done"}')
+        monkeypatch.setattr("sys.argv", ["keep_runs", run, "--results", str(tmp_path / "Results")])
+        keep_runs.main()
+
+    with pytest.raises(SystemExit):
+        keep("target_layer,acc\n0,0.10\n")
+    assert "is not complete; it has 1 of 2 settings" in capsys.readouterr().err
+    keep("target_layer,acc\n0,0.10\n1,1e-07\n")
+    keep("target_layer,iia,word\n0,0.5,\n1,0.50,None\n", "Reflexives/m")
+    keep("target_layer,acc\n0,0.20\n1,1e-07\n")
+    kept = tmp_path / "tables/experiment_4.csv"
+    assert kept.read_text().splitlines() == [
+        "run,target_layer,acc,iia,word", "Reflexives/m,0,,0.5,", "Reflexives/m,1,,0.50,None",
+        "SV_Agreement/DAS/m,0,0.20,,", "SV_Agreement/DAS/m,1,1e-07,,"]
+    with pytest.raises(SystemExit):
+        keep("target_layer,acc\n0,0.10\n1,1e-07\n", "Mine/m")
+    assert "not of Mine" in capsys.readouterr().err
+
+    for experiment in {*keep_runs.EXPERIMENTS.values()} - {"experiment_4"}:
+        (tmp_path / f"tables/{experiment}.csv").write_text("run\n")
+    for experiment, [table] in keep_runs.OTHER_TABLES.items():
+        (tmp_path / f"tables/{experiment}_{table}.csv").write_text("run\n")
+    keep_runs.unpack(tmp_path / "unpacked")
+    for run in ("SV_Agreement/DAS/m", "Reflexives/m"):
+        before, after = tmp_path / "Results" / run, tmp_path / "unpacked" / run
+        assert (after / "results.csv").read_text() == (before / "results.csv").read_text()
+        assert read_yaml(after / "config.yaml") == read_yaml(before / "config.yaml")
 
 
 @pytest.mark.parametrize("page", [
     "experiment_1_comparison", "experiment_2_comparison", "experiment_2_task_2", "experiment_3"])
-def test_our_values_beside_the_published_are_those_of_the_runs_that_are_kept(page):
+def test_our_values_beside_the_published_are_those_of_the_kept_runs(page, tmp_path):
     experiment, method, names, rows = re.match(r"# (\w+)", text_of(f"tables/{page}.md"))[1], "", [], []
     for line in text_of(f"tables/{page}.md").splitlines():
         cells = [cell.strip().removesuffix(" **") for cell in line.strip("|").split("|")]
@@ -153,10 +191,11 @@ def test_our_values_beside_the_published_are_those_of_the_runs_that_are_kept(pag
         elif line.startswith("| ") and names:
             rows.append({"experiment": experiment, "task": " ".join(task), "method": method, "checkpoint": ""}
                         | dict(zip(names, cells)))
-    told = pd.DataFrame(rows).rename(columns={"published": "value"}).fillna("")
-    found = our_figures(DOCS / "runs", told, {})
-    assert len(found) == len(told) > 200
-    ours = told.get("ours, float32", pd.Series("", told.index)).where(lambda column: column != "", told["ours"])
+    stated = pd.DataFrame(rows).rename(columns={"published": "value"}).fillna("")
+    keep_runs.unpack(tmp_path)
+    found = our_figures(tmp_path, stated, {})
+    assert len(found) == len(stated) > 200
+    ours = stated.get("ours, float32", pd.Series("", stated.index)).where(lambda column: column != "", stated["ours"])
     assert [f"{value:.6g}" for value in found["value"]] == ours.tolist()
 
 
