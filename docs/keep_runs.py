@@ -3,10 +3,8 @@
     python docs/keep_runs.py RUN [RUN ...] [--results Results]
     python docs/keep_runs.py --unpack DIR
 
-RUN: a run directory below Results, such as SV_Agreement/smollm2. Its rows of results.csv go to EXPERIMENT.csv, with the
-column `run`, and its config and record to EXPERIMENT.json. They replace what was kept under the same name. Two other
-tables are kept, as EXPERIMENT_TABLE.csv, because pages are made from them (OTHER_TABLES).
-
+RUN, a run directory below Results such as SV_Agreement/smollm2, is added or replaced: its results.csv in EXPERIMENT.csv,
+with the column `run`, its config and record in EXPERIMENT.json, and a table that a page needs in EXPERIMENT_TABLE.csv.
 --unpack writes all kept runs as run directories, which the scripts of analysis/ can read.
 """
 
@@ -65,7 +63,7 @@ def keep(results: Path, run: str) -> None:
             write_text(kept, table.to_csv(index=False))
     kept = TABLES / f"{experiment}.json"
     records = json.loads(kept.read_text()) if kept.exists() else {}
-    records[run] = {"config": config} | json.loads((results / run / "run.json").read_text())
+    records[run] = json.loads((results / run / "run.json").read_text()) | {"config": config}  # in place of its digest
     lines = [f"{json.dumps(name)}: {json.dumps(record)}" for name, record in sorted(records.items())]  # a run a line
     write_text(kept, "{\n" + ",\n".join(lines) + "\n}\n")
 

@@ -16,9 +16,9 @@ from keep_runs import TABLES, unpack
 
 from analysis import summarize_layers
 from analysis.comparison_figures import in_order
-from analysis.language_figures import COMPONENTS, marks_of, measure_effects, rank_sublayers, read_run
-from analysis.method_figures import markdown_table
-from analysis.summarize_comparison import BOARD, as_cells, leaderboard, read_runs, shared_cells
+from analysis.language_figures import marks_of, measure_effects, rank_sublayers, read_run
+from analysis.summarize_comparison import as_cells, leaderboard, read_runs, shared_cells
+from analysis.tables import COMPONENTS, markdown_table
 from interp.runs.files import write_text
 
 PAGES = [Path(__file__).with_name(f"{name}.md") for name in ("results", "comparison", "experiment_4")]
@@ -147,14 +147,15 @@ def circuits(runs: Path, run: str, task: str, sets: dict[str, str], at_most: int
 
 def sites(runs: Path, model: str, shown: Iterable[int]) -> Rows:
     """Every method at some layers of a language model, on the sentences of agreement."""
-    table = summarize_layers.as_table(summarize_layers.collect(runs / "SV_Agreement", model))
+    tables = summarize_layers.read_tables(runs / "SV_Agreement", model)
+    table = summarize_layers.as_table(summarize_layers.collect(tables))
     return summarize_layers.as_cells(table.loc[table.index.get_level_values("layer").isin(list(shown))])
 
 
 SMOLLM2 = (0, 6, 12, 18, 24, 25, 26, 27, 28, 29)  # layers
 GEMMA = (0, 4, 8, 10, 12, 13, 14, 15, 16, 17)
 MADE: dict[str, tuple] = {  # by a table's name, the function that makes it and its arguments
-    "in short": (in_short,), "leaderboard": (lambda runs: [BOARD, *as_cells(ranked(runs))],),
+    "in short": (in_short,), "leaderboard": (lambda runs: as_cells(ranked(runs)),),
     "a² - b²": (same_models,), "two tasks": (two_tasks,), "checkpoints": (checkpoints,),
     "SmolLM2, subject": (layers, "smollm2", "labels", SMOLLM2),
     "SmolLM2, object": (layers, "smollm2", "object labels", SMOLLM2),

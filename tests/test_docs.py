@@ -29,7 +29,7 @@ import DAS
 import interp.methods.interchange
 import probing
 import train_algorithmic_models
-from analysis.compare_with_published import our_figures
+from analysis.compare_with_published import put_beside, read_published
 from conftest import comparison_values, rows_of, write_yaml
 from interp.experiment import main
 from interp.methods.table import METHODS, Method
@@ -137,7 +137,8 @@ def test_the_kept_runs_are_complete(experiment):
     for run, record in records.items():
         swept = [len(values) for key, values in record["config"].items() if key.endswith("_list") and values]
         assert counts[run] == math.prod(swept), run
-        assert {"code_version", "packages", "device_name", "start"} <= {*record}, run
+        assert record["inputs"] or record["config"].get("data_dir"), run
+        assert all({"commit", "packages", "device_name", "start"} <= {*session} for session in record["sessions"]), run
 
 
 def test_runs_are_kept_replaced_and_unpacked(tmp_path, monkeypatch, capsys):
@@ -149,7 +150,7 @@ def test_runs_are_kept_replaced_and_unpacked(tmp_path, monkeypatch, capsys):
         folder = tmp_path / "Results" / run
         keep_runs.write_text(folder / "results.csv", text)
         (folder / "config.yaml").write_text("target_layer_list: [0, 1]\ndtype: float32\n")
-        (folder / "run.json").write_text('{"status": "done"}')
+        (folder / "run.json").write_text('{"config": "a digest", "inputs": {}, "sessions": []}')
         monkeypatch.setattr("sys.argv", ["keep_runs", run, "--results", str(tmp_path / "Results")])
         keep_runs.main()
 
@@ -192,11 +193,13 @@ def test_our_values_beside_the_published_are_those_of_the_kept_runs(page, tmp_pa
             rows.append({"experiment": experiment, "task": " ".join(task), "method": method, "checkpoint": ""}
                         | dict(zip(names, cells)))
     stated = pd.DataFrame(rows).rename(columns={"published": "value"}).fillna("")
+    stated.to_csv(tmp_path / "published.csv", index=False)
     keep_runs.unpack(tmp_path)
-    found = our_figures(tmp_path, stated, {})
+    found = pd.concat([put_beside(cells, pd.read_csv(tmp_path / run / "results.csv"))
+                       for run, cells in read_published(tmp_path / "published.csv").groupby("run", sort=False)])
     assert len(found) == len(stated) > 200
     ours = stated.get("ours, float32", pd.Series("", stated.index)).where(lambda column: column != "", stated["ours"])
-    assert [f"{value:.6g}" for value in found["value"]] == ours.tolist()
+    assert [f"{value:.6g}" for value in found["ours"]] == ours.tolist()
 
 
 # --------------------------------------------------------------------------------- the recipes
