@@ -3,7 +3,7 @@
     python docs/keep_runs.py RUN [RUN ...] [--results Results]
     python docs/keep_runs.py --unpack DIR
 
-RUN, a run directory below Results such as SV_Agreement/smollm2, is added or replaced: its results.csv in EXPERIMENT.csv,
+RUN, a run directory below Results such as SV_Agreement/smollm2, is added or replaced: its results.csv in EXPERIMENT.csv
 with the column `run`, its config and record in EXPERIMENT.json, and a table that a page needs in EXPERIMENT_TABLE.csv.
 --unpack writes all kept runs as run directories, which the scripts of analysis/ can read.
 """
