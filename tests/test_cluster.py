@@ -46,6 +46,10 @@ def wait_for(what, process: subprocess.Popen) -> None:
         time.sleep(0.05)
 
 
+def jobs_left() -> str:
+    return output_of("squeue", "--noheader", "--states=RUNNING,PENDING")
+
+
 def scripts_at_work(folder: Path, name: str) -> list[psutil.Process]:
     """The processes of a script on configs of a folder, on whatever node."""
     found = []
@@ -65,11 +69,16 @@ def test_after_a_job_and_snakemake_are_killed_the_tables_are_the_local_ones(slur
     wait_for((killed / STATE).exists, process)
     for victim in scripts_at_work(killed, "train_algorithmic_models.py"):  # a node's job dies
         victim.kill()
-    # the job is tried again; in the middle of the methods Snakemake dies, and its jobs live on
+    # the job is tried again; in the middle of the methods Snakemake dies, and its jobs continue to their end
     wait_for((killed / "Results/Disambiguation/DAS/a2/results.csv").exists, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert output_of("squeue", "--noheader", "--states=RUNNING,PENDING")
+    assert jobs_left()
+    deadline = time.monotonic() + PATIENCE
+    while jobs_left():
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    assert not (killed / "Results/Disambiguation/figures/there_and_used.png").exists()
     assert subprocess.run([*SNAKEMAKE, *arguments, "--unlock"], cwd=PROJECT_ROOT).returncode == 0
     process = on_cluster(arguments, log)
     assert process.wait(PATIENCE) == 0, log.read_text()
