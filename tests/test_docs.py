@@ -1,4 +1,4 @@
-"""What docs/ says can be done: files and code are taken from its pages and run, on tiny models."""
+"""The pages: their tables, links and commands, and their files and code, which are run on tiny models."""
 
 import contextlib
 import glob
@@ -58,8 +58,8 @@ def write_files(page: str, folder: Path, places: dict[str, str]) -> dict[str, Pa
     """The files of a page (`NAME`: and a block), with paths that lie elsewhere here. Returns them by name."""
     found = re.findall(r"^`([^`\n]+)`:\n\n```\w+\n(.*?)^```", text_of(page), re.MULTILINE | re.DOTALL)
     for name, text in found:
-        for place, own in places.items():
-            text = text.replace(place, own)
+        for place, target in places.items():
+            text = text.replace(place, target)
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     return {name: folder / name for name, _ in found}
@@ -210,20 +210,20 @@ def tables_restored():
     tables = (SUPPORTED_ARCHITECTURES, ArchitectureAdapterFactory._adapters, ALGEBRA)
     before = [dict(table) for table in tables]
     yield
-    for table, own in zip(tables, before):
+    for table, entries in zip(tables, before):
         table.clear()
-        table.update(own)
+        table.update(entries)
 
 
 def test_a_family_is_added_as_its_page_says(tables_restored):
-    names, said = {}, ""
+    names, printed = {}, ""
     for language, block in blocks_of("add_a_model_family.md", "python", "text"):
         if language == "text":
-            assert said == block
+            assert printed == block
             continue
         with contextlib.redirect_stdout(io.StringIO()) as out:
             exec(compile(block, "add_a_model_family.md", "exec"), names)
-        said = out.getvalue()
+        printed = out.getvalue()
 
 
 @pytest.fixture
@@ -258,7 +258,7 @@ def test_a_method_is_added_as_its_page_says(mean_difference, tiny, tmp_path, mon
     assert set(table["component"]) == {"attn", "mlp"}
 
 
-def test_the_new_method_asks_sentences_too(mean_difference, tmp_path):
+def test_the_new_method_takes_sentences_too(mean_difference, tmp_path):
     script, files = mean_difference
     numbers = {"author": 0, "authors": 1}
     table = pd.DataFrame([{"sentence": f"{first} {noun} behind {second}{other}", "labels": number}
@@ -300,7 +300,7 @@ def test_the_mathematics_of_the_new_method(mean_difference, generator):
 
 
 def test_a_task_is_added_as_its_page_says(tmp_path, monkeypatch):
-    """All methods, of a CSV and YAML files alone; a model that answers at random is asked."""
+    """All methods work from a CSV and YAML files alone, here on a random model."""
     places = {"data/mine": str(tmp_path / "data/mine"), "Results/": f"{tmp_path}/Results/",
               "Models/SmolLM2-135M": str(tmp_path / "model"), "Models/mine/random": str(tmp_path / "model")}
     files = write_files("add_a_task.md", tmp_path, places)
@@ -316,14 +316,14 @@ def test_a_task_is_added_as_its_page_says(tmp_path, monkeypatch):
         assert not (tmp_path / "Results/mine" / name).exists()
         assert main(script.SCRIPT, arguments) == 0
     results = tmp_path / "Results/mine"
-    circuit, probe, erased, exchanged, pattern = (rows_of(results / folder / "results.csv") for folder in (
+    circuit, probe, erased, das, pattern = (rows_of(results / folder / "results.csv") for folder in (
         "smollm2", "linear_probing/smollm2", "amnesic/smollm2", "DAS/smollm2", "pattern"))
-    shares = [row[name] for row in [*circuit, *probe, *exchanged] for name in ("vanilla_acc_iid", "vanilla_acc_gen")]
+    shares = [row[name] for row in [*circuit, *probe, *das] for name in ("vanilla_acc_iid", "vanilla_acc_gen")]
     shares += [row[name] for row in erased for name in ("heldout_acc", "gen_heldout_acc", "random_heldout_acc_mean")]
     shares += [row[name] for row in probe for name in ("gen_acc", "counterfactual_predicts_cf_label")]
     shares += [row[name] for row in circuit for name in ("knn_gen_acc", "random_ablated_acc_gen_mean")]
     assert all(0 <= float(share) <= 1 for share in shares)
-    assert exchanged[-1]["full_interchange_acc"] and pattern[-1]["vanilla_acc_iid"] == exchanged[-1]["vanilla_acc_iid"]
+    assert das[-1]["full_interchange_acc"] and pattern[-1]["vanilla_acc_iid"] == das[-1]["vanilla_acc_iid"]
 
     assert main(compare_methods.SCRIPT, ["--config", str(files["mine/comparison.yaml"]), "--set",
                                          "target_layer_list=[0, 1]", "only_right=false"]) == 0
@@ -335,9 +335,9 @@ def test_a_task_is_added_as_its_page_says(tmp_path, monkeypatch):
     assert len(pd.read_csv(results / "figures/smollm2/layers.csv")) == 4
 
 
-# ---------------------------------------------------------------------------- questions of one's own
+# ------------------------------------------------------------------------------ your questions
 
-def test_a_variable_of_ones_own(tiny, tmp_path):
+def test_another_variable_as_its_page_says(tiny, tmp_path):
     places = {"data/mine": str(tmp_path / "data"), "data/Disambiguation": str(tiny.folder / "data"),
               "../configs": str(PROJECT_ROOT / "configs"), "Models/mine": str(tmp_path / "models"),
               "Results/mine": str(tmp_path / "Results")}
@@ -349,7 +349,7 @@ def test_a_variable_of_ones_own(tiny, tmp_path):
     assert len(rows_of(tmp_path / "Results/circuit_probing/a4/results.csv")) == 2
 
 
-def test_a_model_of_ones_own_is_trained_and_compared(tmp_path):
+def test_a_model_of_other_arithmetic_is_trained_and_compared(tmp_path):
     places = {"data/mine_a4": str(tmp_path / "data"), "../configs": str(PROJECT_ROOT / "configs"),
               "Models/mine": str(tmp_path / "models"), "Results/mine": str(tmp_path / "Results")}
     files = write_files("own_questions.md", tmp_path, places)
