@@ -143,35 +143,26 @@ def test_the_kept_runs_are_complete(experiment):
 
 def test_runs_are_kept_replaced_and_unpacked(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(keep_runs, "TABLES", tmp_path / "tables")
-    for experiment in {*keep_runs.EXPERIMENTS.values()}:
-        keep_runs.write_text(tmp_path / f"tables/{experiment}.json", "{}")
+    monkeypatch.setattr(keep_runs, "EXPERIMENTS", dict.fromkeys(["SV_Agreement", "Reflexives"], "mine"))
 
-    def keep(text: str, run: str = "SV_Agreement/DAS/m") -> None:
-        folder = tmp_path / "Results" / run
-        keep_runs.write_text(folder / "results.csv", text)
-        (folder / "config.yaml").write_text("target_layer_list: [0, 1]\ndtype: float32\n")
-        (folder / "run.json").write_text('{"config": "a digest", "inputs": {}, "sessions": []}')
+    def keep(run: str, text: str) -> None:
+        keep_runs.write_text(tmp_path / "Results" / run / "results.csv", text)
+        write_yaml(tmp_path / "Results" / run / "config.yaml", {"target_layer_list": [0, 1], "dtype": "float32"})
+        keep_runs.write_text(tmp_path / "Results" / run / "run.json", '{"config": "", "inputs": {}, "sessions": []}')
         monkeypatch.setattr("sys.argv", ["keep_runs", run, "--results", str(tmp_path / "Results")])
         keep_runs.main()
 
-    with pytest.raises(SystemExit):
-        keep("target_layer,acc\n0,0.10\n")
-    assert "is not complete; it has 1 of 2 settings" in capsys.readouterr().err
-    keep("target_layer,acc\n0,0.10\n1,1e-07\n")
-    keep("target_layer,iia,word\n0,0.5,\n1,0.50,None\n", "Reflexives/m")
-    keep("target_layer,acc\n0,0.20\n1,1e-07\n")
-    kept = tmp_path / "tables/experiment_4.csv"
-    assert kept.read_text().splitlines() == [
+    for run, text, sentence in (("SV_Agreement/DAS/m", "target_layer,acc\n0,0.10\n", "has 1 of 2 settings"),
+                                ("Mine/m", "target_layer,acc\n0,0.10\n1,1e-07\n", "not of Mine")):
+        with pytest.raises(SystemExit):
+            keep(run, text)
+        assert sentence in capsys.readouterr().err
+    keep("SV_Agreement/DAS/m", "target_layer,acc\n0,0.10\n1,1e-07\n")
+    keep("Reflexives/m", "target_layer,iia,word\n0,0.5,\n1,0.50,None\n")
+    keep("SV_Agreement/DAS/m", "target_layer,acc\n0,0.20\n1,1e-07\n")
+    assert (tmp_path / "tables/mine.csv").read_text().splitlines() == [
         "run,target_layer,acc,iia,word", "Reflexives/m,0,,0.5,", "Reflexives/m,1,,0.50,None",
         "SV_Agreement/DAS/m,0,0.20,,", "SV_Agreement/DAS/m,1,1e-07,,"]
-    with pytest.raises(SystemExit):
-        keep("target_layer,acc\n0,0.10\n1,1e-07\n", "Mine/m")
-    assert "not of Mine" in capsys.readouterr().err
-
-    for experiment in {*keep_runs.EXPERIMENTS.values()} - {"experiment_4"}:
-        (tmp_path / f"tables/{experiment}.csv").write_text("run\n")
-    for experiment, [table] in keep_runs.OTHER_TABLES.items():
-        (tmp_path / f"tables/{experiment}_{table}.csv").write_text("run\n")
     keep_runs.unpack(tmp_path / "unpacked")
     for run in ("SV_Agreement/DAS/m", "Reflexives/m"):
         before, after = tmp_path / "Results" / run, tmp_path / "unpacked" / run
