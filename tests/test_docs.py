@@ -1,14 +1,18 @@
-"""What docs/ says can be done: files and code are taken from its pages and run, on tiny models."""
+"""The pages: their tables, links and commands, and their files and code, which are run on tiny models."""
 
 import contextlib
 import glob
 import importlib
 import io
+import json
+import math
 import re
 import runpy
 import sys
 from pathlib import Path
 
+import keep_runs
+import make_tables
 import pandas as pd
 import pytest
 import torch
@@ -25,13 +29,12 @@ import DAS
 import interp.methods.interchange
 import probing
 import train_algorithmic_models
-from analysis.compare_with_published import our_figures
-from analysis.report_runs import Problems, find_runs
+from analysis.compare_with_published import put_beside, read_published
 from conftest import comparison_values, rows_of, write_yaml
 from interp.experiment import main
 from interp.methods.table import METHODS, Method
 from interp.models.replay import ALGEBRA
-from interp.runs.config import PROJECT_ROOT, BadInput
+from interp.runs.config import PROJECT_ROOT, read_yaml
 
 DOCS = PROJECT_ROOT / "docs"
 PAGES = sorted({*PROJECT_ROOT.glob("*.md"), *DOCS.rglob("*.md"), *PROJECT_ROOT.glob("*/README.md")})
@@ -55,8 +58,8 @@ def write_files(page: str, folder: Path, places: dict[str, str]) -> dict[str, Pa
     """The files of a page (`NAME`: and a block), with paths that lie elsewhere here. Returns them by name."""
     found = re.findall(r"^`([^`\n]+)`:\n\n```\w+\n(.*?)^```", text_of(page), re.MULTILINE | re.DOTALL)
     for name, text in found:
-        for place, own in places.items():
-            text = text.replace(place, own)
+        for place, target in places.items():
+            text = text.replace(place, target)
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     return {name: folder / name for name, _ in found}
@@ -81,16 +84,11 @@ def test_keys_are_what_the_scripts_say():
     assert text_of("keys.md") == runpy.run_path(str(DOCS / "make_keys.py"))["page"](), "run python docs/make_keys.py"
 
 
-def test_tables_are_those_of_the_runs_that_are_kept():
-    maker = runpy.run_path(str(DOCS / "make_tables.py"))
-    texts = [file.read_text() for file in maker["PAGES"]]
-    marked = [found[1] for text in texts for found in maker["MARKED"].finditer(text)]
-    assert sorted(marked) == sorted(maker["TABLES"]) and "table: " not in maker["MARKED"].sub("", "".join(texts))
-    assert texts == [maker["page"](text) for text in texts], "run python docs/make_tables.py"
-    with pytest.raises(BadInput, match="there is no table 'mine'; there are 'in short', "):
-        maker["page"]("<!-- table: mine -->\n")
-    with pytest.raises(BadInput, match="docs/runs/Comparison lacks the run Other"):
-        maker["kept"]("Other")
+def test_tables_are_those_of_the_kept_runs():
+    marked = [found[1] for file in make_tables.PAGES for found in make_tables.MARKED.finditer(file.read_text())]
+    assert sorted(marked) == sorted(make_tables.MADE)
+    for file, text in make_tables.pages().items():
+        assert text == file.read_text(), "run python docs/make_tables.py"
 
 
 def headings_of(page: Path) -> set[str]:
@@ -131,18 +129,50 @@ def expand(path: str) -> list[str]:
             for end in expand(path[:braces.start()] + word + path[braces.end():])]
 
 
-def test_the_runs_that_are_kept_are_complete_and_told_of():
-    problems = Problems()
-    runs = find_runs(DOCS / "runs", problems)
-    assert runs and not problems and not [run.name for run in runs if run.unfinished or run.status != "done"]
-    folders = re.findall(r"^\| `([^`]+)` ", text_of("runs/README.md"), re.MULTILINE)
-    assert all(any(f"{run.name}/".startswith(f"{folder}/") for folder in folders) for run in runs)
-    assert all(any(f"{run.name}/".startswith(f"{folder}/") for run in runs) for folder in folders)
+@pytest.mark.parametrize("experiment", sorted({*keep_runs.EXPERIMENTS.values()}))
+def test_the_kept_runs_are_complete(experiment):
+    records = json.loads((keep_runs.TABLES / f"{experiment}.json").read_text())
+    counts = keep_runs.read(keep_runs.TABLES / f"{experiment}.csv")["run"].value_counts()
+    assert {*counts.index} == {*records} and {keep_runs.experiment_of(run) for run in records} == {experiment}
+    for run, record in records.items():
+        swept = [len(values) for key, values in record["config"].items() if key.endswith("_list") and values]
+        assert counts[run] == math.prod(swept), run
+        assert record["inputs"] or record["config"].get("data_dir"), run
+        assert all({"commit", "packages", "device_name", "start"} <= {*session} for session in record["sessions"]), run
+
+
+def test_runs_are_kept_replaced_and_unpacked(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(keep_runs, "TABLES", tmp_path / "tables")
+    monkeypatch.setattr(keep_runs, "EXPERIMENTS", dict.fromkeys(["SV_Agreement", "Reflexives"], "mine"))
+
+    def keep(run: str, text: str) -> None:
+        keep_runs.write_text(tmp_path / "Results" / run / "results.csv", text)
+        write_yaml(tmp_path / "Results" / run / "config.yaml", {"target_layer_list": [0, 1], "dtype": "float32"})
+        keep_runs.write_text(tmp_path / "Results" / run / "run.json", '{"config": "", "inputs": {}, "sessions": []}')
+        monkeypatch.setattr("sys.argv", ["keep_runs", run, "--results", str(tmp_path / "Results")])
+        keep_runs.main()
+
+    for run, text, sentence in (("SV_Agreement/DAS/m", "target_layer,acc\n0,0.10\n", "has 1 of 2 settings"),
+                                ("Mine/m", "target_layer,acc\n0,0.10\n1,1e-07\n", "not of Mine")):
+        with pytest.raises(SystemExit):
+            keep(run, text)
+        assert sentence in capsys.readouterr().err
+    keep("SV_Agreement/DAS/m", "target_layer,acc\n0,0.10\n1,1e-07\n")
+    keep("Reflexives/m", "target_layer,iia,word\n0,0.5,\n1,0.50,None\n")
+    keep("SV_Agreement/DAS/m", "target_layer,acc\n0,0.20\n1,1e-07\n")
+    assert (tmp_path / "tables/mine.csv").read_text().splitlines() == [
+        "run,target_layer,acc,iia,word", "Reflexives/m,0,,0.5,", "Reflexives/m,1,,0.50,None",
+        "SV_Agreement/DAS/m,0,0.20,,", "SV_Agreement/DAS/m,1,1e-07,,"]
+    keep_runs.unpack(tmp_path / "unpacked")
+    for run in ("SV_Agreement/DAS/m", "Reflexives/m"):
+        before, after = tmp_path / "Results" / run, tmp_path / "unpacked" / run
+        assert (after / "results.csv").read_text() == (before / "results.csv").read_text()
+        assert read_yaml(after / "config.yaml") == read_yaml(before / "config.yaml")
 
 
 @pytest.mark.parametrize("page", [
     "experiment_1_comparison", "experiment_2_comparison", "experiment_2_task_2", "experiment_3"])
-def test_our_values_beside_the_published_are_those_of_the_runs_that_are_kept(page):
+def test_our_values_beside_the_published_are_those_of_the_kept_runs(page, tmp_path):
     experiment, method, names, rows = re.match(r"# (\w+)", text_of(f"tables/{page}.md"))[1], "", [], []
     for line in text_of(f"tables/{page}.md").splitlines():
         cells = [cell.strip().removesuffix(" **") for cell in line.strip("|").split("|")]
@@ -153,11 +183,14 @@ def test_our_values_beside_the_published_are_those_of_the_runs_that_are_kept(pag
         elif line.startswith("| ") and names:
             rows.append({"experiment": experiment, "task": " ".join(task), "method": method, "checkpoint": ""}
                         | dict(zip(names, cells)))
-    told = pd.DataFrame(rows).rename(columns={"published": "value"}).fillna("")
-    found = our_figures(DOCS / "runs", told, {})
-    assert len(found) == len(told) > 200
-    ours = told.get("ours, float32", pd.Series("", told.index)).where(lambda column: column != "", told["ours"])
-    assert [f"{value:.6g}" for value in found["value"]] == ours.tolist()
+    stated = pd.DataFrame(rows).rename(columns={"published": "value"}).fillna("")
+    stated.to_csv(tmp_path / "published.csv", index=False)
+    keep_runs.unpack(tmp_path)
+    found = pd.concat([put_beside(cells, pd.read_csv(tmp_path / run / "results.csv"))
+                       for run, cells in read_published(tmp_path / "published.csv").groupby("run", sort=False)])
+    assert len(found) == len(stated) > 200
+    ours = stated.get("ours, float32", pd.Series("", stated.index)).where(lambda column: column != "", stated["ours"])
+    assert [f"{value:.6g}" for value in found["ours"]] == ours.tolist()
 
 
 # --------------------------------------------------------------------------------- the recipes
@@ -168,20 +201,20 @@ def tables_restored():
     tables = (SUPPORTED_ARCHITECTURES, ArchitectureAdapterFactory._adapters, ALGEBRA)
     before = [dict(table) for table in tables]
     yield
-    for table, own in zip(tables, before):
+    for table, entries in zip(tables, before):
         table.clear()
-        table.update(own)
+        table.update(entries)
 
 
 def test_a_family_is_added_as_its_page_says(tables_restored):
-    names, said = {}, ""
+    names, printed = {}, ""
     for language, block in blocks_of("add_a_model_family.md", "python", "text"):
         if language == "text":
-            assert said == block
+            assert printed == block
             continue
         with contextlib.redirect_stdout(io.StringIO()) as out:
             exec(compile(block, "add_a_model_family.md", "exec"), names)
-        said = out.getvalue()
+        printed = out.getvalue()
 
 
 @pytest.fixture
@@ -216,7 +249,7 @@ def test_a_method_is_added_as_its_page_says(mean_difference, tiny, tmp_path, mon
     assert set(table["component"]) == {"attn", "mlp"}
 
 
-def test_the_new_method_asks_sentences_too(mean_difference, tmp_path):
+def test_the_new_method_takes_sentences_too(mean_difference, tmp_path):
     script, files = mean_difference
     numbers = {"author": 0, "authors": 1}
     table = pd.DataFrame([{"sentence": f"{first} {noun} behind {second}{other}", "labels": number}
@@ -258,7 +291,7 @@ def test_the_mathematics_of_the_new_method(mean_difference, generator):
 
 
 def test_a_task_is_added_as_its_page_says(tmp_path, monkeypatch):
-    """All methods, of a CSV and YAML files alone; a model that answers at random is asked."""
+    """All methods work from a CSV and YAML files alone, here on a random model."""
     places = {"data/mine": str(tmp_path / "data/mine"), "Results/": f"{tmp_path}/Results/",
               "Models/SmolLM2-135M": str(tmp_path / "model"), "Models/mine/random": str(tmp_path / "model")}
     files = write_files("add_a_task.md", tmp_path, places)
@@ -274,14 +307,14 @@ def test_a_task_is_added_as_its_page_says(tmp_path, monkeypatch):
         assert not (tmp_path / "Results/mine" / name).exists()
         assert main(script.SCRIPT, arguments) == 0
     results = tmp_path / "Results/mine"
-    circuit, probe, erased, exchanged, pattern = (rows_of(results / folder / "results.csv") for folder in (
+    circuit, probe, erased, das, pattern = (rows_of(results / folder / "results.csv") for folder in (
         "smollm2", "linear_probing/smollm2", "amnesic/smollm2", "DAS/smollm2", "pattern"))
-    shares = [row[name] for row in [*circuit, *probe, *exchanged] for name in ("vanilla_acc_iid", "vanilla_acc_gen")]
+    shares = [row[name] for row in [*circuit, *probe, *das] for name in ("vanilla_acc_iid", "vanilla_acc_gen")]
     shares += [row[name] for row in erased for name in ("heldout_acc", "gen_heldout_acc", "random_heldout_acc_mean")]
     shares += [row[name] for row in probe for name in ("gen_acc", "counterfactual_predicts_cf_label")]
     shares += [row[name] for row in circuit for name in ("knn_gen_acc", "random_ablated_acc_gen_mean")]
     assert all(0 <= float(share) <= 1 for share in shares)
-    assert exchanged[-1]["full_interchange_acc"] and pattern[-1]["vanilla_acc_iid"] == exchanged[-1]["vanilla_acc_iid"]
+    assert das[-1]["full_interchange_acc"] and pattern[-1]["vanilla_acc_iid"] == das[-1]["vanilla_acc_iid"]
 
     assert main(compare_methods.SCRIPT, ["--config", str(files["mine/comparison.yaml"]), "--set",
                                          "target_layer_list=[0, 1]", "only_right=false"]) == 0
@@ -293,9 +326,9 @@ def test_a_task_is_added_as_its_page_says(tmp_path, monkeypatch):
     assert len(pd.read_csv(results / "figures/smollm2/layers.csv")) == 4
 
 
-# ---------------------------------------------------------------------------- questions of one's own
+# ------------------------------------------------------------------------------ your questions
 
-def test_a_variable_of_ones_own(tiny, tmp_path):
+def test_another_variable_as_its_page_says(tiny, tmp_path):
     places = {"data/mine": str(tmp_path / "data"), "data/Disambiguation": str(tiny.folder / "data"),
               "../configs": str(PROJECT_ROOT / "configs"), "Models/mine": str(tmp_path / "models"),
               "Results/mine": str(tmp_path / "Results")}
@@ -307,7 +340,7 @@ def test_a_variable_of_ones_own(tiny, tmp_path):
     assert len(rows_of(tmp_path / "Results/circuit_probing/a4/results.csv")) == 2
 
 
-def test_a_model_of_ones_own_is_trained_and_compared(tmp_path):
+def test_a_model_of_other_arithmetic_is_trained_and_compared(tmp_path):
     places = {"data/mine_a4": str(tmp_path / "data"), "../configs": str(PROJECT_ROOT / "configs"),
               "Models/mine": str(tmp_path / "models"), "Results/mine": str(tmp_path / "Results")}
     files = write_files("own_questions.md", tmp_path, places)
