@@ -103,8 +103,8 @@ def marks(files, shard=""):
     for values in (read_yaml(project_path(file)) for file in files):
         results = project_path(values["results_dir"])
         folders = ["data_dir"] * ("data_dir" in values) + ["model_dir"] * bool(values.get("save_models"))
-        found.append(mark(results / f".{shard}complete", results / "results.csv",
-                          *(project_path(values[key]) for key in folders)))
+        written = [results / "results.csv", *(project_path(values[key]) for key in folders)]
+        found.append(mark(results / f".{shard}complete", *([] if shard else written)))  # a shard may have no setting
     return found
 
 
