@@ -26,14 +26,15 @@ import amnesic_probing
 import circuit_probing
 import compare_methods
 import DAS
-import interp.methods.interchange
 import probing
 import train_algorithmic_models
 from analysis.compare_with_published import put_beside, read_published
 from conftest import comparison_values, rows_of, write_yaml
+from interp import methods
 from interp.experiment import main
-from interp.methods.table import METHODS, Method
-from interp.models.replay import ALGEBRA
+from interp.methods.interchange import registry
+from interp.methods.table import INTERCHANGES, METHODS, Method
+from interp.models import attention
 from interp.runs.config import PROJECT_ROOT, read_yaml
 
 DOCS = PROJECT_ROOT / "docs"
@@ -198,7 +199,7 @@ def test_our_values_beside_the_published_are_those_of_the_kept_runs(page, tmp_pa
 @pytest.fixture
 def tables_restored():
     """Adapters and algebra that a page adds are gone afterwards."""
-    tables = (SUPPORTED_ARCHITECTURES, ArchitectureAdapterFactory._adapters, ALGEBRA)
+    tables = (SUPPORTED_ARCHITECTURES, ArchitectureAdapterFactory._adapters, attention.FAMILIES)
     before = [dict(table) for table in tables]
     yield
     for table, entries in zip(tables, before):
@@ -221,7 +222,7 @@ def test_a_family_is_added_as_its_page_says(tables_restored):
 def mean_difference(tmp_path, monkeypatch):
     """The script of the page on adding a method, and the page's files by name."""
     files = write_files("add_a_method.md", tmp_path, {})
-    monkeypatch.setattr(interp.methods, "__path__", [*interp.methods.__path__, str(tmp_path / "interp/methods")])
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path / "interp/methods")])
     monkeypatch.syspath_prepend(tmp_path)
     yield importlib.import_module("mean_difference"), files
     for name in ("mean_difference", "interp.methods.class_means"):
@@ -267,17 +268,13 @@ def test_the_new_method_takes_sentences_too(mean_difference, tmp_path):
 
 def test_a_method_joins_the_comparison_as_its_page_says(tiny, tmp_path, monkeypatch):
     files = write_files("add_a_method.md", tmp_path, {})
-    folder = files["interp/methods/interchange/ridge.py"].parent
-    folders = [*interp.methods.interchange.__path__, str(folder)]
-    monkeypatch.setattr(interp.methods.interchange, "__path__", folders)
-    monkeypatch.setattr(interp.methods.interchange.__spec__, "submodule_search_locations", folders)
-    values = comparison_values(tiny.folder) | {
-        "method_list": ["lda", "ridge"], "method_options": {"ridge": {"strength": 0.1}},
-        "results_dir": str(tmp_path / "r")}
+    added = runpy.run_path(str(files["interp/methods/interchange/ridge.py"]))["ridge"]
+    monkeypatch.setitem(registry.FITS, "ridge", added)
+    monkeypatch.setitem(INTERCHANGES, "ridge", "variable")
+    values = comparison_values(tiny.folder) | {"method_list": ["lda", "ridge"], "results_dir": str(tmp_path / "r")}
     assert main(compare_methods.SCRIPT, ["--config", str(write_yaml(tmp_path / "config.yaml", values))]) == 0
     rows = [row for row in rows_of(tmp_path / "r/results.csv") if row["method"] == "ridge"]
     assert len(rows) == 2 and all(row["selectivity"] and row["random_iia_mean"] for row in rows)
-    del sys.modules["interp.methods.interchange.ridge"]
 
 
 def test_the_mathematics_of_the_new_method(mean_difference, generator):
