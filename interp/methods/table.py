@@ -43,6 +43,12 @@ ABLATION_COLUMNS = {"full": "vanilla_acc_{}", "circuit": "ablated_acc_{}", "rand
 BEFORE_AND_AFTER = (("vanilla_acc_test", "ablated_acc_test"), ("vanilla_acc_same", "ablated_acc_same"),
                     ("test_vanilla_acc", "test_acc"), ("same_test_vanilla_acc", "same_test_acc"))
 
+INTERCHANGES = {  # the methods that are compared, with the supervision of each
+    "circuit_complement": "variable", "circuit_neurons": "variable", "circuit_selected": "variable",
+    "circuit_update": "variable", "das": "answers", "das_k": "answers", "difference_in_means": "variable",
+    "full": "nothing", "lda": "variable", "leace": "variable", "linear_probe": "variable", "mlp_probe": "variable",
+    "neuron_mask": "answers", "none": "nothing", "pca": "activations", "random": "nothing"}
+
 
 def interchange_methods() -> list[str]:
     """The methods that are compared: the files of interp/methods/interchange."""
