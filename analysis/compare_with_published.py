@@ -4,9 +4,7 @@
 
 The published file has the columns experiment, task, method, variable, component, metric, value and, where values are of
 one checkpoint, checkpoint. Ours are read from RESULTS/EXPERIMENT[/TASK]/METHOD/VARIABLE/results.csv, as the shipped
-configs write them; with several model seeds, their mean, and whether the published value is one that a further model
-might give. Differences of more than --tolerance are marked.
---where lr=0.001 takes only those rows of a sweep.
+configs write them. --where lr=0.001 takes only those rows of a sweep.
 """
 
 import sys
@@ -24,13 +22,12 @@ SHARES = ("acc", "acc_test", "acc_same", "acc_different", "label", "success", "d
 TOLERANCE = 0.05  # shares that differ by more are marked
 ROUNDING = 0.0005
 PUBLISHED: Options = {"--published": {"type": Path, "required": True, "help": "the CSV of published values"}}
-DIGITS = {"ours": 6, "published": 6, "float64": 6, "low": 4, "high": 4}
-ABOUT = f"""
-Made by `analysis/compare_with_published.py`. Published: arXiv 2311.04354. Ours are means over models. A difference
-between accuracies or shares that is larger than {TOLERANCE}, if no other --tolerance was given, is marked with **. With
-several models, low and high is where 95 % of models would lie (Student's t), and `inside` says whether the published
-value, of one model, does. Metrics are the columns of the method's results.csv, which its page in docs/ explains (in
-amnesic_probing `test_acc` is the model's accuracy after erasure, in probing the probe's).
+FORMATS = {"ours": "{:.6g}", "published": "{:.6g}", "difference": "{:+.4g}", "float64": "{:.6g}", "low": "{:.4g}",
+           "high": "{:.4g}"}
+ABOUT = """Made by `analysis/compare_with_published.py`. Published: arXiv 2311.04354. Ours are means over models.
+Accuracies and shares that differ by more than the tolerance are marked with **. With several models, low and high is
+where 95 % of models would lie (Student's t), and `inside` says whether the published value does. Metrics are the columns
+of the method's results.csv, which its page in docs/ explains.
 """
 
 
@@ -66,12 +63,12 @@ def put_beside(cells: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
         if rows.duplicated([name for name in ("model_seed", "precision") if name in rows]).any():
             raise BadInput(f"{cell['run']} has several rows for {cell['component']} {cell['checkpoint']}; take one "
                            "value of what it sweeps with --where KEY=VALUE.")
-        values = rows.loc[as_published, cell["metric"]].dropna()
-        ours, published, (low, high) = values.mean(), cell["value"], prediction_interval(values)
+        values, others = (rows.loc[kind, cell["metric"]].dropna() for kind in (as_published, ~as_published))
+        ours, (low, high) = values.mean(), prediction_interval(values)
         # a share of 1.0 in every model leaves no width, and a published 0.9998 is no contradiction
-        inside = "" if pd.isna(low) else "yes" if low - ROUNDING <= published <= high + ROUNDING else "no"
-        found.append(cell | {"ours": ours, "published": published, "difference": ours - published, "low": low, "high": high,
-                             "inside": inside, "float64": rows.loc[~as_published, cell["metric"]].mean()})
+        inside = "yes" if low - ROUNDING <= cell["value"] <= high + ROUNDING else "" if pd.isna(low) else "no"
+        found.append(cell | {"ours": ours, "published": cell["value"], "difference": ours - cell["value"],
+                             "float64": others.mean(), "low": low, "high": high, "inside": inside})
     return pd.DataFrame(found)
 
 
@@ -82,14 +79,11 @@ def is_apart(cells: pd.DataFrame, tolerance: float = TOLERANCE) -> pd.Series:
 
 def section(cells: pd.DataFrame, tolerance: float) -> str:
     """The cells of a method and task in Markdown, a row for each variable, component, checkpoint and metric."""
-    float64, several = (bool(cells[name].notna().any()) for name in ("float64", "low"))
-    names = [name for name in COLUMNS[3:] if cells[name].any()]
-    names += ["ours", "published", "difference", *["float64"] * float64, *["low", "high", "inside"] * several]
-    marks = is_apart(cells, tolerance).map({True: " **", False: ""})
-    text = cells.assign(difference=cells["difference"].map("{:+.4g}".format) + marks, **{
-        name: cells[name].map(f"{{:.{digits}g}}".format) for name, digits in DIGITS.items()})
-    header = [{"ours": "ours, float32", "float64": "ours, float64"}.get(name, name) if float64 else name for name in names]
-    return markdown_table([header, *text[names].to_numpy().tolist()])
+    names = [name for name in [*COLUMNS[3:], *FORMATS, "inside"] if cells[name].notna().any() and cells[name].ne("").any()]
+    text = cells.assign(**{name: cells[name].map(words.format) for name, words in FORMATS.items()})
+    text["difference"] += is_apart(cells, tolerance).map({True: " **", False: ""})
+    float64 = {"ours": "ours, float32", "float64": "ours, float64"} if "float64" in names else {}
+    return markdown_table([[float64.get(name, name) for name in names], *text[names].to_numpy().tolist()])
 
 
 def main() -> None:
@@ -114,9 +108,9 @@ def main() -> None:
     body = "".join(f"\n## {' '.join(filter(None, key))}\n\n{section(cells, options.tolerance)}"
                    for key, cells in merged.groupby(["task", "method"], sort=False))
     title = " ".join(filter(None, [options.experiment, options.task, *map("=".join, options.where.items())]))
-    write_text(options.out, f"# {title}: our values beside the published ones\n{ABOUT}{body}")
-    print(f"{options.out}: {len(merged)} of {len(published)} values, {is_apart(merged, options.tolerance).sum()} marked, "
-          f"{(merged['inside'] == 'yes').sum()} inside.")
+    write_text(options.out, f"# {title}: our values beside the published ones\n\n{ABOUT}{body}")
+    print(f"{options.out}: {len(merged)} of {len(published)} values, "
+          f"{is_apart(merged, options.tolerance).sum()} marked, {(merged['inside'] == 'yes').sum()} inside.")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""The figures of the comparison of methods, as summarize_comparison.py draws them.
-
-They take rows of results.csv with the columns that `describe` adds; a cell is a model, a variable and a site.
-"""
+"""The figures of the comparison of methods, of rows with the columns that `describe` adds."""
 
 import sys
 from collections.abc import Iterable
@@ -11,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
 from analysis import figures
@@ -27,7 +25,8 @@ LOOKS = {  # the methods in the order of figures, each with its key of COLORS an
     "lda": ("closed form", "P"), "mlp_probe": ("MLP probe", "X"), "circuit_update": ("circuit", "*"),
     "circuit_selected": ("circuit", "s"), "circuit_complement": ("circuit", "h"), "circuit_neurons": ("circuit", "^"),
     "neuron_mask": ("circuit", "D"), "das_k": ("DAS", "d"), "das": ("DAS", "o")}
-FURTHER_MARKERS = "p8H1234"  # of methods that are not among them
+LOOKS |= {name: ("other", marker) for name, marker in zip([name for name in INTERCHANGES if name not in LOOKS],
+                                                          cycle("p8H1234"))}
 CONTROLS = ("none", "random", "pca", "full", "circuit_complement")  # compared with, not ranked; hollow in figures
 MODEL_MARKERS = "os^Dv<>PX*hpd8H"  # markers of models, where colours tell methods
 SUPERVISION = ("nothing", "activations", "variable", "answers")  # what methods are given, in the order of figures
@@ -45,25 +44,23 @@ TASKS = {  # by the data that are tested on: what is computed, and what the colu
 
 
 def describe(table: pd.DataFrame, experiment: str, config: dict[str, Any]) -> pd.DataFrame:
-    """A run's table with what its config says: experiment, title, sentences, data, model and cell_name of each row.
+    """A run's table with what its config says: data and model, which tell cells from those of other runs, and titles.
 
-    data and model tell cells from those of other runs. experiment: the run's folder, which is the title of data that
-    TASKS lacks.
+    experiment: the run's folder, which is the title of data that TASKS lacks.
     """
     data = str(config.get("data_path") or config.get("test_data_path") or experiment)
-    model = str(config.get("model_path", experiment))
+    model, layer = str(config.get("model_path", experiment)), config.get("layer_reinit", -1)
     title, names = TASKS.get(data, (experiment, {}))
-    title += f" in {Path(model).name}" if config.get("data_path") else ""
-    title += ", with pairs that the model answers wrongly" if config.get("only_right") is False else ""
-    layer = config.get("layer_reinit", -1)
     fresh = [text for text, true in (  # weights that were replaced, as controls
         ("fresh weights", config.get("random_init")), ("fresh embeddings", config.get("reinit_embeddings")),
         ("the sublayer's weights shuffled", layer is True),
         (f"fresh weights in layer {layer}", not isinstance(layer, bool) and layer not in (-1, None))) if true]
+    wrong = ["with pairs that the model answers wrongly"] if config.get("only_right") is False else []
+    where = [f"in {Path(model).name}"] if config.get("data_path") else []
     return table.assign(
-        experiment=experiment, title=", ".join([title, *fresh]), sentences=bool(config.get("data_path")), data=data,
+        experiment=experiment, title=", ".join([title, *where, *fresh, *wrong]), sentences=bool(where), data=data,
         model=" ".join([model, *fresh]) + " " + table["model_seed"].astype(str),
-        cell_name=table["variable"].map(lambda name: names.get(name, name)) + " " + table["residual_location"].map(SITES),
+        cell_name=table["variable"].replace(names) + " " + table["residual_location"].map(SITES),
         ground_truth=table["ground_truth"].map({True: True, False: False, "True": True, "False": False}))
 
 
@@ -74,16 +71,13 @@ def about(table: pd.DataFrame) -> str:
 
 
 def in_order(methods: Iterable[str]) -> list[str]:
-    """Methods in the order of figures: by supervision, then as in LOOKS; those that it does not know come last."""
-    known = [*LOOKS]
-    return sorted(set(methods), key=lambda name: (
-        SUPERVISION.index(INTERCHANGES[name]), known.index(name) if name in known else len(known), name))
+    """Methods in the order of figures: by supervision, then as in LOOKS."""
+    return sorted(set(methods), key=lambda name: (SUPERVISION.index(INTERCHANGES[name]), [*LOOKS].index(name)))
 
 
 def look(name: str) -> dict[str, Any]:
-    """A method's marker and colour, hollow if it is a control; methods that LOOKS does not know have other markers."""
-    further = [other for other in INTERCHANGES if other not in LOOKS]
-    role, marker = LOOKS.get(name) or ("other", FURTHER_MARKERS[further.index(name) % len(FURTHER_MARKERS)])
+    """A method's marker and colour, hollow if it is a control."""
+    role, marker = LOOKS[name]
     return {"marker": marker, "color": COLORS[role], "markerfacecolor": "white" if name in CONTROLS else COLORS[role]}
 
 
@@ -98,58 +92,52 @@ def mean_with_interval(table: pd.DataFrame, *columns: str) -> tuple[float, float
     return known[list(columns)].to_numpy().mean(), *clustered_interval(shares, counts)
 
 
-def ends(mean: float, low: float, high: float) -> list[list[float]]:
-    """An interval as error bars take it."""
-    return [[max(0, mean - low)], [max(0, high - mean)]]
+def draw_interval(axis: Axes, y: float, values: tuple[float, float, float], **options) -> None:
+    """A mean, and how far its interval reaches, below and above."""
+    mean, low, high = values
+    axis.errorbar(mean, y, xerr=[[max(0, mean - low)], [max(0, high - mean)]], capsize=3, **options)
 
 
 def draw_methods(table: pd.DataFrame, path: Path) -> None:
     """Interchange accuracy by method, where the variable is carried and where not; a dot a cell."""
-    methods, markers = in_order(table["method"]), dict(zip(sorted(table["model_seed"].unique()), cycle(MODEL_MARKERS)))
-    truths = [truth for truth in (True, False) if table["ground_truth"].eq(truth).any()]
+    methods, truths = in_order(table["method"]), sorted(table["ground_truth"].unique(), reverse=True)
+    markers = dict(zip(sorted(table["model_seed"].unique()), cycle(MODEL_MARKERS)))
     figure, axes = figures.grid_of([""], [""] * len(truths), (max(8, 6.4 * len(truths)), 3.3 + 0.42 * len(methods)),
                                    sharey=True)
     for axis, truth in zip(axes[0], truths):
-        part = table[table["ground_truth"].eq(truth)]
-        highest = 1.0 if truth else np.nan_to_num(part.filter(["iia", "random_iia_max"]).max().max())
-        end = min(1.0, max(0.01, 1.5 * highest))
+        part = table[table["ground_truth"] == truth]
+        highest = np.nan_to_num(part[["iia", "random_iia_max"]].max().max())
+        end = 1.0 if truth else min(1.0, max(0.01, 1.5 * highest))
         cells = part["cell_name"].unique()
         heights = dict(zip(cells, np.linspace(-0.24, 0.24, len(cells) + 2)[1:-1]))
         axis.axvline(part.loc[part["method"] == "none", "iia"].mean(), linestyle="--", color="0.4")
         for y, name in enumerate(methods):
             rows = part[part["method"] == name]
-            if "random_iia_mean" in rows and rows["random_iia_mean"].notna().any():
-                left = rows["random_iia_mean"].min()
-                axis.barh(y, max(rows["random_iia_max"].max() - left, 0.003 * end), 0.7, left=left, color="0.8",
-                          edgecolor="0.6", linewidth=0.6, zorder=0)
+            low, high = rows["random_iia_mean"].min(), rows["random_iia_max"].max()
+            axis.barh(y, max(high - low, 0.003 * end), 0.7, low, color="0.8", edgecolor="0.6", linewidth=0.6, zorder=0)
             for seed, dots in rows.groupby("model_seed"):
                 axis.plot(dots["iia"], y + dots["cell_name"].map(heights), alpha=0.7, markersize=4.5,
                           **look(name) | {"marker": markers[seed], "linestyle": "none"})
-            mean, low, high = mean_with_interval(rows, "iia")
-            axis.errorbar(mean, y, xerr=ends(mean, low, high), fmt="|", color="0.2", markersize=13, capsize=3, zorder=1)
+            draw_interval(axis, y, mean_with_interval(rows, "iia"), fmt="|", color="0.2", markersize=13, zorder=1)
         axis.set_title(wrapped(f"{'carried' if truth else 'not carried'}: {about(part)}", 62), parse_math=False,
                        fontsize="medium")
         axis.set(xlim=(-0.03 * end, 1.03 * end), ylim=(len(methods) - 0.4, -0.6),
                  xlabel="interchange accuracy" + (f" (up to {end:.2f} only)" if end < 1 else ""))
-    ranks = table[table["ground_truth"].eq(truths[0])].groupby("method")["rank"]
+    ranks = table[table["ground_truth"] == truths[0]].groupby("method")["rank"]
     sizes = {name: f", {figures.span(rank)}" for name, rank in ranks if rank.any()}
-    axes[0][0].set_yticks(range(len(methods)), [f"{name} ({INTERCHANGES[name]}{sizes.get(name, '')})" for name in methods])
-    figures.finish(figure, f"{table['title'].iloc[0]}: does exchanging what a method takes for a variable change the "
-                   "answer as it should?\ncarried or not: known beforehand (key ground_truth); cells of a row from top to "
-                   "bottom as listed", path, len(truths), [
-        *(handle(f"model of seed {seed}", marker=marker) for seed, marker in markers.items()),
+    axes[0][0].set_yticks(range(len(methods)), [
+        f"{name} ({INTERCHANGES[name]}{sizes.get(name, '')})" for name in methods])
+    handles = [handle(f"model of seed {seed}", marker=marker) for seed, marker in markers.items()] + [
         handle("hollow: a control", marker="o", markerfacecolor="white"),
         handle("mean where nothing is exchanged (none);\nsome interchanges leave the answer as it is", linestyle="--"),
         handle("in brackets: supervision, dimensions exchanged", marker=""),
-        handle("mean, 95 % interval over models, then pairs (of one model, over its pairs;\ntoo narrow with few models)",
+        handle("mean, 95 % interval over models, then pairs\n(of one model, over its pairs; too narrow with few)",
                marker="|", markersize=13),
         Patch(color="0.8", linewidth=0, label="mean to highest of random draws of the method's size; not an interval\n"
-              "(no box: the method has no size, or its circuit leaves too few neurons to draw from)")], fontsize="small")
-
-
-# what it means to lie in a corner of cause (x) and isolate (y)
-CORNERS = {(-0.03, 1.08): ("left", "changes hardly any answer"), (1.03, 1.08): ("right", "the variable, and no more"),
-           (-0.03, -0.12): ("left", "changes more than the variable"), (1.03, -0.12): ("right", "the variable, and more")}
+              "(no box: the method has no size, or its circuit leaves too few neurons to draw from)")]
+    figures.finish(figure, f"{table['title'].iloc[0]}: does an interchange change the answer as it should?\ncarried or "
+                   "not: known beforehand (key ground_truth); cells of a row from top to bottom as listed", path,
+                   len(truths), handles, fontsize="small")
 
 
 def draw_isolate(table: pd.DataFrame, path: Path) -> None:
@@ -161,31 +149,32 @@ def draw_isolate(table: pd.DataFrame, path: Path) -> None:
         rows, style = part[part["method"] == name], look(name)
         axis.plot(rows["iia"], rows["isolate"], markersize=9, alpha=0.8, label=f"{name} ({INTERCHANGES[name]})",
                   linestyle="none", markeredgecolor=style["color"] if name in CONTROLS else "0.2", **style)
-    for (x, y), (side, words) in CORNERS.items():
-        figures.note(axis, x, y, words, ha=side)
+    for y, left, right in ((1.08, "changes hardly any answer", "the variable, and no more"),
+                           (-0.12, "changes more than the variable", "the variable, and more")):
+        figures.note(axis, -0.03, y, left)
+        figures.note(axis, 1.03, y, right, ha="right")
     axis.set(xlim=(-0.06, 1.06), ylim=(-0.2, 1.18),
              xlabel="interchange accuracy (cause): share of answers as the interchange should give them")
-    figures.finish(figure, f"{table['title'].iloc[0]}: does an interchange change the answer as it should, and nothing "
-                   f"else?\ncarried: {about(part)}", path, 4, title="hollow: a control; in brackets: supervision",
+    figures.finish(figure, f"{table['title'].iloc[0]}: does an interchange change the answer, and nothing else?\n"
+                   f"carried: {about(part)}", path, 4, title="hollow: a control; in brackets: supervision",
                    fontsize="small")
 
 
 def draw_detection(board: pd.DataFrame, path: Path) -> None:
     """AUROC by method with its interval. board: the leaderboard, in its order."""
-    board = board[board["auroc"].notna()].sort_values("auroc", ascending=False, kind="stable")
+    board = board.dropna(subset="auroc").sort_values("auroc", ascending=False, kind="stable")
     figure, [[axis]] = figures.grid_of([""], [""], (8.4, 2.6 + 0.36 * len(board)))
     for y, row in enumerate(board.itertuples()):
-        axis.errorbar(row.auroc, y, xerr=ends(row.auroc, row.auroc_low, row.auroc_high), capsize=3, **look(row.method))
+        draw_interval(axis, y, (row.auroc, row.auroc_low, row.auroc_high), **look(row.method))
         figures.note(axis, 1.04, y, f"{row.auroc:.2f}", va="center")
     axis.axvline(0.5, linestyle="--", color="0.4")
-    axis.set(yticks=range(len(board)), yticklabels=board["method"], xlim=(-0.03, 1.12), xlabel=(
-        "AUROC: how often a cell that carries its variable has a higher\ninterchange accuracy than one that does not"))
-    axis.invert_yaxis()
-    cells, carried, models = (int(board.iloc[0][name]) for name in ("cells", "carried", "models"))
-    figures.finish(figure, "Is interchange accuracy higher where a variable is carried?\n"
-                   f"{carried} of {cells} cells carry it, known beforehand; {models} models; 95 % interval over models, "
-                   "then cells", path, 3, [handle("chance", linestyle="--"), handle("a method", marker="o"),
-                                           handle("a control", marker="o", markerfacecolor="white")], fontsize="small")
+    axis.set(yticks=range(len(board)), yticklabels=board["method"], ylim=(len(board) - 0.5, -0.5), xlim=(-0.03, 1.12),
+             xlabel="AUROC: how often a cell that carries its variable has a higher\ninterchange accuracy than another")
+    cells, carried, models = board[["cells", "carried", "models"]].max()
+    figures.finish(figure, f"Is interchange accuracy higher where a variable is carried?\n{carried} of {cells} cells "
+                   f"carry it; {models} models; 95 % interval over models, then cells", path, 3, [
+                       handle("chance", linestyle="--"), handle("hollow: a control", marker="o",
+                                                                markerfacecolor="white")], fontsize="small")
 
 
 def draw_layers(table: pd.DataFrame, path: Path) -> None:
@@ -194,30 +183,28 @@ def draw_layers(table: pd.DataFrame, path: Path) -> None:
     stays = table["sentences"].all() and table["exceeds_full"].isna().all()  # they do not depend on the variable
     share: dict[str, Any] = {"vmin": 0, "vmax": 1, "cmap": "viridis"}
     panels: dict[str, tuple[str, int, dict[str, Any]]] = {
-        "iia": (f"interchange accuracy: share of pairs that {'keep their' if stays else 'get the wanted'} answer", 2, share),
+        "iia": (f"interchange accuracy: share of pairs that {'keep their' if stays else 'get the wanted'} answer",
+                2, share),
         "log_odds_mean": (f"log odds (nats): how much further the {'other' if stays else 'wanted'} answer is favoured "
                           "than without the interchange, mean over pairs", 1, {"center": 0, "cmap": "vlag"}),
         "isolate": ("isolate: share of pairs with the same value of the variable that keep their answer", 2, share)}
     panels = {column: panel for column, panel in panels.items() if table[column].notna().any()}
-    width = max(7.5, 3.6 + 0.5 * len(layers))
+    width, names = max(7.5, 3.6 + 0.5 * len(layers)), [f"{name}{' (control)' * (name in CONTROLS)}" for name in methods]
     figure, axes = figures.grid_of([""] * len(panels), [""], (width, 1 + len(panels) * (1.1 + 0.31 * len(methods))))
     exceeds = table["exceeds_full"].astype(str).eq("True").groupby([table["method"], table["target_layer"]]).all()
     for axis, (column, (title, digits, scale)) in zip(axes[:, 0], panels.items()):
         grid = table.pivot_table(index="method", columns="target_layer", values=column).reindex(methods, columns=layers)
         write_text(path.with_name(f"{path.name}_{column}.csv"), grid.to_csv())
-        names = [f"{name} (control)" if name in CONTROLS else name for name in methods]
         figures.draw_heat_map(axis, grid, names, digits, annot_kws={"fontsize": 7}, **scale)
         for name, layer in exceeds.index[exceeds]:
             axis.add_patch(Rectangle((layers.index(layer), methods.index(name)), 1, 1, fill=False, hatch="//",
                                      edgecolor=(1, 0.4, 0.3, 0.6), linewidth=1.5))
-        for i in range(1, len(layers)):
-            if layers[i] > layers[i - 1] + 1:
-                axis.axvline(i, color="white", linewidth=7)
+        for i in np.flatnonzero(np.diff(layers) > 1):
+            axis.axvline(i + 1, color="white", linewidth=7)
         axis.set_xlabel("layer")
         axis.set_title(wrapped(title, 12 * (width - 3)), fontsize="medium")
-    figures.finish(figure, f"{table['title'].iloc[0]}; exchanged: {about(table)}\nmeans over models; hatched: more than "
-                   "exchanging everything gives, in every model; white gap: layers that were not run; grey: not run, or no "
-                   "pairs", path)
+    figures.finish(figure, f"{table['title'].iloc[0]}; exchanged: {about(table)}\nmeans over models; hatched: exceeds "
+                   "the interchange of everything; white gap: layers not run; grey: not run, or no pairs", path)
 
 
 def draw_checkpoints(table: pd.DataFrame, path: Path) -> None:
@@ -226,23 +213,21 @@ def draw_checkpoints(table: pd.DataFrame, path: Path) -> None:
     if table.empty:
         print(f"{shown(path)}: not drawn, because its checkpoints are no epochs.", file=sys.stderr)
         return
-    table = table.assign(column=table["cell_name"] + ", layer " + table["target_layer"].astype(str), line=table["method"])
-    lines = table.assign(value=table["iia"], low=table["iia_low"], high=table["iia_high"])
-    keys, several = ["row", "column", "line", "x"], table["model"].nunique() > 1
+    table = table.assign(column=table["cell_name"] + ", layer " + table["target_layer"].astype(str))
+    lines = table.rename(columns={"method": "line", "iia": "value", "iia_low": "low", "iia_high": "high"})
+    keys, several = ["row", "column", "x"], table["model"].nunique() > 1
     if several:
-        lines = pd.DataFrame([(*key, *mean_with_interval(rows, "iia")) for key, rows in table.groupby(keys)],
-                             columns=[*keys, "value", "low", "high"])
+        means = [(*key, *mean_with_interval(rows, "iia")) for key, rows in table.groupby([*keys, "method"])]
+        lines = pd.DataFrame(means, columns=[*keys, "line", "value", "low", "high"])
     accuracy = "the model's test accuracy, nothing exchanged"
+    model = table.groupby(keys)["model_acc"].mean().rename("value").reset_index().assign(line=accuracy)
     looks = {accuracy: {"color": "black", "marker": ""}} | {
         name: look(name) | {"markersize": 5} for name in in_order(table["method"])}
-    if "model_acc" in table:
-        model = table.assign(line=accuracy, value=table["model_acc"]).groupby(keys, as_index=False)["value"].mean()
-        lines = pd.concat([lines, model])
     columns = {name: name for name in table["column"].unique()}
-    figure, panels = figures.draw_lines(lines, {"": "interchange accuracy\n(black line: accuracy)"}, columns, looks, "epoch",
-                                        (max(8, 4.6 * len(columns)), 4.8), sharey=True)
+    figure, panels = figures.draw_lines(pd.concat([lines, model]), {"": "interchange accuracy\n(black line: accuracy)"},
+                                        columns, looks, "epoch", (max(8, 4.6 * len(columns)), 4.8), sharey=True)
     for axis in panels.values():
         axis.set(xscale="log", ylim=(-0.03, 1.03))
-    figures.finish(figure, f"{table['title'].iloc[0]}: when in its training does an interchange change the answer as it "
-                   f"should?\n{about(table)}; fitted at each checkpoint; shaded: 95 % intervals over "
+    figures.finish(figure, f"{table['title'].iloc[0]}: when does an interchange change the answer as it should?\n"
+                   f"{about(table)}; fitted at each checkpoint; shaded: 95 % intervals over "
                    f"{'models, then ' * several}pairs", path, fontsize="small")

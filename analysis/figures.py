@@ -1,4 +1,4 @@
-"""The functions that every figure is made of: grouped bars, lines, heat maps, and what stands around them."""
+"""The functions that every figure is made of: grouped bars, lines, heat maps."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from analysis.tables import FLOAT32
 from interp.plotting import COLORS, LETTERS_AN_INCH, plt, save_figure, sns, wrapped
@@ -23,7 +24,7 @@ ROLES = {"circuit_probing": "circuit", "linear_probing": "linear probe", "nonlin
 OTHER_ROLES = {"majority": "baseline", "full_": "whole", "vanilla": "whole", "random": "random"}  # by words in columns
 
 Frames = tuple[pd.DataFrame, pd.DataFrame]
-Panels = dict[tuple[str, str], Axes]  # by row and column
+Drawn = tuple[Figure, dict[tuple[str, str], Axes]]  # panels by row and column
 
 
 def role_of(column: str) -> str:
@@ -33,10 +34,7 @@ def role_of(column: str) -> str:
 
 
 def mean_and_sd(groups, measures: dict[str, str]) -> Frames:
-    """Means and standard deviations of groups of rows, a column for each measure under its label.
-
-    The spread of a column NAME_mean is that of its random draws, in NAME_std; of others it is over the group.
-    """
+    """Means and standard deviations of groups of rows, columns named by labels; of NAME_mean it is that in NAME_std."""
     spreads = {label: groups[column].std() if (draws := column.replace("_mean", "_std")) == column
                else groups[draws].mean() for column, label in measures.items()}
     return groups[list(measures)].mean().rename(columns=measures), pd.DataFrame(spreads)
@@ -74,17 +72,16 @@ def span(counts: pd.Series) -> str:
 
 def draw_bars(axis: Axes, heights: pd.DataFrame, ends: Frames, roles: Sequence[str],
               each: Sequence[pd.DataFrame] = ()) -> None:
-    """A group of bars for each row, a bar for each column, its value above it, n/a where there is none (nan).
+    """A group of bars for each row, a bar for each column, its value above it, n/a where there is none.
 
-    ends: how far error bars reach, below and above. roles: of the columns, keys of COLORS; a further bar of the same
-    role is hatched, and a baseline is a line across the group. each: the heights of every model, as dots.
+    ends: how far error bars reach. roles: of the columns, keys of COLORS; a further bar of the same role is hatched, and
+    a baseline is a line across the group. each: the heights of every model, as dots.
     """
     bars = [label for label, role in zip(heights, roles) if role != "baseline"]
     width, seen, groups = min(0.8 / max(len(bars), 1), 0.3), Counter[str](), np.arange(len(heights))
     for label, role in zip(heights, roles):
         if role == "baseline":
-            axis.hlines(heights[label], groups - 0.45, groups + 0.45, label=label, color=COLORS[role], linestyle="--",
-                        zorder=3)
+            axis.hlines(heights[label], groups - 0.45, groups + 0.45, COLORS[role], "--", label, zorder=3)
             continue
         places = groups + (bars.index(label) - (len(bars) - 1) / 2) * width
         axis.bar(places, heights[label], width, color=COLORS[role], label=label, yerr=[end[label] for end in ends],
@@ -95,8 +92,8 @@ def draw_bars(axis: Axes, heights: pd.DataFrame, ends: Frames, roles: Sequence[s
             axis.plot(places, values[label], "o", color="black", markerfacecolor="white", markersize=3.5, zorder=4)
             tops = np.fmax(tops, values[label])
         for x, height, top in zip(places, heights[label], tops):
-            axis.text(x, np.nan_to_num(top) + 0.01, "n/a" if np.isnan(height) else f"{height:.2f}", ha="center",
-                      va="bottom", fontsize=8)
+            text = "n/a" if np.isnan(height) else f"{height:.2f}"
+            axis.text(x, np.nan_to_num(top) + 0.01, text, ha="center", va="bottom", fontsize=8)
     sides, middle = max(len(heights) / 2, 1), (len(heights) - 1) / 2  # a single group does not fill the panel
     highest = np.nan_to_num((heights + ends[1].fillna(0)).to_numpy(float)).max(initial=0)
     axis.set(xlim=(middle - sides, middle + sides), ylim=(0, max(1.12, highest + 0.12, axis.get_ylim()[1])))
@@ -108,27 +105,27 @@ def draw_bars(axis: Axes, heights: pd.DataFrame, ends: Frames, roles: Sequence[s
 
 
 def draw_lines(table: pd.DataFrame, rows: dict[str, str], columns: dict[str, str], looks: dict[Any, dict[str, Any]],
-               xlabel: str, size: tuple[float, float], **options) -> tuple[Figure, Panels]:
-    """Panels of lines over x.
+               xlabel: str, size: tuple[float, float], **options) -> Drawn:
+    """Panels of lines over x, which are layers or checkpoints.
 
-    table: long, with columns row, column, line, x, value and, for lines with a band, low and high; a line is
-    interrupted where its value is nan. rows, columns: what the panels' rows and columns are called. looks: of each
-    line its color, and what else differs from the defaults, by which lines that lie upon each other can be told apart.
+    table: long, with columns row, column, line, x, value and, for bands, low and high; where a value is nan its line is
+    interrupted. rows, columns: what panels are called. looks: of each line its color, and what differs from the defaults.
     """
     figure, axes = grid_of([*rows.values()], [*columns.values()], size, sharex=True, **options)
     panels = {(row, column): axes[i][j] for i, row in enumerate(rows) for j, column in enumerate(columns)}
     for (row, column), axis in panels.items():
         axis.set_xlabel(xlabel if axis in axes[-1] else "")
+        if xlabel == "layer":
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         here = table[(table["row"] == row) & (table["column"] == column)].sort_values("x", kind="stable")
         lines = dict(list(here.groupby("line")))
         for number, line in enumerate(name for name in looks if name in lines):
             points, (dashes, marker) = lines[line], STYLES[number % len(STYLES)]
-            axis.plot(points["x"], points["value"], **{
-                "label": line, "linestyle": dashes, "marker": marker, "markersize": max(3, 7 - 1.3 * number),
-                "linewidth": max(1.2, 2.6 - 0.4 * number)} | looks[line])
+            look = {"label": line, "linestyle": dashes, "marker": marker, "markersize": max(3, 7 - 1.3 * number),
+                    "linewidth": max(1.2, 2.6 - 0.4 * number)} | looks[line]
+            axis.plot(points["x"], points["value"], **look)
             if "low" in points:
-                axis.fill_between(points["x"], points["low"], points["high"], color=looks[line]["color"], alpha=0.25,
-                                  linewidth=0)
+                axis.fill_between(points["x"], points["low"], points["high"], color=look["color"], alpha=0.25, linewidth=0)
     return figure, panels
 
 
@@ -153,11 +150,10 @@ def grid_of(rows: Sequence[str], columns: Sequence[str], size: tuple[float, floa
 
 def finish(figure: Figure, heading: str, path: Path, columns: int = 3, handles: Sequence[Any] = (), **options) -> None:
     """Save a figure with a heading and one legend for all panels, below them: of their labels, or of some handles."""
-    entries = {label: entry for axis in figure.axes for entry, label in zip(*axis.get_legend_handles_labels())}
-    handles, labels = (handles, [entry.get_label() for entry in handles]) if handles else (
-        [*entries.values()], [*entries])
-    if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(handles), columns), **options)
+    entries = {entry.get_label(): entry for entry in handles} or {
+        label: entry for axis in figure.axes for entry, label in zip(*axis.get_legend_handles_labels())}
+    if entries:
+        figure.legend(entries.values(), entries, loc="outside lower center", ncols=min(len(entries), columns), **options)
     figure.suptitle(heading, parse_math=False)
     save_figure(figure, path)
 

@@ -1,12 +1,9 @@
 """The figures of Experiment 4: what the circuits of a language model's sublayers hold, and what it answers without.
 
 Reads a run of circuit_probing.py, results.csv and ablations.csv. Settings of the same sublayer (seeds) are averaged.
-
-Is a circuit's ablation more than that of any neurons? p is its rank among the random draws: the share of them, the
-circuit counted with them, after which the model is no better than without the circuit. With n draws p is never below
-1 / (n + 1). Over several settings accuracies and draws are averaged, draw by draw. p_holm is corrected for the number
-of sublayers by Holm's method: a star among 24 sublayers takes 479 draws, among 60 it takes 1199 (num_random_ablations);
-with fewer the figures say what lies below every draw. Intervals of accuracies are over settings, then sentences.
+p is a circuit's rank among its random draws: the share of them, the circuit counted with them, after which the model is
+no better than without the circuit. With n draws it is never below 1 / (n + 1). p_holm is corrected for the number of
+sublayers by Holm's method: a star among 24 sublayers takes 479 draws, among 60 it takes 1199 (num_random_ablations).
 """
 
 from pathlib import Path
@@ -14,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from analysis import figures
 from analysis.tables import COMPONENTS, RESULTS, check_columns, parse, present, read_config, read_csv, read_method
-from interp.plotting import COLORS, plt
+from interp.plotting import COLORS
 from interp.runs.config import BadInput, shown
 from interp.runs.files import write_text
 from interp.statistics import clustered_interval, holm, rank_among
@@ -45,59 +41,55 @@ SMALLEST = 1e-6  # accuracies that differ by less are equal: they are shares of 
 
 
 def read_run(results: Path, task: str, sets: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A run's settings, a row each, and their ablations, a row for each evaluation set, condition and draw.
+    """A run's settings, and the ablations of its circuits: a row for each evaluation set, condition and draw.
 
     Raises:
-        BadInput: there is no run, one of another task, one without ablations on any of the sets, or a sweep over more
-            than layers, sublayers and seeds.
+        BadInput: there is no run, or it is of another task, without ablations, or sweeps more than models and sublayers.
     """
-    table = read_method(results / "results.csv")
-    if (other := read_config(results).get("task", task)) != task:
-        raise BadInput(f"{shown(results)} is a run of another task: {other}, not {task}.")
-    if several := [column for column in SWEPT if column in table and table[column].nunique() > 1]:
-        raise BadInput(f"{shown(results)} sweeps {several[0]}; draw a run that has one value of it.")
+    table, other = read_method(results / "results.csv"), read_config(results).get("task", task)
     file = results / "ablations.csv"
     ablations = check_columns(file, read_csv(file), ["operation", "evaluation", "maps", "condition"],
                               ["target_layer", "accuracy"])
-    if not set(ablations["evaluation"]) & set(sets):
-        raise BadInput(f"{shown(file)} is of another task: it has none of the evaluation sets {', '.join(sets)}.")
-    return table, ablations[ablations["evaluation"].isin([*sets])]
+    if other != task or not set(ablations["evaluation"]) & set(sets):
+        raise BadInput(f"{shown(results)} is a run of another task: {other}, or without the sets {', '.join(sets)}.")
+    if several := [column for column in SWEPT if column in table and table[column].nunique() > 1]:
+        raise BadInput(f"{shown(results)} sweeps {several[0]}; draw a run that has one value of it.")
+    return table, ablations[ablations["evaluation"].isin([*sets]) & (ablations["maps"] == "all")]
 
 
 def measure_effects(ablations: pd.DataFrame) -> pd.DataFrame:
-    """What each ablation of a whole circuit does, indexed by layer, operation and evaluation set; nan where unknown.
+    """What each circuit's ablation does, indexed by layer, operation and evaluation set; nan where unknown.
 
-    Columns: full, ablated, ablated_sd (over settings), ablated_low and _high (95 %), random, random_sd (over all
-    draws), draws (of a setting; of several the fewest), beyond (the accuracy that the circuit's ablation costs more
-    than a random one), p, p_holm, examples (sentences).
+    Columns: full, ablated, ablated_sd (over settings), random, random_sd (over all draws), p_holm and those of compare.
     """
-    ablations = ablations[ablations["maps"] == "all"]
     ablations = ablations.assign(seed=ablations["model_seed"] if "model_seed" in ablations else 0)
-    groups = ablations.groupby([*SUBLAYER, "evaluation", "condition"])["accuracy"]
-    conditions = ["full", "circuit", "random"]
-    means, sds = (found.unstack().reindex(columns=conditions) for found in (groups.mean(), groups.std()))
-    further = pd.DataFrame.from_dict({key: compare_with_draws(group) for key, group in ablations.groupby(
-        [*SUBLAYER, "evaluation"])}, orient="index")
+    keys = [*SUBLAYER, "evaluation"]
+    groups = ablations.groupby([*keys, "condition"])["accuracy"]
+    means, sds = (found.unstack().reindex(columns=["full", "circuit", "random"]) for found in (
+        groups.mean(), groups.std()))
+    further = pd.DataFrame.from_dict({key: compare(group) for key, group in ablations.groupby(keys)}, orient="index")
     effects = means.set_axis(["full", "ablated", "random"], axis=1).assign(
         ablated_sd=sds["circuit"], random_sd=sds["random"], **{name: further[name] for name in further})
     return effects.assign(p_holm=effects.groupby("evaluation")["p"].transform(lambda p: holm(p.to_numpy())))
 
 
-def compare_with_draws(group: pd.DataFrame) -> dict[str, float]:
-    """How a circuit compares with its random draws, and an interval of its accuracy over settings and sentences.
+def compare(group: pd.DataFrame) -> dict[str, float]:
+    """How a circuit compares with its random draws. group: the rows of a sublayer and evaluation set.
 
-    group: the rows of a sublayer and evaluation set. Settings without draws are not compared.
+    beyond: the accuracy that its ablation costs more than a random one. p. draws: of a setting, of several the fewest.
+    ablated_low, ablated_high: its accuracy's 95 % interval over settings, then sentences. examples: sentences.
     """
     circuits = group[group["condition"] == "circuit"].set_index("seed")
     draws = group[group["condition"] == "random"].pivot(index="draw", columns="seed", values="accuracy")
     row = dict.fromkeys(("beyond", "p", "ablated_low", "ablated_high", "examples"), np.nan) | {"draws": 0}
     if len(draws):
-        accuracies = circuits.loc[draws.columns, "accuracy"]
+        accuracies = circuits.loc[draws.columns, "accuracy"]  # of settings that have draws
         averaged = draws.dropna().mean(axis=1)  # (draws,)
         row |= {"draws": len(averaged), "beyond": float((draws.mean() - accuracies).mean()),
                 "p": rank_among(-accuracies.mean() - SMALLEST, -averaged.to_numpy())}
     if "examples" in group and group["examples"].notna().all():
-        low, high = clustered_interval(*([[value] for value in circuits[name]] for name in ("accuracy", "examples")))
+        shares, counts = ([[value] for value in circuits[name]] for name in ("accuracy", "examples"))
+        low, high = clustered_interval(shares, counts)
         row |= {"ablated_low": low, "ablated_high": high, "examples": group["examples"].max()}
     return row
 
@@ -105,15 +97,12 @@ def compare_with_draws(group: pd.DataFrame) -> dict[str, float]:
 def marks_of(effects: pd.DataFrame) -> np.ndarray:
     """Which of MARKS each row gets."""
     below = effects["p"] <= 1 / (1 + effects["draws"]) + SMALLEST
-    return np.select([effects["random"].isna(), effects["p_holm"] < LEVEL, below], ["alone", "significant", "below"],
-                     "other")
+    conditions = [effects["random"].isna(), effects["p_holm"] < LEVEL, below]
+    return np.select(conditions, ["alone", "significant", "below"], "other")
 
 
 def rank_sublayers(table: pd.DataFrame, effects: pd.DataFrame, sets: list[str]) -> pd.DataFrame:
-    """A row for each sublayer, the one whose ablation costs most beyond a random one on the first set first.
-
-    Sublayers without a random draw come last, by the accuracy lost.
-    """
+    """A row for each sublayer, by what its ablation costs beyond a random one on the first set, or else in all."""
     groups = table.assign(l0_share=table["l0_norm"] / table["l0_max"]).groupby(SUBLAYER)
     neighbors = [column for measures in NEIGHBORS.values() for column in present(table, measures)]
     ranking = groups[["l0_share", *neighbors]].mean()
@@ -128,47 +117,40 @@ def rank_sublayers(table: pd.DataFrame, effects: pd.DataFrame, sets: list[str]) 
     return ranking.assign(lost=lost).sort_values(order, ascending=False).drop(columns="lost")
 
 
-def draw_by_layer(lines: pd.DataFrame, rows: dict[str, str], looks: dict[str, dict[str, Any]], ylabel: str
-                  ) -> tuple[Figure, figures.Panels]:
+def draw_by_layer(lines: pd.DataFrame, rows: dict[str, str], looks: dict[str, dict[str, Any]],
+                  ylabel: str) -> figures.Drawn:
     """Panels over layers: a row for each evaluation set, a column for each operation."""
     lines = lines.rename(columns={"evaluation": "row", "operation": "column", "target_layer": "x"})
     operations = {name: label for name, label in COMPONENTS.items() if name in set(lines["column"])}
     labels = {name: f"{ylabel}\n" + label.replace(" (", "\n(").replace(", ", ",\n") for name, label in rows.items()}
-    figure, panels = figures.draw_lines(lines, labels, operations, looks, "layer",
-                                        (5.5 * max(len(operations), 1.4), 1.3 + 2.5 * len(rows)), sharey=True)
-    for axis in panels.values():
-        axis.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
-        axis.yaxis.label.set_fontsize(10)
-    return figure, panels
+    return figures.draw_lines(lines, labels, operations, looks, "layer",
+                              (5.5 * max(len(operations), 1.4), 1.3 + 2.7 * len(rows)), sharey=True)
 
 
 def draw_ablation_by_layer(effects: pd.DataFrame, sets: dict[str, str], title: str, path: Path) -> None:
     """The model's accuracy without each sublayer's circuit, and without as many random neurons."""
     effects = effects.reset_index()
-    full, sd = effects.groupby(["evaluation", "operation"])["full"].transform("mean"), effects[["random_sd", "ablated_sd"]]
-    parts = [effects.assign(line=line, value=value, low=value - sd, high=value + sd) for line, value, sd in (
-        (FULL, full, 0), (RANDOM, effects["random"], sd["random_sd"].fillna(0)),
-        (CIRCUIT, effects["ablated"], sd["ablated_sd"].fillna(0)))]
+    full, none = effects.groupby(["evaluation", "operation"])["full"].transform("mean"), effects["full"] * 0
+    parts = [effects.assign(line=line, value=value, low=value - sd.fillna(0), high=value + sd.fillna(0))
+             for line, value, sd in ((FULL, full, none), (RANDOM, effects["random"], effects["random_sd"]),
+                                     (CIRCUIT, effects["ablated"], effects["ablated_sd"]))]
     looks = {FULL: {"color": COLORS["whole"], "marker": ""}, RANDOM: {"color": COLORS["random"]},
              CIRCUIT: {"color": COLORS["circuit"], "marker": "", "linestyle": "-", "linewidth": 2.6}}
     figure, panels = draw_by_layer(pd.concat(parts), sets, looks, "model accuracy")
     for (name, operation), axis in panels.items():
         here = effects[(effects["evaluation"] == name) & (effects["operation"] == operation)].set_index("target_layer")
-        bars: dict[str, Any] = {"fmt": "none", "elinewidth": 1, "capsize": 2}
-        axis.errorbar(here.index, here["random"], here["random_sd"], color=COLORS["random"], **bars)
-        if here["ablated_low"].notna().any():
-            reach = [(here[f"ablated_{end}"] - here["ablated"]).abs() for end in ("low", "high")]
-            axis.errorbar(here.index, here["ablated"], reach, color=COLORS["circuit"], label="95 % interval", **bars)
+        reach = [(here[f"ablated_{end}"] - here["ablated"]).abs() for end in ("low", "high")]
+        axis.errorbar(here.index, here["ablated"], reach, fmt="none", color=COLORS["circuit"], elinewidth=1, capsize=2)
+        axis.errorbar(here.index, here["random"], here["random_sd"], fmt="none", color=COLORS["random"], elinewidth=1)
         for mark, points in here.groupby(marks_of(here)):
             marker, size, text = MARKS[mark]
             axis.plot(points.index, points["ablated"], marker, markersize=size, color=COLORS["circuit"], label=text)
-    figures.finish(figure, f"{title} ({counts(effects)})", path)
+    figures.finish(figure, f"{title} ({counts(effects)}; bars: 95 % interval)", path)
 
 
 def counts(effects: pd.DataFrame) -> str:
     """Of how many sentences and random draws a figure is, for its title."""
-    sentences = "" if effects["examples"].isna().all() else f"n = {effects['examples'].max():.0f} sentences, "
-    return f"{sentences}{effects['draws'].max():.0f} random draws a circuit"
+    return f"n = {effects['examples'].max():.0f} sentences, {effects['draws'].max():.0f} random draws a circuit"
 
 
 def draw_neighbors_by_layer(table: pd.DataFrame, title: str, path: Path) -> None:
@@ -176,31 +158,30 @@ def draw_neighbors_by_layer(table: pd.DataFrame, title: str, path: Path) -> None
     known = {name: measures for name, measures in NEIGHBORS.items() if len(present(table, measures)) == len(measures)}
     if not known:
         return
-    means = {f"majority_{name}_acc": table[f"majority_{name}_acc"].mean() for name in known}
-    lines = pd.concat([figures.long_of(table.assign(**means), SUBLAYER, measures).assign(evaluation=name)
+    baselines = {f"majority_{name}_acc": table[f"majority_{name}_acc"].mean() for name in known}
+    lines = pd.concat([figures.long_of(table.assign(**baselines), SUBLAYER, measures).assign(evaluation=name)
                        for name, measures in known.items()])
-    looks = {"full sublayer": {"color": COLORS["whole"]}, "circuit": {"color": COLORS["circuit"]},
-             "majority baseline": {"color": COLORS["baseline"], "marker": "", "linestyle": "--", "linewidth": 1.5}}
+    looks: dict[str, dict[str, Any]] = {
+        "full sublayer": {"color": COLORS["whole"]}, "circuit": {"color": COLORS["circuit"]},
+        "majority baseline": {"color": COLORS["baseline"], "marker": "", "linestyle": "--", "linewidth": 1.5}}
     names = {name: label for name, label in (("test", IID), ("gen", GEN)) if name in known}
     figure, _ = draw_by_layer(lines, names, looks, "nearest-neighbor accuracy")
-    settings = table.groupby(SUBLAYER).size()
-    circuits = "one circuit" if settings.max() == 1 else f"mean of {figures.span(settings)} circuits"
-    figures.finish(figure, f"{title} ({circuits} a sublayer)", path)
+    settings = figures.span(table.groupby(SUBLAYER).size())
+    figures.finish(figure, f"{title} (mean of {settings} circuits a sublayer)", path)
 
 
 def draw_one_circuit(effects: pd.DataFrame, ablations: pd.DataFrame, sets: dict[str, str], title: str,
                      path: Path) -> None:
     """A group of bars for each evaluation set, the single random draws as points. effects: indexed by set."""
-    names = [name for name in sets if name in effects.index]
-    effects = effects.loc[names]
-    effects.index = [f"{sets[row.Index]}\n" + ("no random draw" if np.isnan(row.random) else (
-        f"p = {row.p:.2g}\n(corrected for all sublayers: {row.p_holm:.2g})")) for row in effects.itertuples()]
+    effects = effects.loc[list(sets)]
+    names = [f"{label}\np = {p:.2g}\n(corrected for all sublayers: {p_holm:.2g})" for label, p, p_holm in zip(
+        sets.values(), effects["p"], effects["p_holm"])]
     labels = FULL, CIRCUIT, f"{RANDOM}, points: single draws"
     figure, [[axis]] = figures.grid_of(["model accuracy"], [""], (2.5 + 2.4 * max(len(effects), 2), 4.6))
-    sd = effects.reindex(columns=["full_sd", "ablated_sd", "random_sd"]).set_axis(labels, axis=1)
-    figures.draw_bars(axis, effects[["full", "ablated", "random"]].set_axis(labels, axis=1), (sd, sd),
-                      ["whole", "circuit", "random"])
-    for group, name in enumerate(names):
+    heights, sd = (effects.reindex(columns=columns).set_axis(labels, axis=1).set_axis(names, axis=0) for columns in (
+        ["full", "ablated", "random"], ["full_sd", "ablated_sd", "random_sd"]))
+    figures.draw_bars(axis, heights, (sd, sd), ["whole", "circuit", "random"])
+    for group, name in enumerate(sets):
         draws = ablations.loc[(ablations["evaluation"] == name) & (ablations["condition"] == "random"), "accuracy"]
         x = group + 0.8 / 3 + np.resize([0.06, 0.09], len(draws))  # in the right half of the third bar
         axis.plot(x, draws, "o", color="0.15", markersize=3)
@@ -223,10 +204,10 @@ def summarize(task: str, description: str | None) -> None:
         raise BadInput(f"there is no circuit with --layer {options.layer} --operation {options.operation}.")
     (layer, operation), about, out = chosen[0], f"{subject} ({options.results.name})", options.out
     of_one = ablations[(ablations["target_layer"] == layer) & (ablations["operation"] == operation)]
-    draw_one_circuit(effects.loc[(layer, operation)], of_one[of_one["maps"] == "all"], sets,
+    draw_one_circuit(effects.loc[(layer, operation)], of_one, sets,
                      f"{about}: circuit in {COMPONENTS[operation]}, layer {layer}", out / "one_circuit")
     draw_ablation_by_layer(effects, sets, f"{about}: are the circuits used?", out / "ablation_by_layer")
     draw_neighbors_by_layer(table, f"{about}: is it there?", out / "nearest_neighbors")
     write_text(out / "strongest_sublayers.csv", ranking.to_csv())
     columns = [column for column in ranking if column.startswith(("l0", "knn_test", "ablated", "random", "p_"))]
-    print(f"{shown(out / 'strongest_sublayers.csv')}\n{ranking[columns].to_string(float_format='%.3f', na_rep='')}")
+    print(ranking[columns].to_string(float_format="%.3f", na_rep=""))

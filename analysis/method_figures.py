@@ -1,6 +1,5 @@
 """The figures that compare methods on arithmetic, Experiments 1 and 2: by variable, in attention and in the MLP."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +19,6 @@ THERE = {f"{name}:{column}": label for name, method in METHODS.items() for colum
 USED = {f"{name}:{column}": label for name, method in METHODS.items() for column, label in method.used.items()}
 USED |= {f"{FLOAT32}:{column}": f"{label}, float32 as published" for column, label in METHODS["amnesic"].used.items()}
 USED |= {column: USED.pop(column) for column in [*USED] if column.startswith("DAS")}  # below both fits of LEACE
-
-
-def each_layer(table: pd.DataFrame, out: Path) -> Iterator[tuple[pd.DataFrame, Path, str]]:
-    """The rows of each layer, the folder of their figures and what their titles add: layers are not averaged."""
-    layers = sorted(table["layer"].unique())
-    for layer in layers:
-        folder, of = (out, "") if len(layers) == 1 else (out / f"layer_{layer}", f", layer {layer}")
-        yield table[table["layer"] == layer], folder, of
 
 
 def draw_by_variable(table: pd.DataFrame, labels: dict[str, str], measures: dict[str, str], components: list[str],

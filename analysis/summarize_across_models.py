@@ -3,13 +3,10 @@
     python analysis/summarize_across_models.py --published results.csv [--results Results] [--out DIR]
 
 Reads RESULTS/{SV_Agreement,Reflexives,Syntactic_Number}/MODEL/results.csv of circuit probing, whichever exist, and the
-published file, whose columns compare_with_published.py names and which tells layers by a column `layer`. Draws for each
-task, with sublayers by their layer's place between the model's first (0) and last (1),
-
-TASK            nearest neighbors on the circuit's updates and on the full sublayer's, and the accuracy that the
-                circuit's ablation costs beyond that of as many random neurons; published dashed and hollow, ours solid
-
-and writes TASK.csv, its values. Settings of the same sublayer (seeds) are averaged.
+published file, whose columns compare_with_published.py names and which tells layers by a column `layer`. Draws TASK.png
+and .pdf for each task, and writes TASK.csv, their values: nearest neighbors on the circuit's updates and on the full
+sublayer's, and the accuracy that the circuit's ablation costs beyond that of as many random neurons, by the layer's
+place between the model's first (0) and last (1). Settings of the same sublayer (seeds) are averaged.
 """
 
 from pathlib import Path

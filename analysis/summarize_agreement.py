@@ -2,15 +2,11 @@
 
     python analysis/summarize_agreement.py [--results DIR] [--layer L --operation attn] [--out DIR]
 
-Reads DIR/results.csv and DIR/ablations.csv and draws (--layer and --operation choose the circuit of the first figure)
-
-one_circuit         what ablating one circuit does to the model's answers: by default the one whose ablation costs most
-                    accuracy beyond that of as many random neurons
-ablation_by_layer   the same of each sublayer's circuit; a triangle where it costs more than every random draw, a star
-                    where it does so significantly
-nearest_neighbors   is the variable there? circuit and full sublayer, by layer
-
-and writes and prints strongest_sublayers.csv, all sublayers by what their ablation costs beyond a random one's.
+Reads DIR/results.csv and DIR/ablations.csv and draws one_circuit, what ablating one circuit does to the model's answers
+(by default that whose ablation costs most accuracy beyond that of as many random neurons), ablation_by_layer, the same
+of each sublayer (a triangle where it costs more than every random draw, a star where it does so significantly), and
+nearest_neighbors, is the variable there? Writes and prints strongest_sublayers.csv, sublayers by what their ablation
+costs beyond a random one's.
 """
 
 from functools import partial

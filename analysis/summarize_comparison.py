@@ -4,17 +4,13 @@
 
 Reads RESULTS/*/results.csv. A run that knows which sites carry a variable (its key `ground_truth`) goes into
 
-sites.csv                all settings of all runs, with p_holm: empirical_p corrected over a run's sites
-leaderboard.csv, .md     a row for each method: interchange accuracy where the variable is carried and where not, and
-                         how well it tells the two apart (AUROC); 95 % intervals over models, then pairs. Methods are
-                         compared by the same cells (model, data, site and variable); others are left out
-EXPERIMENT/methods       interchange accuracy by method, a dot for each model, variable and site
-EXPERIMENT/isolate       cause against isolate, where the variable is carried
-detection                AUROC by method, of all such runs
+leaderboard.csv, .md, detection   how methods tell cells (a model, site and variable) that carry their variable from
+                                  others; they are compared by the cells that all of them were run on
+EXPERIMENT/methods, /isolate      interchange accuracy by method, a dot a cell; cause against isolate
 
-and one that does not (language) into EXPERIMENT/VARIABLE_SITE, heat maps of layers and methods, and their tables as
-VARIABLE_SITE_iia.csv, _log_odds_mean.csv and _isolate.csv. A run that sweeps checkpoints gives EXPERIMENT/checkpoints
-instead. Every figure is a PNG and a PDF.
+and one that does not (language) into EXPERIMENT/VARIABLE_SITE, heat maps of layers and methods, and their tables. A run
+that sweeps checkpoints gives EXPERIMENT/checkpoints instead. sites.csv has all settings of all runs, with p_holm:
+empirical_p corrected over a run's sites.
 """
 
 import sys
@@ -33,8 +29,8 @@ from interp.statistics import auroc, clustered_auroc_interval, holm
 
 CELL = ["model", "data", "target_layer", "residual_location", "variable"]
 WORDS = ["residual_location", "variable", "method", "ground_truth", "exceeds_full"]
-NUMBERS = ["model_seed", "target_layer", "iia", "iia_low", "iia_high", "log_odds_mean", "isolate", "disentangle",
-           "relative_norm", "rank", "selectivity", "n_pairs"]
+NUMBERS = ["model_seed", "target_layer", "iia", "iia_low", "iia_high", "log_odds_mean", "isolate", "relative_norm",
+           "rank", "selectivity", "n_pairs", "model_acc", "empirical_p", "random_iia_mean", "random_iia_max"]
 BOARD = {  # the leaderboard's columns as a page has them, and how many decimals
     "place": ("", 0), "method": ("method", 0), "supervision": ("supervision", 0), "iia_carried": ("iia, carried", 2),
     "isolate_carried": ("isolate, carried", 2), "disentangle_carried": ("disentangle", 2),
@@ -43,7 +39,7 @@ BOARD = {  # the leaderboard's columns as a page has them, and how many decimals
 
 
 def read_runs(results: Path) -> pd.DataFrame:
-    """All runs below a folder, as `describe` gives them; raises BadInput where there is none or a table is another's."""
+    """All runs below a folder, as `describe` gives them; raises BadInput: there is none, or a table is another's."""
     tables = []
     for file in sorted(results.glob("*/results.csv")):
         if ".old-" not in file.parent.name:  # what --overwrite moved aside
@@ -83,20 +79,20 @@ def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for name in in_order(table["method"]):
-        cells = table[table["method"] == name]
-        carried, not_carried = (cells[cells["ground_truth"].eq(truth)] for truth in (True, False))
-        row = {"method": name, "supervision": INTERCHANGES[name], "models": cells["model"].nunique(), "cells": len(cells),
-               "carried": len(carried), "models_carrying": carried["model"].nunique(), "pairs": cells["n_pairs"].sum()}
-        for label, part, columns in (("iia_carried", carried, ["iia"]), ("iia_not_carried", not_carried, ["iia"]),
+        cells, truth = table[table["method"] == name], table.loc[table["method"] == name, "ground_truth"].astype(bool)
+        carried, others, models = cells[truth], cells[~truth], sorted(cells["model"].unique())
+        row = {"method": name, "supervision": INTERCHANGES[name], "models": len(models), "cells": len(cells),
+               "carried": len(carried), "models_carrying": carried["model"].nunique(), "pairs": cells["n_pairs"].sum(),
+               "iia_not_carried_max": others["iia"].max()}
+        for label, part, columns in (("iia_carried", carried, ["iia"]), ("iia_not_carried", others, ["iia"]),
                                      ("isolate_carried", carried, ["isolate"]),
                                      ("disentangle_carried", carried, ["iia", "isolate"])):
             row[label], row[f"{label}_low"], row[f"{label}_high"] = mean_with_interval(part, *columns)
-        row["iia_not_carried_max"] = not_carried["iia"].max()
         row |= {f"{column}_carried": carried[column].mean() for column in ("relative_norm", "rank", "selectivity")}
-        split = [[rows_of_model.loc[rows_of_model["ground_truth"].eq(truth), "iia"].to_numpy()
-                  for _, rows_of_model in cells.groupby("model")] for truth in (True, False)]
-        row["auroc"] = auroc(*map(np.concatenate, split))
-        row["auroc_low"], row["auroc_high"] = clustered_auroc_interval(*split)
+        high, low = ([part.loc[part["model"] == model, "iia"].to_numpy() for model in models]
+                     for part in (carried, others))
+        row["auroc"] = auroc(np.concatenate(high), np.concatenate(low))
+        row["auroc_low"], row["auroc_high"] = clustered_auroc_interval(high, low)
         rows.append(row)
     board = pd.DataFrame(rows)
     ranked = ~board["method"].isin(CONTROLS) & board["disentangle_carried"].notna()
@@ -108,34 +104,21 @@ def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
 
 def as_cells(board: pd.DataFrame) -> list[list[str]]:
     """The leaderboard as a page has it, the header first: a mean with its 95 % interval in one cell."""
-    rows = [[name for name, _ in BOARD.values()]]
-    for _, row in board.iterrows():
-        cells = []
-        for column, (_, digits) in BOARD.items():
-            value = row[column]
-            text = value if isinstance(value, str) else "" if pd.isna(value) else f"{value:.{digits}f}"
-            if text and f"{column}_low" in row:
-                text += f" [{row[f'{column}_low']:.2f}, {row[f'{column}_high']:.2f}]"
-            cells.append(text)
-        rows.append(cells)
-    return rows
+    def text(row: pd.Series, column: str, digits: int) -> str:
+        if isinstance(row[column], str) or pd.isna(row[column]):
+            return row[column] if isinstance(row[column], str) else ""
+        ends = f" [{row[f'{column}_low']:.2f}, {row[f'{column}_high']:.2f}]" if f"{column}_low" in row else ""
+        return f"{row[column]:.{digits}f}{ends}"
 
-
-def as_markdown(board: pd.DataFrame) -> str:
-    """The leaderboard as a page has it, and over what it is: all methods have the same cells."""
-    cells, carried, carrying, models, pairs = (int(board.iloc[0][name]) for name in (
-        "cells", "carried", "models_carrying", "models", "pairs"))
-    return (f"{markdown_table(as_cells(board))}\nOver the same {cells} cells (a model, site and variable each) for all "
-            f"methods, of {models} models; {carried} cells, of {carrying} models, carry their variable; {pairs} test "
-            "pairs in all.\n")
+    return [[name for name, _ in BOARD.values()], *([
+        text(row, column, digits) for column, (_, digits) in BOARD.items()] for _, row in board.iterrows())]
 
 
 def main() -> None:
     options = parse(__doc__, RESULTS / "Comparison")
     table, out = read_runs(options.results), options.out
-    if "empirical_p" in table:
-        p_holm = table.groupby(["experiment", "method"])["empirical_p"].transform(lambda p: holm(p.to_numpy(float)))
-        write_text(out / "sites.csv", table.assign(p_holm=p_holm).to_csv(index=False))
+    p_holm = table.groupby(["experiment", "method"])["empirical_p"].transform(lambda p: holm(p.to_numpy(float)))
+    write_text(out / "sites.csv", table.assign(p_holm=p_holm).to_csv(index=False))
     followed = table["checkpoint"].notna() if "checkpoint" in table else pd.Series(False, table.index)  # over training
     for name, rows in table[followed].groupby("experiment"):
         comparison_figures.draw_checkpoints(rows, out / name / "checkpoints")
@@ -147,11 +130,12 @@ def main() -> None:
     shared = shared_cells(known)
     if shared["ground_truth"].any():
         board = leaderboard(shared)
+        size = "the same {cells} cells, {carried} of which carry their variable, of {models} models; {pairs} pairs in all.\n"
+        text = f"{markdown_table(as_cells(board))}\nOver {size.format(**board.iloc[0])}"
         write_text(out / "leaderboard.csv", board.to_csv(index=False))
-        write_text(out / "leaderboard.md", as_markdown(board))
-        if board["auroc"].notna().any():
-            comparison_figures.draw_detection(board, out / "detection")
-        print(as_markdown(board))
+        write_text(out / "leaderboard.md", text)
+        comparison_figures.draw_detection(board, out / "detection")
+        print(text)
     else:
         print("no leaderboard: no cell that all methods were run on is known to carry its variable (key ground_truth).",
               file=sys.stderr)

@@ -9,17 +9,18 @@ ablation               is the circuit used?
 probe_accuracy_attn    circuit, linear and MLP probe, after attention; _mlp: after the MLP
 there_and_used         every method's answer to both questions, for each variable
 
-and writes and prints circuits.csv, the circuits' accuracies. With several layers each has a folder; of several models
-figures show means, dots and intervals.
+and writes and prints circuits.csv, the circuits' accuracies. Of several models figures show means, dots and intervals;
+of several layers --where target_layer=LAYER takes one.
 """
 
 from analysis.figures import of_models
-from analysis.method_figures import METHODS, draw_by_variable, draw_probes, each_layer
+from analysis.method_figures import METHODS, draw_by_variable, draw_probes
 from analysis.tables import RESULTS, WHERE, parse, present, read_experiment, run
 from interp.runs.files import write_text
 
 VARIABLES = {"a2": "a²", "minus_b2": "-b²", "a_plus_b": "a+b", "a_minus_b": "a-b"}
-MEASURES = {"circuit_probing:knn_test_acc": "KNN circuit", "circuit_probing:full_model_knn_test_acc": "KNN full sublayer",
+MEASURES = {"circuit_probing:knn_test_acc": "KNN circuit",
+            "circuit_probing:full_model_knn_test_acc": "KNN full sublayer",
             "circuit_probing:vanilla_acc_test": "accuracy", "circuit_probing:ablated_acc_test": "accuracy ablated"}
 ABLATION = {"circuit_probing:vanilla_acc_test": "full model", "circuit_probing:ablated_acc_test": "circuit ablated",
             "circuit_probing:random_ablated_acc_test_mean": "as many random neurons ablated"}
@@ -31,16 +32,15 @@ def main() -> None:
     variables = {name: name for name in sorted(found - set(VARIABLES))}  # the user's
     if found & set(VARIABLES) or not variables:
         variables = VARIABLES | variables
-    everything = read_experiment(options.results, variables, options.where)
-    for table, out, of in each_layer(everything, options.out):
-        draw_probes(table, variables, out, of)
-        if present(table, ABLATION):
-            draw_by_variable(table, variables, ABLATION, sorted(set(table["component"])), "model accuracy (test)",
-                             f"Is the circuit used? n/a: too few neurons outside of it{of}", out / "ablation")
-    if measures := present(everything, MEASURES):
-        groups = everything.groupby(["layer", "variable", "component"], sort=False)[list(measures)]
+    table = read_experiment(options.results, variables, options.where)
+    draw_probes(table, variables, options.out)
+    if present(table, ABLATION):
+        draw_by_variable(table, variables, ABLATION, sorted(set(table["component"])), "model accuracy (test)",
+                         "Is the circuit used? n/a: too few neurons outside of it", options.out / "ablation")
+    if measures := present(table, MEASURES):
+        groups = table.groupby(["layer", "variable", "component"], sort=False)[list(measures)]
         circuits = groups.mean().dropna(how="all").rename(columns=measures)
-        print(f"Circuits, {of_models(everything, measures)}:\n{circuits.to_string(float_format='%.3f')}")
+        print(f"Circuits, {of_models(table, measures)}:\n{circuits.to_string(float_format='%.3f')}")
         write_text(options.out / "circuits.csv", circuits.to_csv())
 
 

@@ -3,15 +3,9 @@
     python analysis/summarize_grokking.py [--results DIR] [--curves FILE] [--out DIR]
 
 Reads DIR/METHOD/{a2,b2}/results.csv, each a sweep over checkpoints, and DIR/METHOD/{a2,b2}_EPOCH/results.csv, each of
-one checkpoint, whichever exist, and the training's curves.csv. Draws over training, after attention and after the MLP,
-for a² and for b², which the task does not need (the selectivity control), below the model's train and test accuracy
-
-probe_accuracy   is the variable there? circuit, linear and MLP probe
-ablation         is the circuit used? accuracy without it, and without random neurons
-amnesic          is the variable used? accuracy after LEACE
-DAS              is there a subspace whose interchange exchanges the variable?
-
-and writes all their values to over_training.csv.
+one checkpoint, whichever exist, and the training's curves.csv. Draws probe_accuracy, ablation, amnesic and DAS over
+training, below the model's accuracy, for a² and for b², which the task does not need (the selectivity control), and
+writes all their values to over_training.csv.
 """
 
 from pathlib import Path
@@ -19,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.figures import PLACE_NAMES, draw_lines, finish, long_of, of_models, role_of
-from analysis.method_figures import PROBES, each_layer
+from analysis.method_figures import PROBES
 from analysis.tables import FLOAT32, RESULTS, WHERE, check_columns, parse, present, read_csv, read_experiment, run
 from interp.plotting import COLORS
 from interp.runs.files import write_text
@@ -43,7 +37,7 @@ MODEL = {  # the lines of the training's curves; both are 1 for long
     "test_acc": {"label": "model, test", "color": "black", "linewidth": 1.5, "marker": "", "linestyle": "-"}}
 
 
-def draw_over_training(curves: pd.DataFrame, table: pd.DataFrame, name: str, out: Path, of: str) -> None:
+def draw_over_training(curves: pd.DataFrame, table: pd.DataFrame, name: str, path: Path) -> None:
     """Columns: attention and MLP. Rows: the model's accuracy, then the measures for each variable."""
     title, ylabel, measures = FIGURES[name]
     measures = present(table, measures)
@@ -57,8 +51,7 @@ def draw_over_training(curves: pd.DataFrame, table: pd.DataFrame, name: str, out
         "epoch (one full-batch step each, log scale)", (12, 8), sharey=True)
     for axis in panels.values():
         axis.set(xscale="log", ylim=(-0.03, 1.03))
-    finish(figure, f"{title}   a² + b mod 113{of} ({of_models(table, measures, ', bands: standard deviation')})",
-           out / name)
+    finish(figure, f"{title}   a² + b mod 113 ({of_models(table, measures, ', bands: standard deviation')})", path)
 
 
 def main() -> None:
@@ -70,10 +63,9 @@ def main() -> None:
     curves = curves.rename_axis("checkpoint").reset_index()
     table = read_experiment(options.results, VARIABLES, options.where, over=("checkpoint",))
     check_columns(options.results, table, [], ["checkpoint"])
-    for rows, folder, of in each_layer(table, options.out):
-        for name, (*_, measures) in FIGURES.items():
-            if present(rows, measures):
-                draw_over_training(curves, rows, name, folder, of)
+    for name, (*_, measures) in FIGURES.items():
+        if present(table, measures):
+            draw_over_training(curves, table, name, options.out / name)
     columns = dict.fromkeys(column for *_, measures in FIGURES.values() for column in present(table, measures))
     means = table.groupby(["checkpoint", "layer", "component", "variable"], as_index=False)[[*columns]].mean()
     write_text(options.out / "over_training.csv", means.merge(curves, on="checkpoint", how="left").to_csv(index=False))

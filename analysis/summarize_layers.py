@@ -3,13 +3,9 @@
     python analysis/summarize_layers.py --model smollm2 [--results Results/SV_Agreement] [--out DIR]
 
 Reads RESULTS/METHOD/MODEL/results.csv of the methods and RESULTS/MODEL/results.csv of circuit probing, whichever exist,
-and writes
-
-layers.csv, layers.md   a row for each layer and site, a column for each measure and evaluation set (IID and gen)
-layers.png, .pdf        the same over layers: read above, used below; IID solid, generalization dashed
-
-Circuits stand at the site that their sublayer writes: attention's after attention, the MLP's after the MLP. Settings of
-the same site (seeds) are averaged.
+and writes layers.csv and layers.md, a row for each layer and site, a column for each measure and evaluation set, and
+layers.png and .pdf, the same over layers. Circuits stand at the site that their sublayer writes to. Settings of the same
+site (seeds) are averaged.
 """
 
 from pathlib import Path

@@ -8,7 +8,7 @@ summarize_disambiguation.py draws, but for the ablations:
 ablation_attn, _mlp    which task needs the circuit: all of it, and its first linear map alone
 """
 
-from analysis.method_figures import draw_by_variable, draw_probes, each_layer
+from analysis.method_figures import draw_by_variable, draw_probes
 from analysis.tables import RESULTS, WHERE, parse, present, read_experiment, run
 from interp.runs.config import BadInput, shown
 
@@ -24,19 +24,16 @@ def main() -> None:
     if not tasks:
         raise BadInput(f"nothing to draw in {shown(options.results)}.")
     for task in tasks:
-        found = read_experiment(options.results / task, TASKS[task], options.where,
-                                never=[("DAS", "aux")])  # no label says what the answer should become
-        for table, folder, layer in each_layer(found, options.out / task):
-            of = f" ({task.replace('_', ' ')}{layer})"
-            draw_probes(table, TASKS[task], folder, of)
-            for component, first_map in FIRST_MAP.items():
-                rows = table[table["component"] == component]
-                measures = {f"circuit_probing:{prefix}ablated_acc_{which}": f"{what} ablated: {name} task"
-                            for prefix, what in (("", "circuit"), (f"{first_map}_", "its first map"))
-                            for which, name in (("same", "same"), ("different", "other"))}
-                if present(rows, measures):
-                    draw_by_variable(rows, TASKS[task], measures, [component], "model accuracy (test)",
-                                     f"Which task needs the circuit?{of}", folder / f"ablation_{component}")
+        table, of = read_experiment(options.results / task, TASKS[task], options.where), f" ({task.replace('_', ' ')})"
+        draw_probes(table, TASKS[task], options.out / task, of)
+        for component, first_map in FIRST_MAP.items():
+            rows = table[table["component"] == component]
+            measures = {f"circuit_probing:{prefix}ablated_acc_{which}": f"{what} ablated: {name} task"
+                        for prefix, what in (("", "circuit"), (f"{first_map}_", "its first map"))
+                        for which, name in (("same", "same"), ("different", "other"))}
+            if present(rows, measures):
+                draw_by_variable(rows, TASKS[task], measures, [component], "model accuracy (test)",
+                                 f"Which task needs the circuit?{of}", options.out / task / f"ablation_{component}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""The one reader of what runs have written, as pandas frames, and the command line of the scripts of this folder.
-
-A run directory holds config.yaml, results.csv and perhaps other tables.
-"""
+"""The one reader of what runs have written, as pandas frames, and the command line of the scripts of this folder."""
 
 import math
 import re
@@ -20,7 +17,7 @@ RESULTS = PROJECT_ROOT / "Results"
 COMPONENTS = {"attn": "attention", "mlp": "MLP"}
 FLOAT32 = "amnesic_float32"  # LEACE as it was published, told apart from its fit in float64
 WORDS = {"random_ablation_impossible", "precision", "checkpoint", *PLACES}  # columns of methods that hold no numbers
-IDENTITY = ["variable", "component", "layer", "model_seed", "precision"]  # what may tell the rows of a method apart
+IDENTITY = ("component", "model_seed", "precision")  # what may tell the rows of a method and variable apart
 Options = dict[str, dict[str, Any]]  # of a command line, as argparse takes them
 WHERE: Options = {"--where": {"nargs": "+", "default": [], "metavar": "KEY=VALUE",
                               "help": "only rows with these settings"}}
@@ -44,10 +41,8 @@ def swept(config: dict[str, Any]) -> dict[str, list[Any]]:
 
 
 def count_settings(config: dict[str, Any], table: pd.DataFrame) -> tuple[int, int]:
-    """How many settings of a run have rows, and how many its config asks for; raises BadInput."""
+    """How many settings of a run have rows, and how many its config sweeps."""
     lists = swept(config)
-    if missing := [name for name in lists if name not in table]:
-        raise BadInput(f"results.csv lacks the column '{missing[0]}', which config.yaml sweeps.")
     done = len(table[[*lists]].drop_duplicates()) if lists else min(1, len(table))
     return done, math.prod(map(len, lists.values()))
 
@@ -67,8 +62,8 @@ def check_columns(file: Path, table: pd.DataFrame, words: Sequence[str], numbers
     for column in numbers:
         wrong = table.index[pd.to_numeric(table[column], errors="coerce").isna() & table[column].notna()]
         if len(wrong):
-            raise BadInput(f"{shown(file)}, line {wrong[0] + 2}: '{table.at[wrong[0], column]}' in the column "
-                           f"'{column}' is no number.")
+            raise BadInput(f"{shown(file)}, line {wrong[0] + 2}: the column '{column}' holds "
+                           f"'{table.at[wrong[0], column]}', which is no number.")
     return table
 
 
@@ -89,13 +84,12 @@ def select(table: pd.DataFrame, where: dict[str, str]) -> pd.DataFrame:
     return table
 
 
-def read_experiment(results: Path, variables: Iterable[str], where: dict[str, str], over: Sequence[str] = (),
-                    never: Sequence[tuple[str, str]] = ()) -> pd.DataFrame:
-    """RESULTS/METHOD/VARIABLE/results.csv of all methods, a row for each variable, component, layer, model and `over`.
+def read_experiment(results: Path, variables: Iterable[str], where: dict[str, str],
+                    over: Sequence[str] = ()) -> pd.DataFrame:
+    """RESULTS/METHOD/VARIABLE/results.csv of all methods, a row for each variable, component, model and `over`.
 
     Columns are METHOD:COLUMN. Over checkpoints, runs of single ones, METHOD/VARIABLE_EPOCH, are read too; of a
     checkpoint that both have, the sweep's row counts. where: values of settings, of which only the rows are taken.
-    never: (method, variable) that no run is of, so that it is not missing.
 
     Raises:
         BadInput: there is no run, a table cannot be read, or a run sweeps more than that, which nothing averages.
@@ -104,22 +98,22 @@ def read_experiment(results: Path, variables: Iterable[str], where: dict[str, st
     for method in METHODS:
         for variable in variables:
             folder, found = results / method / variable, []
-            single = [run for run in sorted(folder.parent.glob(f"{variable}_*")) if run.name.rpartition("_")[2].isdigit()]
+            single = sorted(run for run in folder.parent.glob(f"{variable}_*") if run.name.split("_")[-1].isdigit())
             for run in [folder, *single] if over else [folder]:
                 if (run / "results.csv").exists():
                     table = select(read_method(run / "results.csv"), where)
                     if over and "checkpoint" not in table:
                         table = table.assign(checkpoint=epoch_of(run))
-                    table = tidy(table, method).assign(variable=variable)
-                    keys = [name for name in (*IDENTITY, *over) if name in table]
-                    if table.duplicated(keys).any():
-                        raise BadInput(f"{shown(run)} sweeps more than models and layers, over which no figure averages; "
+                    found.append(tidy(table, method).assign(variable=variable))
+                    keys = [name for name in (*IDENTITY, *over) if name in found[-1]]
+                    if found[-1].duplicated(keys).any():
+                        lists = [key for key, values in swept(read_config(run)).items() if len(values) > 1]
+                        raise BadInput(f"{shown(run)} sweeps {', '.join(lists)}; figures average over models only, so "
                                        "take one value with --where KEY=VALUE.")
-                    found.append(table)
             if found:
                 both = pd.concat(found)
                 tables.append(both[~both.duplicated(keys)])
-            elif (method, variable) not in never and ((results / method).exists() or method == "circuit_probing"):
+            elif folder.parent.exists():
                 print(f"missing: {shown(folder / 'results.csv')}", file=sys.stderr)
     if not tables:
         raise BadInput(f"nothing to draw in {shown(results)}.")
