@@ -24,7 +24,7 @@ import DAS
 import generate_language_data
 import probing
 import train_algorithmic_models
-from analysis.method_figures import run as run_analysis
+from analysis.tables import run as run_analysis
 from interp.experiment import main
 from interp.runs.config import PROJECT_ROOT
 from language_model import make_language_model, random_model, word_level_tokenizer

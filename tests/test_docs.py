@@ -29,6 +29,7 @@ import DAS
 import probing
 import train_algorithmic_models
 from analysis.compare_with_published import put_beside, read_published
+from analysis.tables import read_experiment
 from conftest import comparison_values, rows_of, write_yaml
 from interp import methods
 from interp.experiment import main
@@ -244,8 +245,7 @@ def test_a_method_is_added_as_its_page_says(mean_difference, tiny, tmp_path, mon
 
     [entry] = [block for _, block in blocks_of("add_a_method.md", "python") if "Method(" in block]
     monkeypatch.setitem(METHODS, "mean_difference", eval(f"{{{entry}}}", {"Method": Method})["mean_difference"])
-    from analysis.method_figures import read_results
-    table = read_results(results, {"a2": "a²"})
+    table = read_experiment(results, ["a2"], {})
     assert list(table["mean_difference:test_acc"]) == [float(row["test_acc"]) for row in rows]
     assert set(table["component"]) == {"attn", "mlp"}
 
