@@ -164,7 +164,8 @@ def try_counterfactuals(config: Config, model: OpenModel, classifier: nn.Module,
                         forward: ForwardFrom, clean: Tensor) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Patch in counterfactual embeddings wherever they should change the answer.
 
-    activations, clean: of the bases, at the site and final hidden states, (pairs, d_model) each. Returns the metrics, and a row for each example.
+    activations, clean: of the bases, at the site and final hidden states, (pairs, d_model) each. Returns the metrics,
+    and a row for each example.
     """
     changed = pairs.changed()  # (changed,) row numbers
     some, targets = pairs[changed], pairs.source.variables[config.variable_name][changed]
