@@ -31,5 +31,5 @@ def why_not_the_papers(run: Path, papers: Path, schema: type[ModelSweep], traini
     except BadInput as error:
         return str(error).rstrip(".")
     if any(read.get(file) != now[file] for file in now):
-        return f"{config.model_path} is no longer the model that the run has read"
+        return f"{config.model_path} is no longer the model that the run read"
     return None
