@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from interp.runs.config import CONFIGS, TRAINING, project_path, read_yaml
+from interp.runs.config import CONFIGS, project_path, read_yaml
 from interp.runs.files import write_text
 
 EXPERIMENTS = ("Disambiguation", "Shared_Nodes", "Grokking")
@@ -21,7 +21,7 @@ EXPERIMENTS = ("Disambiguation", "Shared_Nodes", "Grokking")
 
 def write_configs(seeds: list[int], out: Path) -> None:
     """Write the configs; a file that would not change keeps its time, so that no step is repeated."""
-    for folder in [*EXPERIMENTS, *(f"{TRAINING}/{name}" for name in EXPERIMENTS)]:
+    for folder in [*EXPERIMENTS, *(f"Train_Algorithmic_Models/{name}" for name in EXPERIMENTS)]:
         for file in sorted((CONFIGS / folder).rglob("*.yaml")):
             target = out / file.relative_to(CONFIGS)
             values = {"base": os.path.relpath(file, target.parent)} | with_seeds(read_yaml(file), seeds)

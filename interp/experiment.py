@@ -24,8 +24,6 @@ from interp.runs.progress import Progress
 from interp.runs.settings import Setting, fill_in, share_of
 from interp.runs.store import RunDirectory, check_run, open_run
 
-SECONDS_BETWEEN_TABLES = 5  # at least; at the end they are written in any case
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -114,13 +112,13 @@ def run(script: Script, options: argparse.Namespace, config: Any, settings: list
         left = todo(share)
         if left or not directory.is_settled(settings):
             with directory.session(config, settings, inputs, machine):
-                start = collated = time.perf_counter()
+                start, due = time.perf_counter(), 0.0
                 for setting, outcome in Progress(script.run(config, left, prepared), total=len(left),
                                                  desc=directory_name, unit="setting"):
                     directory.save(setting, outcome.metrics, outcome.tables, time.perf_counter() - start)
-                    if time.perf_counter() - collated > SECONDS_BETWEEN_TABLES:
+                    if (now := time.perf_counter()) > due:  # the tables take at most a tenth of the time
                         directory.collate(settings)
-                        collated = time.perf_counter()
+                        due = now + 10 * (time.perf_counter() - now)
                     start = time.perf_counter()
         done = len(settings) - len(todo(settings))
         if script.finish and done == len(settings):

@@ -469,15 +469,14 @@ def test_a_killed_comparison_goes_on_to_the_same_table(tiny, tmp_path):
     assert rows_of(table) == rows_of(tmp_path / "whole/results.csv")
 
 
-def test_a_comparison_in_parts_is_the_same_and_divides_no_site(tiny, tmp_path):
+def test_a_comparison_in_shards_is_the_same_and_divides_no_site(tiny, tmp_path):
     methods = ["lda", "circuit_update", "circuit_complement"]
     values = comparison_values(tiny.folder) | {"method_list": methods}
     config = write_yaml(tmp_path / "parts.yaml", values | {"results_dir": str(tmp_path / "parts")})
-    for part in ("1/2", "2/2"):
-        assert main(COMPARISON, ["--config", str(config), "--part", part]) == 0
-        rows = rows_of(tmp_path / f"parts/part_{part[0]}_of_2/results.csv")
+    for shard in ("1/2", "2/2"):
+        assert main(COMPARISON, ["--config", str(config), "--shard", shard]) == 0
+        rows = rows_of(tmp_path / "parts/results.csv")
         assert rows and [row["method"] for row in rows] == methods * (len(rows) // 3)
-    assert main(COMPARISON, ["--config", str(config)]) == 0
     other = write_yaml(tmp_path / "whole.yaml", values | {"results_dir": str(tmp_path / "whole")})
     assert main(COMPARISON, ["--config", str(other)]) == 0
     assert rows_of(tmp_path / "parts/results.csv") == rows_of(tmp_path / "whole/results.csv")

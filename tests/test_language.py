@@ -11,11 +11,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import generate_language_data
 from conftest import CIRCUITS, DEVICE, SENTENCES, language_values, papers_table, write_yaml
+from conftest import rows_of as csv_rows
 from interp.experiment import main
 from interp.models.examples import Examples
 from interp.models.loading import load_tokenizer
 from interp.runs.config import BadInput
-from interp.runs.files import read_table
 from interp.runs.settings import expand_settings
 from interp.tasks.grammar import csv_text, make_table
 from interp.tasks.question import Data, Question, check_fits, evaluations
@@ -108,9 +108,9 @@ def test_sentences_by_the_command_line(language, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(generate_language_data, "write_missing", interrupted)
         assert main(SENTENCES, ["--config", config]) == 130
-    assert len(read_table(tmp_path / "run/results.csv")) == 3
+    assert len(csv_rows(tmp_path / "run/results.csv")) == 3
     assert main(SENTENCES, ["--config", config]) == 0
-    for row in read_table(tmp_path / "run/results.csv"):
+    for row in csv_rows(tmp_path / "run/results.csv"):
         made = (tmp_path / "data" / f"{row['file']}.csv").read_bytes()
         assert made == (language.data / f"{row['file']}.csv").read_bytes()
         assert row["sha256"] == hashlib.sha256(made).hexdigest() and int(row["rows"]) == ROWS[row["file"]]
@@ -323,7 +323,7 @@ def test_sentences_beyond_the_model_and_a_missing_tokenizer_are_named(language, 
         check_fits("data_path", examples, GPT2Config(n_positions=longest - 1, vocab_size=200))
     with pytest.raises(BadInput, match="vocabulary of 20"):
         check_fits("data_path", examples, GPT2Config(n_positions=longest, vocab_size=20))
-    with pytest.raises(BadInput, match=r"'python -m interp.convert_gguf' makes it"):
+    with pytest.raises(BadInput, match="model_path: there is no Models/SmolLM2-135M/none"):
         load_tokenizer("model_path", "Models/SmolLM2-135M/none")
     with pytest.raises(BadInput, match=r"model_path: .* has no tokenizer"):
         load_tokenizer("model_path", str(tmp_path))

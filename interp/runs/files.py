@@ -89,7 +89,8 @@ def check_data_files(files: dict[Path, str]) -> None:
 
 def write_missing(files: dict[Path, str]) -> None:
     """Write those data files that are not there; raises BadInput where others are."""
-    for file, text in files.items():
+    check_data_files(files)
+    for file, text in [(file, text) for file, text in files.items() if not file.exists()]:
         with writing(file) as temporary:
             temporary.write_text(text, encoding="utf-8", newline="")
             place(temporary, file)

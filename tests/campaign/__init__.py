@@ -1,4 +1,4 @@
-"""Every failure that a user's machine or hand can bring about, by force: random, seeded, and repeated by one command.
+"""Random kills, fuzzed configs, damaged files and processes at once, against every script; each trial is repeatable.
 
 A trial is determined by a seed, its kind and its number. See docs/campaign.md.
 """
