@@ -19,6 +19,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from interp.models.examples import Answer, Examples, from_rows
+from interp.models.open_model import RESID_MID, RESID_POST, RESID_PRE, OpenModel, Site
+from interp.models.replay import Replay, all_updates, replay
+from interp.models.sublayers import find_sublayer, masked, random_masks
+from interp.models.suffix import final_states_from, forward_from
 from interp.tasks.grammar import make_table
 
 UNKNOWN, END = "[UNK]", "<|endoftext|>"
@@ -62,12 +67,52 @@ def random_model(kind: str, **changes) -> PreTrainedModel:
     return model.eval().requires_grad_(False)
 
 
-def rows_that_begin_alike() -> list[list[int]]:
-    """Rows of several lengths from 1, many of which begin alike, and one of which is there twice."""
-    generator = torch.Generator().manual_seed(0)
-    rows = [[int(torch.randint(2 if place < 4 else VOCABULARY, (1,), generator=generator)) for place in range(length)]
-            for length in torch.randint(1, 9, (30,), generator=generator).tolist()]
-    return rows + rows[:1]
+def random_examples(early: bool = False) -> Examples:
+    """Rows of several lengths from 1, one of which is there twice.
+
+    early: they are probed somewhere else than where they are answered, at their last token.
+    """
+    drawing = torch.Generator().manual_seed(0)
+    rows = [torch.randint(VOCABULARY, (length,), generator=drawing).tolist()
+            for length in torch.randint(1, 9, (30,), generator=drawing).tolist()]
+    tokens, last = from_rows(rows + rows[:1])
+    answers = torch.randint(VOCABULARY, (2, len(last)), generator=drawing)
+    probed = (last * torch.rand(len(last), generator=drawing)).round().long() if early else last
+    return Examples(tokens, probed, last, {}, Answer(*answers))
+
+
+def replayed(model: OpenModel, examples: Examples, layer: int, operation: str) -> Replay:
+    """A sublayer on examples, by the way that a run would take."""
+    sublayer = find_sublayer(model, layer, operation)
+    everywhere = [sublayer.input] if operation == "attn" else []
+    inputs = model.activations(examples, [] if everywhere else [sublayer.input], everywhere)
+    return replay(model, sublayer, examples, inputs[sublayer.input])
+
+
+def everything(model: OpenModel, examples: Examples) -> dict[str, Tensor]:
+    """What each verb of an open model and each replay gives of each row, by name: (rows, ...)."""
+    rows, sites = torch.arange(len(examples)), [Site(layer, location) for layer in range(LAYERS) for location in (
+        RESID_POST, *[RESID_MID] * (not model.family.parallel))]
+    found, states = model.activations(examples, sites), model.final_states(examples)
+    found |= {"states": states, "logits": model.logits(states), "logit": model.logit(states, examples.answer.right)}
+    for site, forward in forward_from(model, examples, sites).items():
+        moved = found[site].roll(1, dims=1).requires_grad_()
+        found[f"from {site}"] = forward(moved, rows)
+        [found[f"gradient {site}"]] = torch.autograd.grad(found[f"from {site}"].pow(3).sum(), moved)
+    for layer, operation in ((layer, operation) for layer in range(LAYERS) for operation in ("attn", "mlp")):
+        sublayer, below = find_sublayer(model, layer, operation), Site(layer, RESID_PRE)
+        masks, entering = random_masks(sublayer, seed=3), model.activations(examples, [], [below])[below]
+        found[f"updates {layer} {operation}"] = all_updates(
+            replayed(model, examples, layer, operation), masks, len(examples))
+        with masked(sublayer, masks):
+            found[f"masked {layer} {operation}"] = final_states_from(model, examples, layer, entering)
+    return {str(name): values.detach() for name, values in found.items()}
+
+
+def assert_alike(found: Tensor, wanted: Tensor, tolerance: float = 2e-5) -> None:
+    """Equal but for rounding, measured by how much there is to tell apart."""
+    assert found.shape == wanted.shape and wanted.std() > 1e-3
+    assert (found - wanted).abs().max() < tolerance * wanted.std()
 
 
 def word_level_tokenizer(sentences: list[str]) -> PreTrainedTokenizerBase:
