@@ -68,12 +68,12 @@ def random_model(kind: str, **changes) -> PreTrainedModel:
 
 
 def random_examples(early: bool = False) -> Examples:
-    """Rows of several lengths from 1, one of which is there twice.
+    """Rows of several lengths from 1, many of which begin alike, and one of which is there twice.
 
     early: they are probed somewhere else than where they are answered, at their last token.
     """
     drawing = torch.Generator().manual_seed(0)
-    rows = [torch.randint(VOCABULARY, (length,), generator=drawing).tolist()
+    rows = [[int(torch.randint(2 if place < 4 else VOCABULARY, (1,), generator=drawing)) for place in range(length)]
             for length in torch.randint(1, 9, (30,), generator=drawing).tolist()]
     tokens, last = from_rows(rows + rows[:1])
     answers = torch.randint(VOCABULARY, (2, len(last)), generator=drawing)

@@ -50,7 +50,7 @@ from language_model import (
 
 LOCATIONS = (RESID_PRE, ATTN_OUT, RESID_MID, MLP_OUT, RESID_POST)
 SUBLAYERS = [(layer, operation) for layer in range(LAYERS) for operation in ("attn", "mlp")]
-SMALL = {"TOKENS_AT_ONCE": 40, "ROWS_AT_ONCE": 7}  # so that what is compared takes several batches
+SMALL = {"batches.TOKENS_AT_ONCE": 40, "batches.NODES": 24, "open_model.ROWS_AT_ONCE": 7}  # for several batches
 WRONG_BY = {torch.float32: 2e-5, torch.bfloat16: 0.3}  # the largest difference that rounding makes, as a share
 
 ANY, NO_MID = {RESID_PRE, RESID_MID, RESID_POST}, {RESID_PRE, RESID_POST}
@@ -71,7 +71,7 @@ def family(request):
     """An open model, with examples that are probed where they are answered and the same probed elsewhere."""
     with pytest.MonkeyPatch.context() as patched:
         for name, value in SMALL.items():
-            patched.setattr(f"interp.models.open_model.{name}", value)
+            patched.setattr(f"interp.models.{name}", value)
         examples = random_examples()
         yield SimpleNamespace(kind=request.param, model=open_model(random_model(request.param), examples),
                               examples=examples, early=random_examples(early=True))
@@ -125,6 +125,7 @@ def test_sites_hold_what_transformer_lens_holds_there_and_patching_does_what_it_
 
 def test_each_family_goes_the_ways_that_are_exact_for_it(family, capsys):
     assert family.model.family.parallel == (family.kind in PARALLEL)
+    assert family.model.shares == (family.kind != "bloom")  # whose positions are in its masks
     ways = [type(replayed(family.model, family.early, *place)).__name__.removeprefix("Replayed") for place in SUBLAYERS]
     assert ways[:2] == ways[2:]
     assert (*ways[:2], family.model.suffix, family.model.direct) == WAYS[family.kind]
