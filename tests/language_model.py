@@ -160,22 +160,15 @@ def make_language_model(folder: Path, steps: int = 180, batch_size: int = 64, lr
 
 def language_loss(model: GPT2LMHeadModel, batch: list[list[int]]) -> Tensor:
     """Cross-entropy of every next word, and of the last one again, which is the one in question."""
-    tokens = pad(batch)
-    targets = pad(batch, value=IGNORED)[:, 1:]
-    logits = model(tokens[:, :-1], use_cache=False).logits
-    last = torch.tensor([len(ids) - 2 for ids in batch])
-    rows = torch.arange(len(batch))
+    tokens, last = from_rows(batch)
+    logits, rows = model(tokens[:, :-1], use_cache=False).logits, torch.arange(len(batch))
+    targets = tokens.masked_fill(torch.arange(tokens.shape[1]) > last.unsqueeze(1), IGNORED)[:, 1:]
     return (F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED)
-            + F.cross_entropy(logits[rows, last], targets[rows, last]))
-
-
-def pad(sequences: list[list[int]], value: int = 0) -> Tensor:
-    return torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in sequences], batch_first=True,
-                                           padding_value=value)
+            + F.cross_entropy(logits[rows, last - 1], targets[rows, last - 1]))
 
 
 def last_logits(model: GPT2LMHeadModel, sequences: list[list[int]]) -> Tensor:
     """Logits after sequences of different lengths, (rows, vocabulary); a causal model ignores the padding."""
-    last = torch.tensor([len(ids) - 1 for ids in sequences])
-    states = model.base_model(pad(sequences), use_cache=False).last_hidden_state[torch.arange(len(last)), last]
+    tokens, last = from_rows(sequences)
+    states = model.base_model(tokens, use_cache=False).last_hidden_state[torch.arange(len(last)), last]
     return model.get_output_embeddings()(states)
