@@ -9,18 +9,10 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, PreTrainedModel, PreTrainedTokenizerFast
 
 from interp.models.examples import Answer, Examples, from_rows
-from interp.models.open_model import RESID_MID, RESID_POST, RESID_PRE, OpenModel, Site
+from interp.models.open_model import OpenModel, Site
 from interp.models.replay import Replay, all_updates, replay
 from interp.models.sublayers import find_sublayer, masked, random_masks
 from interp.models.suffix import final_states_from, forward_from
@@ -54,7 +46,10 @@ VARIANTS = {  # other shapes of the same families, by which ways that know a fam
     "llama, biases": SHARED_KEYS | {"attention_bias": True, "mlp_bias": True},
     "falcon, one after the other": WIDE | {"parallel_attn": False},
 }
+KINDS = [*FAMILIES, *VARIANTS]
 PARALLEL = ("gpt_neox", "phi", "falcon", "cohere")  # attention and MLP read the same residual stream
+LOCATIONS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+SUBLAYERS = [(layer, operation) for layer in range(LAYERS) for operation in ("attn", "mlp")]
 
 
 def random_model(kind: str, **changes) -> PreTrainedModel:
@@ -81,6 +76,11 @@ def random_examples(early: bool = False) -> Examples:
     return Examples(tokens, probed, last, {}, Answer(*answers))
 
 
+def sites_of(model: OpenModel, *locations: str) -> list[Site]:
+    return [Site(layer, location) for layer in range(LAYERS) for location in locations
+            if not (location == "resid_mid" and model.family.parallel)]
+
+
 def replayed(model: OpenModel, examples: Examples, layer: int, operation: str) -> Replay:
     """A sublayer on examples, by the way that a run would take."""
     sublayer = find_sublayer(model, layer, operation)
@@ -91,16 +91,15 @@ def replayed(model: OpenModel, examples: Examples, layer: int, operation: str) -
 
 def everything(model: OpenModel, examples: Examples) -> dict[str, Tensor]:
     """What each verb of an open model and each replay gives of each row, by name: (rows, ...)."""
-    rows, sites = torch.arange(len(examples)), [Site(layer, location) for layer in range(LAYERS) for location in (
-        RESID_POST, *[RESID_MID] * (not model.family.parallel))]
+    rows, sites = torch.arange(len(examples)), sites_of(model, "resid_mid", "resid_post")
     found, states = model.activations(examples, sites), model.final_states(examples)
     found |= {"states": states, "logits": model.logits(states), "logit": model.logit(states, examples.answer.right)}
     for site, forward in forward_from(model, examples, sites).items():
         moved = found[site].roll(1, dims=1).requires_grad_()
         found[f"from {site}"] = forward(moved, rows)
         [found[f"gradient {site}"]] = torch.autograd.grad(found[f"from {site}"].pow(3).sum(), moved)
-    for layer, operation in ((layer, operation) for layer in range(LAYERS) for operation in ("attn", "mlp")):
-        sublayer, below = find_sublayer(model, layer, operation), Site(layer, RESID_PRE)
+    for layer, operation in SUBLAYERS:
+        sublayer, below = find_sublayer(model, layer, operation), Site(layer, "resid_pre")
         masks, entering = random_masks(sublayer, seed=3), model.activations(examples, [], [below])[below]
         found[f"updates {layer} {operation}"] = all_updates(
             replayed(model, examples, layer, operation), masks, len(examples))
@@ -115,7 +114,7 @@ def assert_alike(found: Tensor, wanted: Tensor, tolerance: float = 2e-5) -> None
     assert (found - wanted).abs().max() < tolerance * wanted.std()
 
 
-def word_level_tokenizer(sentences: list[str]) -> PreTrainedTokenizerBase:
+def word_level_tokenizer(sentences: list[str]) -> PreTrainedTokenizerFast:
     """One token a word: ' is' and 'is' are the same."""
     words = sorted({word for sentence in sentences for word in sentence.split()})
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate([END, UNKNOWN, *words])}, unk_token=UNKNOWN))
@@ -141,7 +140,7 @@ def make_language_model(folder: Path, steps: int = 180, batch_size: int = 64, lr
     sentences = completed_sentences(seed)
     tokenizer = word_level_tokenizer(sentences)
     torch.manual_seed(seed)
-    model = GPT2LMHeadModel(GPT2Config(
+    model = AutoModelForCausalLM.from_config(GPT2Config(
         vocab_size=len(tokenizer), n_positions=24, n_layer=2, n_head=4, n_embd=64, resid_pdrop=0.0, embd_pdrop=0.0,
         attn_pdrop=0.0, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id))
     tokens = tokenizer(sentences)["input_ids"]
@@ -158,7 +157,7 @@ def make_language_model(folder: Path, steps: int = 180, batch_size: int = 64, lr
     tokenizer.save_pretrained(folder)
 
 
-def language_loss(model: GPT2LMHeadModel, batch: list[list[int]]) -> Tensor:
+def language_loss(model: PreTrainedModel, batch: list[list[int]]) -> Tensor:
     """Cross-entropy of every next word, and of the last one again, which is the one in question."""
     tokens, last = from_rows(batch)
     logits, rows = model(tokens[:, :-1], use_cache=False).logits, torch.arange(len(batch))
@@ -167,7 +166,7 @@ def language_loss(model: GPT2LMHeadModel, batch: list[list[int]]) -> Tensor:
             + F.cross_entropy(logits[rows, last - 1], targets[rows, last - 1]))
 
 
-def last_logits(model: GPT2LMHeadModel, sequences: list[list[int]]) -> Tensor:
+def last_logits(model: PreTrainedModel, sequences: list[list[int]]) -> Tensor:
     """Logits after sequences of different lengths, (rows, vocabulary); a causal model ignores the padding."""
     tokens, last = from_rows(sequences)
     states = model.base_model(tokens, use_cache=False).last_hidden_state[torch.arange(len(last)), last]

@@ -21,40 +21,30 @@ from interp.experiment import main
 from interp.methods.masks import load_circuit
 from interp.models.attention import LLAMA, Attention
 from interp.models.examples import Answer, Examples
-from interp.models.open_model import (
-    ATTN_OUT,
-    MLP_OUT,
-    RESID_MID,
-    RESID_POST,
-    RESID_PRE,
-    Site,
-    hooked,
-    in_batches,
-    tensor_of,
-)
+from interp.models.open_model import Site, hooked, in_batches, tensor_of
 from interp.models.opening import open_model
 from interp.models.replay import ReplayedAttention, all_updates
 from interp.models.sublayers import Masks, Sublayer, find_sublayer, masked, random_masks
 from interp.models.suffix import final_states_from, forward_from
 from language_model import (
     FAMILIES,
-    LAYERS,
+    KINDS,
+    LOCATIONS,
     PARALLEL,
-    VARIANTS,
+    SUBLAYERS,
     assert_alike,
     everything,
     random_examples,
     random_model,
     replayed,
+    sites_of,
 )
 
-LOCATIONS = (RESID_PRE, ATTN_OUT, RESID_MID, MLP_OUT, RESID_POST)
-SUBLAYERS = [(layer, operation) for layer in range(LAYERS) for operation in ("attn", "mlp")]
 SMALL = {"batches.TOKENS_AT_ONCE": 40, "batches.NODES": 24, "open_model.ROWS_AT_ONCE": 7}  # for several batches
 WRONG_BY = {torch.float32: 2e-5, torch.bfloat16: 0.3}  # the largest difference that rounding makes, as a share
 
-ANY, NO_MID = {RESID_PRE, RESID_MID, RESID_POST}, {RESID_PRE, RESID_POST}
-WAYS = dict.fromkeys([*FAMILIES, *VARIANTS], ("Module", "Module", ANY, True)) | {
+ANY, NO_MID = {"resid_pre", "resid_mid", "resid_post"}, {"resid_pre", "resid_post"}
+WAYS = dict.fromkeys(KINDS, ("Module", "Module", ANY, True)) | {
     # how attention and MLP are replayed; from where the suffix forward starts; whether logits are `direct`
     **dict.fromkeys(("gpt2", "gpt2, scaled by layer", "llama", "llama, biases", "mistral", "qwen2"),
                     ("Attention", "Module", ANY, True)),
@@ -66,7 +56,7 @@ WAYS = dict.fromkeys([*FAMILIES, *VARIANTS], ("Module", "Module", ANY, True)) | 
 }
 
 
-@pytest.fixture(scope="module", params=[*FAMILIES, *VARIANTS])
+@pytest.fixture(scope="module", params=KINDS)
 def family(request):
     """An open model, with examples that are probed where they are answered and the same probed elsewhere."""
     with pytest.MonkeyPatch.context() as patched:
@@ -100,8 +90,7 @@ def run_whole(model, sublayer: Sublayer, masks: Masks, examples: Examples) -> tu
 def test_sites_hold_what_transformer_lens_holds_there_and_patching_does_what_it_does_there(family):
     hf, examples, rows = random_model(family.kind), family.early, torch.arange(len(family.early))
     bridge = build_bridge_from_module(hf, type(hf).__name__, hf_config=hf.config)  # it takes the model apart
-    locations = [place for place in LOCATIONS if not (family.model.family.parallel and place == RESID_MID)]
-    sites = [Site(layer, location) for layer in range(LAYERS) for location in locations]
+    sites = sites_of(family.model, *LOCATIONS)
     with torch.no_grad():
         _, cache = bridge.run_with_cache(examples.tokens, names_filter=list(map(str, sites)))
     cache = {site: cache[str(site)].reshape(*examples.tokens.shape, -1) for site in sites}
@@ -112,8 +101,8 @@ def test_sites_hold_what_transformer_lens_holds_there_and_patching_does_what_it_
     for site, values in read.items():
         assert_alike(values, cache[site][rows, examples.probed])
         new, place = values.flip(0), site
-        if site.location == RESID_MID:  # the bridge patches only what the MLP reads there
-            new, place = new - read[Site(site.layer, RESID_PRE)], Site(site.layer, ATTN_OUT)
+        if site.location == "resid_mid":  # the bridge patches only what the MLP reads there
+            new, place = new - read[Site(site.layer, "resid_pre")], Site(site.layer, "attn_out")
 
         def put(old: Tensor, hook, new=new) -> Tensor:
             return old.reshape(*examples.tokens.shape, -1).index_put((rows, examples.probed), new).view_as(old)
@@ -134,7 +123,7 @@ def test_each_family_goes_the_ways_that_are_exact_for_it(family, capsys):
 
 def test_the_suffix_forward_is_the_patched_model_in_values_and_gradients(family):
     rows = torch.tensor([4, 0, 17, 17, 30])
-    sites = [Site(layer, location) for layer in range(LAYERS) for location in family.model.suffix - {RESID_PRE}]
+    sites = sites_of(family.model, *family.model.suffix - {"resid_pre"})
     read = family.model.activations(family.examples, sites)
     other = replace(family.examples, tokens=family.examples.tokens.clone())  # the same but for the last tokens
     other.tokens[torch.arange(len(other)), other.answering] ^= 1
@@ -170,7 +159,7 @@ def test_answers_under_masks_are_those_of_the_model_with_zeroed_weights(family, 
     """From the bottom and from the masked layer, and in every form that answers are given in."""
     model, examples, sublayer = family.model, family.examples, find_sublayer(family.model, layer, operation)
     masks = {name: (mask > 0.5).float() for name, mask in random_masks(sublayer, seed=5).items()}
-    below, logits = Site(layer, RESID_PRE), run_whole(model, sublayer, masks, examples)[1]
+    below, logits = Site(layer, "resid_pre"), run_whole(model, sublayer, masks, examples)[1]
     entering = model.activations(examples, [], [below])[below]
     with masked(sublayer, masks):
         for states in (model.final_states(examples), final_states_from(model, examples, layer, entering)):
