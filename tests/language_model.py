@@ -11,6 +11,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, PreTrainedModel, PreTrainedTokenizerFast
 
+from interp.methods.optimize import optimize
 from interp.models.examples import Answer, Examples, from_rows
 from interp.models.open_model import OpenModel, Site
 from interp.models.replay import Replay, all_updates, replay
@@ -19,8 +20,6 @@ from interp.models.suffix import final_states_from, forward_from
 from interp.tasks.grammar import make_table
 
 UNKNOWN, END = "[UNK]", "<|endoftext|>"
-IGNORED = -100
-
 VOCABULARY, LAYERS, D_MODEL = 60, 2, 32
 OF_TOKENS = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 WIDE = OF_TOKENS | {"hidden_size": D_MODEL, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
@@ -146,13 +145,9 @@ def make_language_model(folder: Path, steps: int = 180, batch_size: int = 64, lr
     tokens = tokenizer(sentences)["input_ids"]
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.1)
     warmup = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=50)
-    for _ in range(steps):
-        batch = [tokens[i] for i in torch.randint(len(tokens), (batch_size,)).tolist()]
-        loss = language_loss(model, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        warmup.step()
+    optimize(optimizer, lambda step, batch: language_loss(model, batch),
+             lambda: [[tokens[i] for i in torch.randint(len(tokens), (batch_size,)).tolist()]], steps,
+             name="language model", advice=lambda: "lr", after_step=warmup.step)
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -161,9 +156,9 @@ def language_loss(model: PreTrainedModel, batch: list[list[int]]) -> Tensor:
     """Cross-entropy of every next word, and of the last one again, which is the one in question."""
     tokens, last = from_rows(batch)
     logits, rows = model(tokens[:, :-1], use_cache=False).logits, torch.arange(len(batch))
-    targets = tokens.masked_fill(torch.arange(tokens.shape[1]) > last.unsqueeze(1), IGNORED)[:, 1:]
-    return (F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED)
-            + F.cross_entropy(logits[rows, last - 1], targets[rows, last - 1]))
+    targets = tokens.masked_fill(torch.arange(tokens.shape[1]) > last.unsqueeze(1), -100)[:, 1:]  # ignored
+    return F.cross_entropy(logits.transpose(1, 2), targets) + F.cross_entropy(
+        logits[rows, last - 1], targets[rows, last - 1])
 
 
 def last_logits(model: PreTrainedModel, sequences: list[list[int]]) -> Tensor:

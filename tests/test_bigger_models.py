@@ -1,12 +1,8 @@
-"""What bigger models need: 16 bits, weights on the disk, activations read in portions. The metrics are the same.
-
-There is one device here: weights that are elsewhere lie on the disk, as accelerate leaves them where memory is short.
-"""
+"""What bigger models need: 16 bits, weights on the disk, activations read in portions. The metrics are the same."""
 
 import pytest
 import torch
 
-import amnesic_probing
 import circuit_probing
 import DAS
 import probing
@@ -47,10 +43,10 @@ def test_every_method_runs_in_bfloat16(kind, sentences, tmp_path):
 
 @pytest.mark.parametrize("dtype, share", [(torch.bfloat16, 0.1), (torch.float16, 0.01)])
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_rounding_is_not_taken_for_an_error(kind, dtype, share, capsys):
+def test_rounding_is_not_taken_for_an_error(kind, dtype, share):
     """What is exact in float32 is used, and gives what float32 gives, up to rounding."""
     examples = random_examples()
-    model, wanted = (open_model(random_model(kind).to(own), examples) for own in (dtype, torch.float32))
+    model, wanted = (open_model(random_model(kind).to(one), examples) for one in (dtype, torch.float32))
     assert (model.direct, model.suffix, model.shares) == (wanted.direct, wanted.suffix, wanted.shares)
     for operation in ("attn", "mlp"):
         assert len({type(replayed(one, examples, 1, operation)) for one in (model, wanted)}) == 1
@@ -60,11 +56,10 @@ def test_rounding_is_not_taken_for_an_error(kind, dtype, share, capsys):
 
 
 def test_in_float32_nothing_is_cast_or_copied():
-    model = open_model(random_model("llama"), random_examples())
-    values, sublayer = torch.ones(2, 3), find_sublayer(model, 1, "mlp")
+    model, values = open_model(random_model("llama"), random_examples()), torch.ones(2, 3)
     assert model.leave(values) is values and model.enter(values) is values
-    for name, affine in sublayer.affine().items():
-        assert affine.matrix.data_ptr() == sublayer.maps[name].weight.data_ptr()
+    sublayer = find_sublayer(model, 1, "mlp")
+    assert sublayer.affine()["up_proj"].matrix.data_ptr() == sublayer.maps["up_proj"].weight.data_ptr()
 
 
 @pytest.mark.parametrize("factor, status, words", [(1e6, 2, "no finite numbers in float16"),
@@ -98,15 +93,15 @@ def test_activations_read_in_portions_give_the_same(kind, changes, sentences, tm
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_weights_on_the_disk_give_what_weights_in_memory_give(kind, dtype, sentences, tmp_path, monkeypatch):
-    """The second block, the last norm and the embeddings are on the disk."""
+def test_weights_on_the_disk_give_what_weights_in_memory_give(kind, dtype, sentences, tmp_path, monkeypatch, capsys):
+    """As accelerate leaves them where memory is short: the second block, the last norm, the embeddings."""
     body, blocks = BODIES[kind]
     parts = [name for name, _ in random_model(kind).get_submodule(body).named_children() if name != blocks]
     monkeypatch.setattr(loading, "SPREAD", {
         **{f"{body}.{name}": "disk" for name in parts}, f"{body}.{blocks}.0": "cpu", f"{body}.{blocks}.1": "disk",
         "lm_head": "disk"})
     examples, path = random_examples(), str(sentences.saved(kind))
-    whole, spread = (loading.load_model("m", path, torch.device("cpu"), dtype, own) for own in (False, True))
+    whole, spread = (loading.load_model("m", path, torch.device("cpu"), dtype, spread) for spread in (False, True))
     away = [name for name, parameter in spread.named_parameters() if parameter.device.type == "meta"]
     assert 0 < len(away) < len(list(spread.parameters()))
     wanted, found = (everything(open_model(model, examples), examples) for model in (whole, spread))
@@ -116,9 +111,6 @@ def test_weights_on_the_disk_give_what_weights_in_memory_give(kind, dtype, sente
     jobs = sentence_jobs(sentences, kind, tmp_path)
     assert results_of(jobs, tmp_path / "disk", spread=True, dtype=dtype) == results_of(
         jobs, tmp_path / "memory", dtype=dtype)
-
-
-def test_controls_take_weights_on_one_device(sentences, tmp_path, capsys):
-    values = sentence_jobs(sentences, "gpt2", tmp_path)[amnesic_probing] | {"spread": True, "random_init": True}
-    assert main(amnesic_probing.SCRIPT, ["--config", str(write_yaml(tmp_path / "c.yaml", values))]) == 2
+    values = jobs[probing] | {"spread": True, "random_init": True, "results_dir": str(tmp_path / "control")}
+    assert main(probing.SCRIPT, ["--config", str(write_yaml(tmp_path / "c.yaml", values))]) == 2
     assert "the key 'random_init' draws fresh weights" in capsys.readouterr().err

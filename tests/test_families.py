@@ -15,8 +15,9 @@ from transformers import PreTrainedTokenizerFast
 
 import amnesic_probing
 import circuit_probing
+import language_model as toys
 import probing
-from conftest import rows_of, sentence_jobs, sentence_values, write_yaml
+from conftest import rows_of, sentence_jobs, write_yaml
 from interp.experiment import main
 from interp.methods.masks import load_circuit
 from interp.models.attention import LLAMA, Attention
@@ -26,25 +27,13 @@ from interp.models.opening import open_model
 from interp.models.replay import ReplayedAttention, all_updates
 from interp.models.sublayers import Masks, Sublayer, find_sublayer, masked, random_masks
 from interp.models.suffix import final_states_from, forward_from
-from language_model import (
-    FAMILIES,
-    KINDS,
-    LOCATIONS,
-    PARALLEL,
-    SUBLAYERS,
-    assert_alike,
-    everything,
-    random_examples,
-    random_model,
-    replayed,
-    sites_of,
-)
+from language_model import assert_alike
 
 SMALL = {"batches.TOKENS_AT_ONCE": 40, "batches.NODES": 24, "open_model.ROWS_AT_ONCE": 7}  # for several batches
 WRONG_BY = {torch.float32: 2e-5, torch.bfloat16: 0.3}  # the largest difference that rounding makes, as a share
 
 ANY, NO_MID = {"resid_pre", "resid_mid", "resid_post"}, {"resid_pre", "resid_post"}
-WAYS = dict.fromkeys(KINDS, ("Module", "Module", ANY, True)) | {
+WAYS = dict.fromkeys(toys.KINDS, ("Module", "Module", ANY, True)) | {
     # how attention and MLP are replayed; from where the suffix forward starts; whether logits are `direct`
     **dict.fromkeys(("gpt2", "gpt2, scaled by layer", "llama", "llama, biases", "mistral", "qwen2"),
                     ("Attention", "Module", ANY, True)),
@@ -56,15 +45,15 @@ WAYS = dict.fromkeys(KINDS, ("Module", "Module", ANY, True)) | {
 }
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=toys.KINDS)
 def family(request):
     """An open model, with examples that are probed where they are answered and the same probed elsewhere."""
     with pytest.MonkeyPatch.context() as patched:
         for name, value in SMALL.items():
             patched.setattr(f"interp.models.{name}", value)
-        examples = random_examples()
-        yield SimpleNamespace(kind=request.param, model=open_model(random_model(request.param), examples),
-                              examples=examples, early=random_examples(early=True))
+        examples = toys.random_examples()
+        yield SimpleNamespace(kind=request.param, model=open_model(toys.random_model(request.param), examples),
+                              examples=examples, early=toys.random_examples(early=True))
 
 
 def masked_weights(model: nn.Module, sublayer: Sublayer, masks: Masks) -> dict[str, Tensor]:
@@ -88,9 +77,9 @@ def run_whole(model, sublayer: Sublayer, masks: Masks, examples: Examples) -> tu
 # -------------------------------------------------------------------------------- one family
 
 def test_sites_hold_what_transformer_lens_holds_there_and_patching_does_what_it_does_there(family):
-    hf, examples, rows = random_model(family.kind), family.early, torch.arange(len(family.early))
+    hf, examples, rows = toys.random_model(family.kind), family.early, torch.arange(len(family.early))
     bridge = build_bridge_from_module(hf, type(hf).__name__, hf_config=hf.config)  # it takes the model apart
-    sites = sites_of(family.model, *LOCATIONS)
+    sites = toys.sites_of(family.model, *toys.LOCATIONS)
     with torch.no_grad():
         _, cache = bridge.run_with_cache(examples.tokens, names_filter=list(map(str, sites)))
     cache = {site: cache[str(site)].reshape(*examples.tokens.shape, -1) for site in sites}
@@ -113,9 +102,10 @@ def test_sites_hold_what_transformer_lens_holds_there_and_patching_does_what_it_
 
 
 def test_each_family_goes_the_ways_that_are_exact_for_it(family, capsys):
-    assert family.model.family.parallel == (family.kind in PARALLEL)
+    assert family.model.family.parallel == (family.kind in toys.PARALLEL)
     assert family.model.shares == (family.kind != "bloom")  # whose positions are in its masks
-    ways = [type(replayed(family.model, family.early, *place)).__name__.removeprefix("Replayed") for place in SUBLAYERS]
+    ways = [type(toys.replayed(family.model, family.early, *place)).__name__.removeprefix("Replayed")
+            for place in toys.SUBLAYERS]
     assert ways[:2] == ways[2:]
     assert (*ways[:2], family.model.suffix, family.model.direct) == WAYS[family.kind]
     assert capsys.readouterr().out.count("runs the whole model") == ways.count("Model")
@@ -123,7 +113,7 @@ def test_each_family_goes_the_ways_that_are_exact_for_it(family, capsys):
 
 def test_the_suffix_forward_is_the_patched_model_in_values_and_gradients(family):
     rows = torch.tensor([4, 0, 17, 17, 30])
-    sites = sites_of(family.model, *family.model.suffix - {"resid_pre"})
+    sites = toys.sites_of(family.model, *family.model.suffix - {"resid_pre"})
     read = family.model.activations(family.examples, sites)
     other = replace(family.examples, tokens=family.examples.tokens.clone())  # the same but for the last tokens
     other.tokens[torch.arange(len(other)), other.answering] ^= 1
@@ -137,10 +127,10 @@ def test_the_suffix_forward_is_the_patched_model_in_values_and_gradients(family)
         assert_alike(in_batches(forward, others[site]), states)
 
 
-@pytest.mark.parametrize("layer, operation", SUBLAYERS)
+@pytest.mark.parametrize("layer, operation", toys.SUBLAYERS)
 def test_replays_are_the_model_with_masked_weights_in_values_and_gradients(family, layer, operation):
     model, examples, sublayer = family.model, family.early, find_sublayer(family.model, layer, operation)
-    way, full = replayed(model, examples, layer, operation), sublayer.full_masks()
+    way, full = toys.replayed(model, examples, layer, operation), sublayer.full_masks()
     untouched = run_whole(model, sublayer, full, examples)[0]
     assert_alike(all_updates(way, full, len(examples)), untouched)
     soft = random_masks(sublayer, seed=3)
@@ -154,7 +144,7 @@ def test_replays_are_the_model_with_masked_weights_in_values_and_gradients(famil
         way.update(masks, rows), run_whole(model, sublayer, masks, examples)[0][rows])), tolerance=1e-4)
 
 
-@pytest.mark.parametrize("layer, operation", SUBLAYERS)
+@pytest.mark.parametrize("layer, operation", toys.SUBLAYERS)
 def test_answers_under_masks_are_those_of_the_model_with_zeroed_weights(family, layer, operation):
     """From the bottom and from the masked layer, and in every form that answers are given in."""
     model, examples, sublayer = family.model, family.examples, find_sublayer(family.model, layer, operation)
@@ -179,13 +169,13 @@ def test_rows_do_not_depend_on_what_they_are_batched_with(family):
     lengths = family.examples.lengths
     row, order = int((lengths == 4).nonzero()[0]), lengths.argsort()
     for examples in (family.examples, family.early):
-        wanted = everything(family.model, examples)
+        wanted = toys.everything(family.model, examples)
         for others in ([], order[:3].tolist(), order[-3:].tolist()):  # alone, with shorter ones, with longer ones
             some = torch.tensor([*others, row])
             few = examples[some]
             few = replace(few, tokens=few.tokens[:, :int(few.lengths.max())].clone())
             few.tokens[torch.arange(few.tokens.shape[1]) >= few.lengths.unsqueeze(1)] = 7  # padding is not 0
-            for name, values in everything(family.model, few).items():
+            for name, values in toys.everything(family.model, few).items():
                 assert (values - wanted[name][some]).abs().max() < 1e-4 * wanted[name].std(), name
 
 
@@ -199,12 +189,12 @@ def test_rows_do_not_depend_on_what_they_are_batched_with(family):
     ("llama", Attention(LLAMA.maps), 4),
 ])
 def test_a_family_that_is_written_down_wrongly_is_found_out(kind, wrong, keys, dtype, monkeypatch, capsys):
-    examples = random_examples()
-    model = open_model(random_model(kind, num_key_value_heads=keys).to(dtype), examples)
+    examples = toys.random_examples()
+    model = open_model(toys.random_model(kind, num_key_value_heads=keys).to(dtype), examples)
     sublayer = find_sublayer(model, 1, "attn")
     masks = random_masks(sublayer, seed=7)
     monkeypatch.setattr("interp.models.attention.FAMILIES", {kind: wrong})
-    way = replayed(model, examples, 1, "attn")
+    way = toys.replayed(model, examples, 1, "attn")
     assert not isinstance(way, ReplayedAttention)
     wanted = run_whole(model, sublayer, {name: mask.to(dtype) for name, mask in masks.items()}, examples)[0].float()
     assert_alike(all_updates(way, masks, len(examples)), wanted, WRONG_BY[dtype])
@@ -212,41 +202,38 @@ def test_a_family_that_is_written_down_wrongly_is_found_out(kind, wrong, keys, d
 
 # --------------------------------------------------------------------------- the command lines
 
-@pytest.mark.parametrize("kind", FAMILIES)
-def test_every_method_runs_on_every_family(kind, sentences, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", toys.FAMILIES)
+def test_every_method_runs_on_every_family(kind, sentences, tmp_path, monkeypatch, capsys):
     if kind == "qwen2":  # transformers reads whatever tokenizer a Qwen2 has as byte pairs
         monkeypatch.setattr("interp.models.loading.AutoTokenizer", PreTrainedTokenizerFast)
-    rows = {}
-    places = 1 + (kind not in PARALLEL)
-    for script, values in sentence_jobs(sentences, kind, tmp_path, middle=places == 2).items():
-        assert main(script.SCRIPT, ["--config", str(write_yaml(tmp_path / "c.yaml", values))]) == 0
-        rows[script] = rows_of(tmp_path / script.__name__ / "results.csv")
-        assert len(rows[script]) == (2 if script is circuit_probing else places)
+    rows, parallel = {}, kind in toys.PARALLEL
 
-    model, tokens = random_model(kind), sentences.tokenizer(sentences.gen["sentence"].tolist(), return_tensors="pt")
+    def run(script, values: dict) -> int:
+        return main(script.SCRIPT, ["--config", str(write_yaml(tmp_path / "c.yaml", values))])
+
+    for script, values in sentence_jobs(sentences, kind, tmp_path, middle=not parallel).items():
+        assert run(script, values) == 0
+        rows[script] = rows_of(tmp_path / script.__name__ / "results.csv")
+        assert len(rows[script]) == (2 if script is circuit_probing or not parallel else 1)
+    if parallel:
+        assert run(probing, sentence_jobs(sentences, kind, tmp_path / "none")[probing]) == 2
+        assert "has no resid_mid: attention and MLP of" in capsys.readouterr().err
+
+    tokens = sentences.tokenizer(sentences.gen["sentence"].tolist(), return_tensors="pt")["input_ids"]
+    model = toys.random_model(kind)
     right, wrong = (torch.tensor(sentences.tokenizer.convert_tokens_to_ids(sentences.gen[column].tolist()))
                     for column in ("right", "wrong"))
 
     def accuracy(weights: dict[str, Tensor]) -> float:
         """By the whole model's logits after whole sentences."""
-        logits = torch.func.functional_call(model, weights, (tokens["input_ids"],)).logits[:, -1]
+        logits = torch.func.functional_call(model, weights, (tokens,)).logits[:, -1]
         return (logits.gather(1, right.unsqueeze(1)) > logits.gather(1, wrong.unsqueeze(1))).double().mean().item()
 
     for script, of_script in rows.items():
-        for row in of_script:
-            assert float(row["gen_vanilla_acc" if script is amnesic_probing else "vanilla_acc_gen"]) == accuracy({})
-    opened = open_model(model, Examples(tokens["input_ids"], *[torch.full((6,), 4)] * 2, {}, Answer(right, wrong)))
+        column = "gen_vanilla_acc" if script is amnesic_probing else "vanilla_acc_gen"
+        assert {float(row[column]) for row in of_script} == {accuracy({})}
+    opened = open_model(model, Examples(tokens, *[torch.full((6,), 4)] * 2, {}, Answer(right, wrong)))
     for row in rows[circuit_probing]:
         [file] = (tmp_path / "circuits").glob(f"*_{row['operation']}_*")
         ablated = masked_weights(model, find_sublayer(opened, 0, row["operation"]), load_circuit(file)[0].ablation())
         assert float(row["ablated_acc_gen"]) == accuracy(ablated)
-
-
-@pytest.mark.parametrize("kind", PARALLEL)
-def test_a_parallel_block_has_nothing_between_its_sublayers(kind, sentences, tmp_path, capsys):
-    values = sentence_values(sentences, kind, tmp_path / "results") | {
-        "residual_location_list": ["resid_post", "resid_mid"], "lr_list": [0.1], "num_epochs": 3,
-        "batch_size_list": [9]}
-    assert main(probing.SCRIPT, ["--config", str(write_yaml(tmp_path / "c.yaml", values))]) == 2
-    said = capsys.readouterr().err
-    assert f"has no resid_mid: attention and MLP of a '{kind}' model read the same residual stream." in said

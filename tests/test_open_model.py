@@ -14,7 +14,6 @@ from interp.models.sublayers import find_sublayer, masked
 from interp.models.suffix import forward_from
 from language_model import D_MODEL, LOCATIONS, VOCABULARY, random_examples, random_model, sites_of
 
-# ----------------------------------------------------------------------------------- batches
 
 def test_a_tree_holds_each_prefix_once_and_a_node_sees_its_ancestors_and_itself():
     tokens, last = from_rows([[5, 6, 7], [5, 6, 8], [5, 6], [9], [5, 6, 7], [4, 6, 7]])
@@ -26,20 +25,10 @@ def test_a_tree_holds_each_prefix_once_and_a_node_sees_its_ancestors_and_itself(
         assert tree.tokens[0, path].tolist() == prefix
         assert tree.inputs["position_ids"][0, path].tolist() == list(range(len(prefix)))
         assert (tree.inputs["attention_mask"][0, 0, path[-1]] == 0).nonzero().flatten().tolist() == sorted(path)
+    assert len(batches_of(random_examples(), True)[0].tokens) == 1 < len(batches_of(random_examples(), False)[0].tokens)
+    unlike = Examples(torch.arange(80).view(10, 8), *[torch.full((10,), 7)] * 2, {}, Answer(last))
+    assert len(batches_of(unlike, True)[0].tokens) == 10  # where sharing saves nothing
 
-
-@pytest.mark.parametrize("share", [False, True])
-def test_every_row_is_in_one_batch_and_batches_are_small(share, monkeypatch):
-    for name in ("TOKENS_AT_ONCE", "NODES"):
-        monkeypatch.setattr(f"interp.models.batches.{name}", 24)
-    batches, last = batches_of(random_examples(), share), torch.full((31,), 7)
-    assert (len(batches[0].tokens) == 1) == share and max(batch.tokens.numel() for batch in batches) <= 24
-    assert torch.cat([batch.rows for batch in batches]).sort().values.tolist() == list(range(31))
-    unlike = Examples(torch.arange(31 * 8).view(31, 8), last, last, {}, Answer(last))  # sharing saves nothing
-    assert len(batches_of(unlike, share)[0].tokens) == 3
-
-
-# ----------------------------------------------------------------------------------- opening
 
 def test_a_model_is_opened_with_the_optimized_ways_that_are_exact_and_says_which_are_not(capsys):
     """A window shorter than what a tree packs together (GPT-Neo); positions in the masks, no MLP alone (BLOOM)."""
@@ -67,8 +56,6 @@ def test_a_single_wrong_row_is_not_averaged_away(generator):
     assert not alike(wanted[:1], wanted) and not alike(wanted * torch.nan, wanted)
 
 
-# ------------------------------------------------------------------------------------- verbs
-
 @pytest.mark.parametrize("kind", ["gpt2", "opt", "granite", "gemma2"])
 def test_patching_an_activation_with_itself_changes_nothing_with_another_something(kind):
     examples = random_examples(early=True)
@@ -79,15 +66,6 @@ def test_patching_an_activation_with_itself_changes_nothing_with_another_somethi
         assert values.shape == (len(examples), D_MODEL)
         torch.testing.assert_close(in_batches(forward[site], values), clean, rtol=1e-5, atol=1e-5)
         assert (in_batches(forward[site], values.flip(0)) - clean).abs().max() > 0.01
-
-
-def test_forward_passes_go_in_batches_and_keep_the_order(monkeypatch):
-    monkeypatch.setattr(open_model, "ROWS_AT_ONCE", 4)
-    sizes, rows = [], torch.tensor([5, 1, 9, 2, 0, 7])
-    found = in_batches(lambda values, some: sizes.append(len(some)) or values + some.unsqueeze(1), torch.ones(6, 1),
-                       rows)
-    assert torch.equal(found.flatten(), rows + 1.0) and sizes == [4, 2]
-    assert in_batches(None, torch.zeros(0, 1)).shape == (0, 1)
 
 
 def test_no_block_is_run_that_nothing_needs_and_rows_of_the_same_tokens_once():
