@@ -1,16 +1,15 @@
-"""A model of GPT-2 XL's shape, random and in bfloat16: saved, opened, and two of its layers asked by all four methods.
+"""A model of GPT-2 XL's shape, random and in bfloat16: saved, opened, and two of its layers given to all four methods.
 
     python benchmarks/bigger_model.py [--quick] [--layers L] [--width D] [--sentences N] [--dtype T] [--checkpoints C]
+                                      [--cache-gib G]
 
-Each script runs in a process of its own, by its command line, and what passes keep beyond 1 MiB goes to the disk. Told
-of each: seconds of every setting (the first of a model has its opening and its pass in it), processor seconds by part,
-which on a shared machine say more, what went to the disk, and the most memory that the process had, pages of mapped
-files included. docs/scaling.md sets this beside its plan.
+Each script runs in a process of its own, by its command line. Of each are printed: seconds of every setting (the first
+of a model has its opening and its passes in it), processor seconds by part, which on a shared machine say more, and the
+most memory that the process had, pages of mapped files included. docs/scaling.md sets this beside its plan.
 """
 
 import argparse
 import importlib
-import multiprocessing
 import pkgutil
 import tempfile
 import time
@@ -24,26 +23,25 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedTokenizerFast
 
-from benchmarks.timing import own_peak_memory
+from benchmarks.timing import alone, own_peak_memory
 from interp.experiment import main as run_script
-from interp.models import room
 from interp.runs.store import RunDirectory
 from interp.tasks.grammar import make_table
 
-VOCABULARY, HEAD, CACHE_GIB = 50257, 64, 1 / 1024
+VOCABULARY, HEAD = 50257, 64
 PARTS = {  # what is timed apart, where it is called
-    "loading": ["interp.models.loading.load_model"], "opening": ["interp.tasks.question.open_model"],
-    "passes": ["circuit_probing.capture", "interp.models.tail.read_earlier", "interp.models.opened.OpenModel.read",
-               "interp.models.opened.OpenModel.answer"],
+    "loading": ["interp.models.loading.load_model"], "opening": ["interp.tasks.study.open_model"],
+    "passes": ["interp.models.suffix.Suffix.read_earlier", "interp.models.open_model.OpenModel.activations",
+               "interp.models.open_model.OpenModel.final_states"],
     "fitting": ["circuit_probing.find_circuit", "probing.train_probe", "probing.counterfactual_embeddings",
                 "amnesic_probing.fit_eraser", "DAS.search_alignment"],
-    "running on": ["circuit_probing.answer_from", "probing.run_all", "amnesic_probing.run_all", "DAS.run_all",
-                   "DAS.interchange_hits"]}
+    "forward passes from sites": ["circuit_probing.final_states_from", "probing.in_batches",
+                                  "amnesic_probing.in_batches", "DAS.in_batches"]}
 PROBES = {"residual_location_list": ["resid_mid", "resid_post"], "lr_list": [0.1], "num_epochs": 20}
 
 
 def methods(sentences: int) -> dict[str, dict[str, Any]]:
-    """What each script is asked: a circuit takes 90 epochs, as in Experiment 4, a rotation 2, as its step is long."""
+    """The scripts' keys: a circuit takes 90 epochs, as in Experiment 4, a rotation 2, as its step is long."""
     train = sentences * 2 // 3
     return {
         "circuit_probing": {"operation_list": ["attn", "mlp"], "lr_list": [0.001], "batch_size_list": [train // 2],
@@ -72,15 +70,15 @@ def make_model(folder: Path, layers: int, width: int, dtype: str, words: list[st
 def timed(called: str, part: str, seconds: dict[str, float], running: list[str]) -> None:
     """Let a function add what it takes to its part, unless another part runs."""
     place, name = called.rsplit(".", 1)
-    own = getattr(pkgutil.resolve_name(place), name)
+    function = getattr(pkgutil.resolve_name(place), name)
 
     def run(*arguments, **options):
         if running:
-            return own(*arguments, **options)
+            return function(*arguments, **options)
         running.append(part)
         start = time.process_time()
         try:
-            return own(*arguments, **options)
+            return function(*arguments, **options)
         finally:
             seconds[part] = seconds.get(part, 0.0) + time.process_time() - start
             running.clear()
@@ -88,10 +86,9 @@ def timed(called: str, part: str, seconds: dict[str, float], running: list[str])
     setattr(pkgutil.resolve_name(place), name, run)
 
 
-def run_one(script: str, config: Path) -> tuple[dict[str, float], float, float]:
-    """A script's command line, alone in its process: processor seconds by part, MiB at most, MiB to the disk."""
-    kept, mapped, seconds, running = [], room.mapped, {}, []
-    room.mapped = lambda *given: (tensor := mapped(*given), kept.append(tensor.nbytes))[0]
+def run_one(script: str, config: Path) -> tuple[dict[str, float], float]:
+    """A script's command line, alone in its process: processor seconds by part, MiB at most."""
+    seconds, running = dict[str, float](), list[str]()
     for part, functions in PARTS.items():
         for called in functions:
             if called.startswith(("interp.", f"{script}.")):
@@ -99,13 +96,7 @@ def run_one(script: str, config: Path) -> tuple[dict[str, float], float, float]:
     start = time.process_time()
     if run_script(importlib.import_module(script).SCRIPT, ["--config", str(config)]):
         raise SystemExit(f"{script} failed")
-    return {"all": time.process_time() - start} | seconds, own_peak_memory(), sum(kept) / 2**20
-
-
-def alone(function, *arguments):
-    """Called in a process of its own, so that its peak memory is its own."""
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        return pool.apply(function, arguments)
+    return {"all": time.process_time() - start} | seconds, own_peak_memory()
 
 
 def main() -> None:
@@ -114,6 +105,7 @@ def main() -> None:
     for name, default in (("layers", 48), ("width", 1600), ("sentences", 300), ("checkpoints", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--cache-gib", type=float, default=2.0)
     options = parser.parse_args()
     layers, width = (2, 64) if options.quick else (options.layers, options.width)
     with tempfile.TemporaryDirectory() as folder:
@@ -129,15 +121,15 @@ def main() -> None:
         shared = {"task": "sentences", "data_path": str(place / "sentences.csv"), "dtype": options.dtype,
                   "model_path": str(place / "model_{checkpoint}"), "checkpoint_list": [*range(options.checkpoints)],
                   "train_size": options.sentences * 2 // 3, "test_size": options.sentences // 3,
-                  "target_layer_list": [(layers - 1) // 2, layers - 1], "cache_gib": CACHE_GIB}
-        for script, own in methods(options.sentences).items():
+                  "target_layer_list": [(layers - 1) // 2, layers - 1], "cache_gib": options.cache_gib}
+        for script, keys in methods(options.sentences).items():
             results, config = place / script, place / f"{script}.yaml"
-            config.write_text(yaml.safe_dump(shared | own | {"results_dir": str(results)}))
-            seconds, peak, disk = alone(run_one, script, config)
+            config.write_text(yaml.safe_dump(shared | keys | {"results_dir": str(results)}))
+            seconds, peak = alone(run_one, script, config)
             rows = list(RunDirectory(results).table("results")["seconds"])
             print(f"{script}: settings {', '.join(f'{row:.1f}' for row in rows)} s; processor "
-                  f"{', '.join(f'{part} {own:.1f}' for part, own in seconds.items())} s; "
-                  f"{disk:.1f} MiB to the disk, peak memory {peak:.0f} MiB", flush=True)
+                  f"{', '.join(f'{part} {took:.1f}' for part, took in seconds.items())} s; "
+                  f"peak memory {peak:.0f} MiB", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,46 +1,42 @@
-"""One evaluation of an ablated sublayer, by layer: from that layer upward on the forest, against the whole model.
+"""One evaluation of an ablated sublayer, by layer: from that layer on, and with prefixes shared, or the whole model.
 
     python benchmarks/language_ablation.py [--quick]
 
-The plain way is no straw man: it runs in batches and computes logits at the last position only.
+The reference is no straw man: it runs in batches and computes logits of the compared words only.
 """
 
 from functools import partial
 
 import torch
 
-from benchmarks.language_models import EXAMPLES, LAYERS, MIDDLE_LAYER, RIGHT, WRONG, draw_sentences, open_gpt2
+from benchmarks.language_models import EXAMPLES, LAYERS, MIDDLE_LAYER, build_gpt2_small, draw_sentences
 from benchmarks.timing import Step, compare
-from interp.models.kept import answer_from, capture
+from interp.models.open_model import RESID_PRE, Site
+from interp.models.opening import open_model
 from interp.models.sublayers import find_sublayer, masked
-from interp.tasks.question import accuracy
+from interp.models.suffix import final_states_from
+from interp.tasks.study import accuracy
 
-FAST, PLAIN = "from the layer upward, on the forest", "whole model, single sentences"
-PLAIN_BATCH = 100
+SHARED, APART, REFERENCE = "from the layer on, prefixes shared", "from the layer on, rows apart", "whole model"
 
 
-def ablation(layer: int, operation: str, count: int, name: str) -> Step:
+def ablation(layer: int, operation: str, count: int, way: str) -> Step:
     examples = draw_sentences(count)
-    opened = open_gpt2(examples)
-    sublayer = find_sublayer(opened, layer, operation)
+    model = open_model(build_gpt2_small(), examples)
+    model.shares = way == SHARED
+    sublayer, entry = find_sublayer(model, layer, operation), Site(layer, RESID_PRE)
     generator = torch.Generator().manual_seed(0)
     masks = {name: (torch.rand(len(mask), generator=generator) > 0.2).float()
              for name, mask in sublayer.full_masks().items()}
-    kept = capture(opened, examples, [], layers=[layer])
+    entering = model.activations(examples, [], [entry])[entry]
 
-    @torch.no_grad()
-    def fast() -> float:
+    def evaluate() -> float:
         with masked(sublayer, masks):
-            return accuracy(opened, answer_from(opened, kept, layer), examples.answer)
+            states = model.final_states(examples) if way == REFERENCE else final_states_from(
+                model, examples, layer, entering)
+        return accuracy(model, states, examples.answer)
 
-    @torch.no_grad()
-    def plain() -> float:
-        with masked(sublayer, masks):
-            logits = torch.cat([opened.model(batch, use_cache=False, logits_to_keep=1).logits[:, -1]
-                                for batch in examples.tokens.split(PLAIN_BATCH)])
-        return (logits[:, RIGHT] > logits[:, WRONG]).double().mean().item()
-
-    return fast if name == FAST else plain
+    return evaluate
 
 
 if __name__ == "__main__":
@@ -48,4 +44,4 @@ if __name__ == "__main__":
             (MIDDLE_LAYER, "attn", EXAMPLES // 2), (MIDDLE_LAYER, "mlp", EXAMPLES // 2), (0, "mlp", EXAMPLES // 2),
             (LAYERS - 1, "mlp", EXAMPLES // 2), (MIDDLE_LAYER, "mlp", EXAMPLES)):
         compare(f"ablation at layer {layer}, {operation}, {count} sentences",
-                partial(ablation, layer, operation, count), FAST, PLAIN, rounds=3)
+                partial(ablation, layer, operation, count), (SHARED, APART, REFERENCE), rounds=3)

@@ -6,18 +6,17 @@
 sublayers' inputs takes, once for all steps, as layers and examples grow.
 """
 
-import multiprocessing
 import time
-from functools import partial
 
 import torch
 from tqdm import tqdm
 
-from benchmarks.language_models import BATCH, EXAMPLES, LAYERS, QUICK, draw_sentences, open_gpt2
-from benchmarks.timing import Step, own_peak_memory, peak_memory
+from benchmarks.language_models import BATCH, EXAMPLES, LAYERS, QUICK, build_gpt2_small, draw_sentences
+from benchmarks.timing import alone, own_peak_memory
 from interp.methods.circuits import find_circuit
-from interp.models.kept import bytes_kept, capture
-from interp.models.opened import OpenModel
+from interp.models.examples import Examples
+from interp.models.open_model import RESID_PRE, OpenModel, Site
+from interp.models.opening import open_model
 from interp.models.replay import replay
 from interp.models.sublayers import Sublayer, find_sublayer
 
@@ -25,24 +24,32 @@ OPERATIONS = ("attn", "mlp")
 EPOCHS = 9 if QUICK else 90
 
 
-def sublayers_of(opened: OpenModel, layers: int) -> list[Sublayer]:
-    return [find_sublayer(opened, layer, operation) for layer in range(layers) for operation in OPERATIONS]
+def cache(model: OpenModel, examples: Examples, sublayers: list[Sublayer]) -> dict[Site, torch.Tensor]:
+    """What circuit probing keeps of a pass: the sublayers' inputs, and the residual stream that enters each layer."""
+    whole = [sublayer.input for sublayer in sublayers if sublayer.operation == "attn"]
+    entering = [Site(site.layer, RESID_PRE) for site in whole]
+    return model.activations(examples, [sublayer.input for sublayer in sublayers if sublayer.operation == "mlp"],
+                             whole + entering)
+
+
+def sublayers_of(model: OpenModel, layers: int) -> list[Sublayer]:
+    return [find_sublayer(model, layer, operation) for layer in range(layers) for operation in OPERATIONS]
 
 
 def find_all() -> None:
     examples = draw_sentences(EXAMPLES)
-    opened = open_gpt2(examples)
-    sublayers, generator = sublayers_of(opened, LAYERS), torch.Generator().manual_seed(0)
+    model = open_model(build_gpt2_small(), examples)
+    sublayers, generator = sublayers_of(model, LAYERS), torch.Generator().manual_seed(0)
 
     start = time.perf_counter()
-    inputs = capture(opened, examples, sublayers, range(LAYERS)).inputs
+    inputs = cache(model, examples, sublayers)
     cached = time.perf_counter()
     seconds = dict.fromkeys(OPERATIONS, 0.0)
     for sublayer in tqdm(sublayers, unit="circuit"):
         begun = time.perf_counter()
-        replayed = replay(opened, sublayer, examples, inputs[sublayer.layer, sublayer.operation])
-        find_circuit(sublayer, replayed, examples.variables["labels"], lr=0.001, batch_size=BATCH, num_epochs=EPOCHS,
-                     mask_init=0.0, max_temp=200, l0_lambda=1e-7, generator=generator)
+        find_circuit(sublayer, replay(model, sublayer, examples, inputs[sublayer.input]), examples.variables["labels"],
+                     lr=0.001, batch_size=BATCH, num_epochs=EPOCHS, mask_init=0.0, max_temp=200, l0_lambda=1e-7,
+                     generator=generator)
         seconds[sublayer.operation] += time.perf_counter() - begun
     steps = EPOCHS * (EXAMPLES // BATCH)
     print(f"{len(sublayers)} circuits, {steps} steps each: {(time.perf_counter() - start) / 60:.1f} min, of which "
@@ -51,30 +58,20 @@ def find_all() -> None:
         print(f"  {operation}: {1000 * took / steps / LAYERS:.0f} ms a step")
 
 
-def caching(layers: int, count: int, name: str) -> Step:
+def caching(layers: int, count: int) -> str:
+    """A line of the table, of a process that does nothing else."""
     examples = draw_sentences(count)
-    opened = open_gpt2(examples)
-    return lambda: capture(opened, examples, sublayers_of(opened, layers), layers=range(layers))
-
-
-def show_caching(layers: int, count: int) -> None:
-    """A line of the table; its memory is that of a process that does nothing else."""
-    examples = draw_sentences(count)
-    kept = layers * bytes_kept(open_gpt2(examples), examples, OPERATIONS, entering=True) / 2**20
-    step = caching(layers, count, "")
+    model = open_model(build_gpt2_small(), examples)
     start = time.perf_counter()
-    step()
-    seconds = time.perf_counter() - start
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        peak = pool.apply(peak_memory, (partial(caching, layers, count), ""))
-    print(f"  {layers:6} {count:8} {examples.forest.compression:11.1f} {seconds:8.2f} {kept:9.0f} {peak:9.0f}")
+    kept = cache(model, examples, sublayers_of(model, layers))
+    seconds, size = time.perf_counter() - start, sum(values.nbytes for values in kept.values()) / 2**20
+    return f"  {layers:6} {count:8} {seconds:8.2f} {size:9.0f} {own_peak_memory():9.0f}"
 
 
 if __name__ == "__main__":
     find_all()
-    print("caching the inputs of all sublayers and blocks: compression by the forest, seconds, MiB kept, MiB of the "
-          "process at its peak\n  layers examples compression  seconds      kept      peak")
-    for layers in sorted({1, LAYERS // 2, LAYERS}):
-        show_caching(layers, EXAMPLES)
-    for count in (EXAMPLES // 2, 2 * EXAMPLES):
-        show_caching(LAYERS, count)
+    print("caching the inputs of all sublayers and blocks: seconds, MiB kept, MiB of the process at its peak\n"
+          "  layers examples  seconds      kept      peak")
+    for layers, count in [*((layers, EXAMPLES) for layers in sorted({1, LAYERS // 2, LAYERS})),
+                          (LAYERS, EXAMPLES // 2), (LAYERS, 2 * EXAMPLES)]:
+        print(alone(caching, layers, count), flush=True)

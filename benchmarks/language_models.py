@@ -1,16 +1,15 @@
-"""What the benchmarks of Experiment 4 measure on: a model of GPT-2-small's shape, sentences like those of agreement.
+"""What the benchmarks of Experiment 4 measure on: a model of GPT-2 small's shape, sentences like those of agreement.
 
 Fresh weights and random tokens: time does not depend on what they hold, but on which sentences begin alike.
 """
 
+import functools
 import sys
 
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config
+from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedModel
 
 from interp.models.examples import Answer, Examples
-from interp.models.opened import OpenModel
-from interp.models.opening import open_model
 
 QUICK = "--quick" in sys.argv  # a tiny model and few sentences, to see whether a benchmark runs
 SHAPE = {"n_layer": 3, "n_embd": 48, "n_head": 4, "vocab_size": 1000} if QUICK else {}  # none: GPT-2 small's
@@ -21,10 +20,11 @@ SLOTS = ((1, 1), (38, 1), (8, 3), (1, 1), (20, 2), (7, 2), (1, 1), (20, 1))
 RIGHT, WRONG = 1, 2  # the tokens whose logits are compared
 
 
-def open_gpt2(examples: Examples) -> OpenModel:
+@functools.cache
+def build_gpt2_small() -> PreTrainedModel:
     torch.manual_seed(0)
     config = GPT2Config(**SHAPE, bos_token_id=None, eos_token_id=None)
-    return open_model(AutoModelForCausalLM.from_config(config).eval().requires_grad_(False), examples)
+    return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
 
 
 def draw_sentences(count: int) -> Examples:

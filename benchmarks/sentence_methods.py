@@ -2,14 +2,13 @@
 
     python benchmarks/sentence_methods.py [--model Models/SmolLM2-135M] [--sentences FILE] [--quick]
 
-A step of 64 pairs by what lies above the site, at the answering token only, against the whole model run on base and
-source; with the search for a rotation, and without its own cost. The plain way is no straw man: it reads the sources
-no further up than the site, knows the activations of the bases, and compares the two logits that the fast one does.
+A step of 64 pairs by the suffix forward against the whole model run on base and source; with the search for a rotation,
+and without what that takes. The reference is no straw man: it reads the sources no further up than the site, knows the
+activations of the bases, and compares the two logits that the suffix forward does.
 """
 
 import argparse
 import functools
-import multiprocessing
 import sys
 import time
 from collections.abc import Callable
@@ -18,71 +17,70 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.das_step import FAST, PLAIN, run_to, search_step, show_difference
-from benchmarks.timing import Step, compare, own_peak_memory
+from benchmarks.das_step import REFERENCE, SUFFIX, WAYS, run_to, search_step
+from benchmarks.timing import Step, alone, compare, largest_difference, own_peak_memory
 from interp.methods.das import AlignmentSearch
-from interp.models.examples import Examples
+from interp.models.examples import Answer, Pairs
 from interp.models.loading import load_model, load_tokenizer
-from interp.models.opened import RESID_MID, RESID_POST, OpenModel, RunOn, Site
+from interp.models.open_model import RESID_MID, RESID_POST, ForwardFrom, OpenModel, Site
 from interp.models.opening import open_model
-from interp.models.tail import run_on_from
+from interp.models.suffix import forward_from
 from interp.runs.config import BadInput
 from interp.tasks.keys import AGREEMENT, LABELS
-from interp.tasks.sentences import Reader, draw, pair, read_sentences
+from interp.tasks.sentences import Reader, draw, drawn_pairs, read_sentences
 
 BATCH = 64
 PREFIXES = {"llama": ("<|endoftext|>", True), "gemma3_text": ("<bos>", False)}  # and whether with a capital letter
 
 
 @functools.cache
-def open_with_pairs(model: str, sentences: str, count: int) -> tuple[OpenModel, Examples]:
+def open_with_pairs(model: str, sentences: str, count: int) -> tuple[OpenModel, Pairs]:
     """A model, and sentences of the paper's agreement as it reads them, each with a source of the other number."""
     loaded = load_model("--model", model, torch.device("cpu"))
     reader = Reader(load_tokenizer("--model", model), model, *PREFIXES.get(loaded.config.model_type, ("", False)))
     table = read_sentences("--sentences", sentences, AGREEMENT, [LABELS])
     table = draw("--sentences", sentences, table, count, torch.Generator().manual_seed(0))
-    examples = pair(reader.read(table, [LABELS], loaded.device), table, reader, LABELS, LABELS, 0)
-    return open_model(loaded, examples), examples
+    examples = reader.read(table, [LABELS], loaded.device, {})
+    return open_model(loaded, examples), drawn_pairs(examples, LABELS, True, sentences, 0)
 
 
 def read_all_sites(where: tuple[str, str, int]) -> str:
     """What reading takes, of a process that does nothing else."""
-    opened, examples = open_with_pairs(*where)
-    locations = (RESID_POST,) if opened.family.parallel else (RESID_MID, RESID_POST)
-    sites = [Site(layer, location) for layer in range(len(opened.blocks)) for location in locations]
-    before, start = own_peak_memory(), time.perf_counter()
-    kept = opened.read(examples, sites)
-    seconds = time.perf_counter() - start
-    return (f"reading {len(sites)} sites of {len(examples)} sentences in one pass: {seconds:.1f} s, "
-            f"{sum(own.nbytes for own in kept) / 2**20:.0f} MiB kept, compression by the forest "
-            f"{opened.forest(examples).compression:.1f}, peak memory {own_peak_memory():.0f} MiB "
-            f"(before reading {before:.0f} MiB)")
+    model, pairs = open_with_pairs(*where)
+    locations = (RESID_POST,) if model.family.parallel else (RESID_MID, RESID_POST)
+    sites = [Site(layer, location) for layer in range(len(model.blocks)) for location in locations]
+    lines = []
+    for shares in sorted({False, model.shares}):
+        model.shares, start = shares, time.perf_counter()
+        size = sum(values.nbytes for values in model.activations(pairs.base, sites).values())
+        lines.append(f"reading {len(sites)} sites of {len(pairs)} sentences, prefixes shared: {shares}; "
+                     f"{time.perf_counter() - start:.1f} s, {size / 2**20:.0f} MiB kept, peak memory "
+                     f"{own_peak_memory():.0f} MiB")
+    return "\n".join(lines)
 
 
-def das_step(where: tuple[str, str, int], rotated: bool, name: str) -> Step:
-    opened, examples = open_with_pairs(*where)
-    site, rows = Site(len(opened.blocks) // 2, RESID_POST), torch.arange(BATCH).remainder(len(examples))
-    base, source = (opened.read(own[rows], [site])[0] for own in (examples, examples.source))
-    run_on = (run_on_from if name == FAST else OpenModel.patched)(opened, examples, site)
+def das_step(where: tuple[str, str, int], rotated: bool, way: str) -> Step:
+    model, pairs = open_with_pairs(*where)
+    site, rows = Site(len(model.blocks) // 2, RESID_POST), torch.arange(BATCH).remainder(len(pairs))
+    base, source = (model.activations(examples[rows], [site])[site] for examples in (pairs.base, pairs.source))
+    forward = forward_from(model, pairs.base, [site])[site] if way == SUFFIX else model.patched(pairs.base, site)
 
     def activations() -> tuple[Tensor, Tensor]:
-        return base, source if name == FAST else run_to(opened, examples.source, site, rows)
+        return base, run_to(model, pairs.source, site, rows) if way == REFERENCE else source
 
     if not rotated:
-        return exchange_step(opened, activations, run_on, rows, examples)
+        return interchange_step(model, activations, forward, rows, pairs.counterfactual[rows])
     search = AlignmentSearch(base.shape[1], "cayley", seed=0)
-    return search_step(opened, search, activations, run_on, rows, examples.exchanged[rows])
+    return search_step(model, search, activations, forward, rows, pairs.counterfactual[rows])
 
 
-def exchange_step(opened: OpenModel, activations: Callable[[], tuple[Tensor, Tensor]], run_on: RunOn, rows: Tensor,
-                  examples: Examples) -> Callable[[], float]:
-    """A step that exchanges the mean of both, and takes the gradient to there: all but the rotation's own cost."""
-    exchanged = examples.exchanged[rows]
-
+def interchange_step(model: OpenModel, activations: Callable[[], tuple[Tensor, Tensor]], forward: ForwardFrom,
+                     rows: Tensor, counterfactual: Answer) -> Callable[[], float]:
+    """A step with the mean of base and source, and its gradient to there: all but what the rotation takes."""
     def step() -> float:
         base, source = activations()
         moved = ((base + source) / 2).requires_grad_()
-        loss = opened.loss(run_on(moved, rows), exchanged).mean()
+        loss = model.loss(forward(moved, rows), counterfactual).mean()
         loss.backward()
         return loss.item()
 
@@ -98,14 +96,13 @@ def main() -> None:
     where = options.model, options.sentences, 100 if options.quick else 2000
     rounds, steps = (2, 2) if options.quick else (7, 3)
     try:
-        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-            print(pool.apply(read_all_sites, (where,)))
+        print(alone(read_all_sites, where), flush=True)
     except BadInput as error:
         sys.exit(str(error))
     for rotated, title in ((True, "with the search for a rotation"), (False, "without it")):
         build = partial(das_step, where, rotated)
-        compare(f"DAS step of {BATCH} pairs in the middle layer, {title}", build, FAST, PLAIN, rounds=rounds)
-        show_difference(build, steps)
+        compare(f"DAS step of {BATCH} pairs in the middle layer, {title}", build, WAYS, rounds)
+        print(largest_difference(build, WAYS, steps))
 
 
 if __name__ == "__main__":

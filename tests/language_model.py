@@ -9,21 +9,17 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, PreTrainedModel, PreTrainedTokenizerFast
 
+from interp.methods.optimize import optimize
+from interp.models.examples import Answer, Examples, from_rows
+from interp.models.open_model import OpenModel, Site
+from interp.models.replay import Replay, all_updates, replay
+from interp.models.sublayers import find_sublayer, masked, random_masks
+from interp.models.suffix import final_states_from, forward_from
 from interp.tasks.grammar import make_table
 
 UNKNOWN, END = "[UNK]", "<|endoftext|>"
-IGNORED = -100
-
 VOCABULARY, LAYERS, D_MODEL = 60, 2, 32
 OF_TOKENS = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 WIDE = OF_TOKENS | {"hidden_size": D_MODEL, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
@@ -49,7 +45,10 @@ VARIANTS = {  # other shapes of the same families, by which ways that know a fam
     "llama, biases": SHARED_KEYS | {"attention_bias": True, "mlp_bias": True},
     "falcon, one after the other": WIDE | {"parallel_attn": False},
 }
+KINDS = [*FAMILIES, *VARIANTS]
 PARALLEL = ("gpt_neox", "phi", "falcon", "cohere")  # attention and MLP read the same residual stream
+LOCATIONS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+SUBLAYERS = [(layer, operation) for layer in range(LAYERS) for operation in ("attn", "mlp")]
 
 
 def random_model(kind: str, **changes) -> PreTrainedModel:
@@ -62,15 +61,59 @@ def random_model(kind: str, **changes) -> PreTrainedModel:
     return model.eval().requires_grad_(False)
 
 
-def rows_that_begin_alike() -> list[list[int]]:
-    """Rows of several lengths from 1, many of which begin alike, and one of which is there twice."""
-    generator = torch.Generator().manual_seed(0)
-    rows = [[int(torch.randint(2 if place < 4 else VOCABULARY, (1,), generator=generator)) for place in range(length)]
-            for length in torch.randint(1, 9, (30,), generator=generator).tolist()]
-    return rows + rows[:1]
+def random_examples(early: bool = False) -> Examples:
+    """Rows of several lengths from 1, many of which begin alike, and one of which is there twice.
+
+    early: they are probed somewhere else than where they are answered, at their last token.
+    """
+    drawing = torch.Generator().manual_seed(0)
+    rows = [[int(torch.randint(2 if place < 4 else VOCABULARY, (1,), generator=drawing)) for place in range(length)]
+            for length in torch.randint(1, 9, (30,), generator=drawing).tolist()]
+    tokens, last = from_rows(rows + rows[:1])
+    answers = torch.randint(VOCABULARY, (2, len(last)), generator=drawing)
+    probed = (last * torch.rand(len(last), generator=drawing)).round().long() if early else last
+    return Examples(tokens, probed, last, {}, Answer(*answers))
 
 
-def word_level_tokenizer(sentences: list[str]) -> PreTrainedTokenizerBase:
+def sites_of(model: OpenModel, *locations: str) -> list[Site]:
+    return [Site(layer, location) for layer in range(LAYERS) for location in locations
+            if not (location == "resid_mid" and model.family.parallel)]
+
+
+def replayed(model: OpenModel, examples: Examples, layer: int, operation: str) -> Replay:
+    """A sublayer on examples, by the way that a run would take."""
+    sublayer = find_sublayer(model, layer, operation)
+    everywhere = [sublayer.input] if operation == "attn" else []
+    inputs = model.activations(examples, [] if everywhere else [sublayer.input], everywhere)
+    return replay(model, sublayer, examples, inputs[sublayer.input])
+
+
+def everything(model: OpenModel, examples: Examples) -> dict[str, Tensor]:
+    """What each verb of an open model and each replay gives of each row, by name: (rows, ...)."""
+    rows, sites = torch.arange(len(examples)), sites_of(model, "resid_mid", "resid_post")
+    found, states = model.activations(examples, sites), model.final_states(examples)
+    found |= {"states": states, "logits": model.logits(states), "logit": model.logit(states, examples.answer.right)}
+    for site, forward in forward_from(model, examples, sites).items():
+        moved = found[site].roll(1, dims=1).requires_grad_()
+        found[f"from {site}"] = forward(moved, rows)
+        [found[f"gradient {site}"]] = torch.autograd.grad(found[f"from {site}"].pow(3).sum(), moved)
+    for layer, operation in SUBLAYERS:
+        sublayer, below = find_sublayer(model, layer, operation), Site(layer, "resid_pre")
+        masks, entering = random_masks(sublayer, seed=3), model.activations(examples, [], [below])[below]
+        found[f"updates {layer} {operation}"] = all_updates(
+            replayed(model, examples, layer, operation), masks, len(examples))
+        with masked(sublayer, masks):
+            found[f"masked {layer} {operation}"] = final_states_from(model, examples, layer, entering)
+    return {str(name): values.detach() for name, values in found.items()}
+
+
+def assert_alike(found: Tensor, wanted: Tensor, tolerance: float = 2e-5) -> None:
+    """Equal but for rounding, measured by how much there is to tell apart."""
+    assert found.shape == wanted.shape and wanted.std() > 1e-3
+    assert (found - wanted).abs().max() < tolerance * wanted.std()
+
+
+def word_level_tokenizer(sentences: list[str]) -> PreTrainedTokenizerFast:
     """One token a word: ' is' and 'is' are the same."""
     words = sorted({word for sentence in sentences for word in sentence.split()})
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate([END, UNKNOWN, *words])}, unk_token=UNKNOWN))
@@ -96,41 +139,30 @@ def make_language_model(folder: Path, steps: int = 180, batch_size: int = 64, lr
     sentences = completed_sentences(seed)
     tokenizer = word_level_tokenizer(sentences)
     torch.manual_seed(seed)
-    model = GPT2LMHeadModel(GPT2Config(
+    model = AutoModelForCausalLM.from_config(GPT2Config(
         vocab_size=len(tokenizer), n_positions=24, n_layer=2, n_head=4, n_embd=64, resid_pdrop=0.0, embd_pdrop=0.0,
         attn_pdrop=0.0, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id))
     tokens = tokenizer(sentences)["input_ids"]
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.1)
     warmup = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=50)
-    for _ in range(steps):
-        batch = [tokens[i] for i in torch.randint(len(tokens), (batch_size,)).tolist()]
-        loss = language_loss(model, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        warmup.step()
+    optimize(optimizer, lambda step, batch: language_loss(model, batch),
+             lambda: [[tokens[i] for i in torch.randint(len(tokens), (batch_size,)).tolist()]], steps,
+             name="language model", advice=lambda: "lr", after_step=warmup.step)
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def language_loss(model: GPT2LMHeadModel, batch: list[list[int]]) -> Tensor:
+def language_loss(model: PreTrainedModel, batch: list[list[int]]) -> Tensor:
     """Cross-entropy of every next word, and of the last one again, which is the one in question."""
-    tokens = pad(batch)
-    targets = pad(batch, value=IGNORED)[:, 1:]
-    logits = model(tokens[:, :-1], use_cache=False).logits
-    last = torch.tensor([len(ids) - 2 for ids in batch])
-    rows = torch.arange(len(batch))
-    return (F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED)
-            + F.cross_entropy(logits[rows, last], targets[rows, last]))
+    tokens, last = from_rows(batch)
+    logits, rows = model(tokens[:, :-1], use_cache=False).logits, torch.arange(len(batch))
+    targets = tokens.masked_fill(torch.arange(tokens.shape[1]) > last.unsqueeze(1), -100)[:, 1:]  # ignored
+    return F.cross_entropy(logits.transpose(1, 2), targets) + F.cross_entropy(
+        logits[rows, last - 1], targets[rows, last - 1])
 
 
-def pad(sequences: list[list[int]], value: int = 0) -> Tensor:
-    return torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in sequences], batch_first=True,
-                                           padding_value=value)
-
-
-def last_logits(model: GPT2LMHeadModel, sequences: list[list[int]]) -> Tensor:
+def last_logits(model: PreTrainedModel, sequences: list[list[int]]) -> Tensor:
     """Logits after sequences of different lengths, (rows, vocabulary); a causal model ignores the padding."""
-    last = torch.tensor([len(ids) - 1 for ids in sequences])
-    states = model.base_model(pad(sequences), use_cache=False).last_hidden_state[torch.arange(len(last)), last]
+    tokens, last = from_rows(sequences)
+    states = model.base_model(tokens, use_cache=False).last_hidden_state[torch.arange(len(last)), last]
     return model.get_output_embeddings()(states)

@@ -1,8 +1,9 @@
-"""Twenty families of models, tiny and random, through one open model: against TransformerLens, the plain ways and HF.
+"""Twenty families of models, tiny and random: hooks against TransformerLens, optimized ways against the reference.
 
 The oracle of masks is the model itself, run whole with its weights multiplied by them.
 """
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,60 +15,45 @@ from transformers import PreTrainedTokenizerFast
 
 import amnesic_probing
 import circuit_probing
+import language_model as toys
 import probing
-from conftest import rows_of, sentence_jobs, sentence_values, write_yaml
+from conftest import rows_of, sentence_jobs, write_yaml
 from interp.experiment import main
 from interp.methods.masks import load_circuit
-from interp.models.examples import Answer, Examples, from_rows
-from interp.models.forest import plant
-from interp.models.kept import answer_from, capture
-from interp.models.opened import ATTN_OUT, MLP_OUT, RESID_MID, RESID_POST, RESID_PRE, Site, hooked, tensor_of
+from interp.models.attention import LLAMA, Attention
+from interp.models.examples import Answer, Examples
+from interp.models.open_model import Site, hooked, in_batches, tensor_of
 from interp.models.opening import open_model
-from interp.models.replay import LLAMA, Attention, ReplayedAttention, all_updates, replay
+from interp.models.replay import ReplayedAttention, all_updates
 from interp.models.sublayers import Masks, Sublayer, find_sublayer, masked, random_masks
-from interp.models.tail import tail
-from language_model import (
-    FAMILIES,
-    LAYERS,
-    PARALLEL,
-    VARIANTS,
-    VOCABULARY,
-    random_model,
-    rows_that_begin_alike,
-)
+from interp.models.suffix import final_states_from, forward_from
+from language_model import assert_alike
 
-LOCATIONS = (RESID_PRE, ATTN_OUT, RESID_MID, MLP_OUT, RESID_POST)
-SUBLAYERS = [(layer, operation) for layer in range(LAYERS) for operation in ("attn", "mlp")]
-WRITTEN_OUT = ("gpt2", "gpt_neox", "llama", "mistral", "qwen2")  # families whose attention is known
-SMALL = {"opened.NODES_AT_ONCE": 40, "opened.LOGITS_AT_ONCE": 7}
+SMALL = {"batches.TOKENS_AT_ONCE": 40, "batches.NODES": 24, "open_model.ROWS_AT_ONCE": 7}  # for several batches
 WRONG_BY = {torch.float32: 2e-5, torch.bfloat16: 0.3}  # the largest difference that rounding makes, as a share
 
+ANY, NO_MID = {"resid_pre", "resid_mid", "resid_post"}, {"resid_pre", "resid_post"}
+WAYS = dict.fromkeys(toys.KINDS, ("Module", "Module", ANY, True)) | {
+    # how attention and MLP are replayed; from where the suffix forward starts; whether logits are `direct`
+    **dict.fromkeys(("gpt2", "gpt2, scaled by layer", "llama", "llama, biases", "mistral", "qwen2"),
+                    ("Attention", "Module", ANY, True)),
+    **dict.fromkeys(("gpt_neox", "phi", "falcon"), ("Module", "Module", NO_MID, True)),
+    **dict.fromkeys(("gemma2", "granite"), ("Module", "Module", ANY, False)),
+    "cohere": ("Module", "Module", NO_MID, False),
+    "opt": ("Module", "Model", NO_MID, True),    # its block calls the MLP's maps itself
+    "bloom": ("Model", "Model", NO_MID, True),   # its modules take the residual stream, and add to it
+}
 
-def assert_alike(found: Tensor, wanted: Tensor, tolerance: float = 2e-5) -> None:
-    """Equal but for rounding, measured by how much there is to tell apart."""
-    assert found.shape == wanted.shape and wanted.std() > 1e-3
-    assert (found - wanted).abs().max() < tolerance * wanted.std()
 
-
-@pytest.fixture(scope="module", params=[*FAMILIES, *VARIANTS])
+@pytest.fixture(scope="module", params=toys.KINDS)
 def family(request):
-    """A model opened for rows of several lengths in a forest of several chunks, of which passes take a few at a time.
-
-    early: the same rows, probed somewhere else than where they are answered.
-    """
+    """An open model, with examples that are probed where they are answered and the same probed elsewhere."""
     with pytest.MonkeyPatch.context() as patched:
         for name, value in SMALL.items():
             patched.setattr(f"interp.models.{name}", value)
-        rows, drawing = rows_that_begin_alike(), torch.Generator().manual_seed(1)
-        tokens, last = from_rows(rows)
-        answer = Answer(*torch.randint(VOCABULARY, (2, len(rows)), generator=drawing))
-        examples = Examples(tokens, last, last, {}, answer)
-        early = Examples(tokens, (last.float() * torch.rand(len(rows), generator=drawing)).round().long(), last, {},
-                         answer)
-        for own in (examples, early):
-            own.__dict__["forest"] = plant(rows, chunk_size=20)  # as where there are thousands of rows
-        yield SimpleNamespace(kind=request.param, opened=open_model(random_model(request.param), examples),
-                              examples=examples, early=early)
+        examples = toys.random_examples()
+        yield SimpleNamespace(kind=request.param, model=open_model(toys.random_model(request.param), examples),
+                              examples=examples, early=toys.random_examples(early=True))
 
 
 def masked_weights(model: nn.Module, sublayer: Sublayer, masks: Masks) -> dict[str, Tensor]:
@@ -77,12 +63,12 @@ def masked_weights(model: nn.Module, sublayer: Sublayer, masks: Masks) -> dict[s
             else linear.weight * masks[name] for name, linear in sublayer.maps.items()}
 
 
-def plain(opened, sublayer: Sublayer, masks: Masks, examples: Examples) -> tuple[Tensor, Tensor]:
-    """The sublayer's updates where rows are probed and the logits where they are answered, of the whole model."""
+def run_whole(model, sublayer: Sublayer, masks: Masks, examples: Examples) -> tuple[Tensor, Tensor]:
+    """The sublayer's updates where rows are probed, and the logits where they are answered."""
     found = []
     with hooked(sublayer.out.register_forward_hook(
             lambda module, arguments, output: found.append(tensor_of(output) * sublayer.scale))):
-        logits = torch.func.functional_call(opened.model, masked_weights(opened.model, sublayer, masks),
+        logits = torch.func.functional_call(model.model, masked_weights(model.model, sublayer, masks),
                                             (examples.tokens,), {"use_cache": False}).logits
     rows = torch.arange(len(examples))
     return found[0].view(*examples.tokens.shape, -1)[rows, examples.probed], logits[rows, examples.answering]
@@ -90,87 +76,107 @@ def plain(opened, sublayer: Sublayer, masks: Masks, examples: Examples) -> tuple
 
 # -------------------------------------------------------------------------------- one family
 
-def test_sites_hold_what_transformer_lens_holds_there(family):
-    model = random_model(family.kind)  # a second one, as the bridge takes a model apart
-    bridge = build_bridge_from_module(model, type(model).__name__, hf_config=model.config)
-    locations = [location for location in LOCATIONS if not (family.opened.family.parallel and location == RESID_MID)]
-    sites = [Site(layer, location) for layer in range(LAYERS) for location in locations]
+def test_sites_hold_what_transformer_lens_holds_there_and_patching_does_what_it_does_there(family):
+    hf, examples, rows = toys.random_model(family.kind), family.early, torch.arange(len(family.early))
+    bridge = build_bridge_from_module(hf, type(hf).__name__, hf_config=hf.config)  # it takes the model apart
+    sites = toys.sites_of(family.model, *toys.LOCATIONS)
     with torch.no_grad():
-        _, cache = bridge.run_with_cache(family.early.tokens, names_filter=[str(site) for site in sites])
-    for site, own in zip(sites, family.opened.read(family.early, sites)):
-        theirs = cache[str(site)].reshape(*family.early.tokens.shape, -1)
-        assert_alike(own, theirs[torch.arange(len(own)), family.early.probed])
+        _, cache = bridge.run_with_cache(examples.tokens, names_filter=list(map(str, sites)))
+    cache = {site: cache[str(site)].reshape(*examples.tokens.shape, -1) for site in sites}
+    seen = torch.arange(examples.tokens.shape[1]) <= examples.answering.unsqueeze(1)
+    for site, values in family.model.activations(examples, [], sites).items():
+        assert_alike(values[seen], cache[site][seen])
+    read = family.model.activations(examples, sites)
+    for site, values in read.items():
+        assert_alike(values, cache[site][rows, examples.probed])
+        new, place = values.flip(0), site
+        if site.location == "resid_mid":  # the bridge patches only what the MLP reads there
+            new, place = new - read[Site(site.layer, "resid_pre")], Site(site.layer, "attn_out")
+
+        def put(old: Tensor, hook, new=new) -> Tensor:
+            return old.reshape(*examples.tokens.shape, -1).index_put((rows, examples.probed), new).view_as(old)
+
+        with torch.no_grad():
+            logits = bridge.run_with_hooks(examples.tokens, fwd_hooks=[(str(place), put)])[rows, examples.answering]
+        assert_alike(family.model.logits(in_batches(family.model.patched(examples, site), values.flip(0))), logits)
 
 
-def test_fast_ways_are_taken_but_where_they_are_known_to_be_wrong(family):
-    kind, opened = family.kind.split(",")[0], family.opened
-    assert opened.family.parallel == (family.kind in PARALLEL)
-    assert opened.shares == (kind != "bloom")                               # whose positions are in its masks
-    assert opened.direct == (kind not in ("gemma2", "cohere", "granite"))   # which do more to their logits
-    if kind != "bloom":
-        mid = not opened.family.parallel and kind != "opt"                  # whose MLP is no module
-        assert opened.tails == {RESID_POST} | ({RESID_MID} if mid else set())
-    ways = [type(replayed(family, *place)).__name__ for place in SUBLAYERS[:2]]
-    assert ways == {"bloom": ["ReplayedModel"] * 2, "phi3": ["ReplayedModule"] * 2}.get(
-        kind, ["ReplayedAttention" if kind in WRITTEN_OUT else "ReplayedModule", "ReplayedMLP"])
+def test_each_family_goes_the_ways_that_are_exact_for_it(family, capsys):
+    assert family.model.family.parallel == (family.kind in toys.PARALLEL)
+    assert family.model.shares == (family.kind != "bloom")  # whose positions are in its masks
+    ways = [type(toys.replayed(family.model, family.early, *place)).__name__.removeprefix("Replayed")
+            for place in toys.SUBLAYERS]
+    assert ways[:2] == ways[2:]
+    assert (*ways[:2], family.model.suffix, family.model.direct) == WAYS[family.kind]
+    assert capsys.readouterr().out.count("runs the whole model") == ways.count("Model")
 
 
-def replayed(family, layer: int, operation: str):
-    sublayer = find_sublayer(family.opened, layer, operation)
-    inputs = capture(family.opened, family.early, [sublayer]).inputs[layer, operation]
-    return replay(family.opened, sublayer, family.early, inputs)
-
-
-@pytest.mark.parametrize("layer", range(LAYERS))
-def test_tails_are_the_patched_model_in_values_and_gradients(family, layer):
+def test_the_suffix_forward_is_the_patched_model_in_values_and_gradients(family):
     rows = torch.tensor([4, 0, 17, 17, 30])
-    for location in family.opened.tails:
-        site = Site(layer, location)
-        moved = family.opened.read(family.examples, [site])[0].flip(0)[rows].requires_grad_(True)
-        found, wanted = (way(moved, rows) for way in (
-            tail(family.opened, family.examples, site), family.opened.patched(family.examples, site)))
+    sites = toys.sites_of(family.model, *family.model.suffix - {"resid_pre"})
+    read = family.model.activations(family.examples, sites)
+    other = replace(family.examples, tokens=family.examples.tokens.clone())  # the same but for the last tokens
+    other.tokens[torch.arange(len(other)), other.answering] ^= 1
+    others, states = family.model.activations(other, sites), family.model.final_states(other)
+    for site, forward in forward_from(family.model, family.examples, sites).items():
+        moved = read[site].flip(0)[rows].requires_grad_()
+        found, wanted = forward(moved, rows), family.model.patched(family.examples, site)(moved, rows)
         assert_alike(found, wanted)
-        assert_alike(*(torch.autograd.grad(states.pow(3).sum(), moved)[0] for states in (found, wanted)),
+        assert_alike(*(torch.autograd.grad(values.pow(3).sum(), moved)[0] for values in (found, wanted)),
                      tolerance=1e-4)
+        assert_alike(in_batches(forward, others[site]), states)
 
 
-@pytest.mark.parametrize("layer, operation", SUBLAYERS)
+@pytest.mark.parametrize("layer, operation", toys.SUBLAYERS)
 def test_replays_are_the_model_with_masked_weights_in_values_and_gradients(family, layer, operation):
-    opened, sublayer = family.opened, find_sublayer(family.opened, layer, operation)
-    way, everything = replayed(family, layer, operation), sublayer.full_masks()
-    assert len(way) == len(family.early)
-    untouched = plain(opened, sublayer, everything, family.early)[0]
-    assert_alike(all_updates(way, everything), untouched)
+    model, examples, sublayer = family.model, family.early, find_sublayer(family.model, layer, operation)
+    way, full = toys.replayed(model, examples, layer, operation), sublayer.full_masks()
+    untouched = run_whole(model, sublayer, full, examples)[0]
+    assert_alike(all_updates(way, full, len(examples)), untouched)
     soft = random_masks(sublayer, seed=3)
     for masks in (soft, {name: (mask > 0.5).float() for name, mask in soft.items()}):
-        wanted = plain(opened, sublayer, masks, family.early)[0]
+        wanted = run_whole(model, sublayer, masks, examples)[0]
         assert (wanted - untouched).abs().max() > 0.1 * untouched.std()  # the masks do something
-        assert_alike(all_updates(way, masks, batch_size=7), wanted)
-    masks = {name: mask.requires_grad_(True) for name, mask in soft.items()}
+        assert_alike(all_updates(way, masks, len(examples), batch_size=7), wanted)
+    masks = {name: mask.requires_grad_() for name, mask in soft.items()}
     rows = torch.tensor([3, 3, 30, *range(20)])
     assert_alike(*(torch.cat(torch.autograd.grad(updates.pow(3).sum(), list(masks.values()))) for updates in (
-        way.update(masks, rows), plain(opened, sublayer, masks, family.early)[0][rows])), tolerance=1e-4)
+        way.update(masks, rows), run_whole(model, sublayer, masks, examples)[0][rows])), tolerance=1e-4)
 
 
-@pytest.mark.parametrize("layer, operation", SUBLAYERS)
+@pytest.mark.parametrize("layer, operation", toys.SUBLAYERS)
 def test_answers_under_masks_are_those_of_the_model_with_zeroed_weights(family, layer, operation):
-    """Rows that share what they begin with, from the bottom and from the masked layer, and what is told of answers."""
-    opened, examples = family.opened, family.examples
-    sublayer = find_sublayer(opened, layer, operation)
+    """From the bottom and from the masked layer, and in every form that answers are given in."""
+    model, examples, sublayer = family.model, family.examples, find_sublayer(family.model, layer, operation)
     masks = {name: (mask > 0.5).float() for name, mask in random_masks(sublayer, seed=5).items()}
-    logits = plain(opened, sublayer, masks, examples)[1]
+    below, logits = Site(layer, "resid_pre"), run_whole(model, sublayer, masks, examples)[1]
+    entering = model.activations(examples, [], [below])[below]
     with masked(sublayer, masks):
-        for states in (opened.answer(examples), answer_from(opened, capture(opened, examples, [], [layer]), layer)):
-            assert_alike(opened.logits(states), logits)
+        for states in (model.final_states(examples), final_states_from(model, examples, layer, entering)):
+            assert_alike(model.logits(states), logits)
     rows, right, wrong = torch.arange(len(examples)), examples.answer.right, examples.answer.wrong
-    assert_alike(opened.logit(states, right), logits[rows, right])
-    assert torch.equal(opened.is_right(states, examples.answer), logits[rows, right] > logits[rows, wrong])
-    assert_alike(opened.loss(states, examples.answer), F.softplus(logits[rows, wrong] - logits[rows, right]))
+    assert_alike(model.logit(states, right), logits[rows, right])
+    assert torch.equal(model.is_right(states, examples.answer), logits[rows, right] > logits[rows, wrong])
+    assert_alike(model.loss(states, examples.answer), F.softplus(logits[rows, wrong] - logits[rows, right]))
     likeliest = Answer(torch.where(rows % 2 == 0, logits.argmax(-1), right))
-    assert torch.equal(opened.is_right(states, likeliest), logits.argmax(-1) == likeliest.right)
-    assert_alike(opened.loss(states, likeliest), F.cross_entropy(logits, likeliest.right, reduction="none"))
-    assert_alike(logits.gather(1, opened.top_tokens(states, 5)), logits.topk(5).values)
-    assert_alike(opened.answer(examples), answer_from(opened, capture(opened, examples, [], [1]), 1))  # whole again
+    assert torch.equal(model.is_right(states, likeliest), logits.argmax(-1) == likeliest.right)
+    assert_alike(model.loss(states, likeliest), F.cross_entropy(logits, likeliest.right, reduction="none"))
+    assert_alike(logits.gather(1, model.top_tokens(states, 5)), logits.topk(5).values)
+    assert_alike(final_states_from(model, examples, layer, entering), model.final_states(examples))  # whole again
+
+
+def test_rows_do_not_depend_on_what_they_are_batched_with(family):
+    lengths = family.examples.lengths
+    row, order = int((lengths == 4).nonzero()[0]), lengths.argsort()
+    for examples in (family.examples, family.early):
+        wanted = toys.everything(family.model, examples)
+        for others in ([], order[:3].tolist(), order[-3:].tolist()):  # alone, with shorter ones, with longer ones
+            some = torch.tensor([*others, row])
+            few = examples[some]
+            few = replace(few, tokens=few.tokens[:, :int(few.lengths.max())].clone())
+            few.tokens[torch.arange(few.tokens.shape[1]) >= few.lengths.unsqueeze(1)] = 7  # padding is not 0
+            for name, values in toys.everything(family.model, few).items():
+                assert (values - wanted[name][some]).abs().max() < 1e-4 * wanted[name].std(), name
 
 
 # -------------------------------------------------------------------------- what is written wrong
@@ -181,75 +187,53 @@ def test_answers_under_masks_are_those_of_the_model_with_zeroed_weights(family, 
     ("llama", Attention(("k_proj", "q_proj", "v_proj"), LLAMA.rotary), 4),   # of shapes that fit
     ("llama", Attention(("k_proj", "q_proj", "v_proj"), LLAMA.rotary), 2),   # and that do not
     ("llama", Attention(LLAMA.maps), 4),
-    ("gpt_neox", Attention(("query_key_value",), "gpt_neox.rotary_emb"), 4),
 ])
 def test_a_family_that_is_written_down_wrongly_is_found_out(kind, wrong, keys, dtype, monkeypatch, capsys):
-    monkeypatch.setattr("interp.models.replay.ALGEBRA", {kind: wrong})
-    tokens, last = from_rows(rows_that_begin_alike())
-    examples = Examples(tokens, last, last, {}, Answer(last))
-    model = random_model(kind, **{"num_key_value_heads": keys} if kind != "gpt_neox" else {}).to(dtype)
-    opened = open_model(model, examples)
-    sublayer = find_sublayer(opened, 1, "attn")
+    examples = toys.random_examples()
+    model = open_model(toys.random_model(kind, num_key_value_heads=keys).to(dtype), examples)
+    sublayer = find_sublayer(model, 1, "attn")
     masks = random_masks(sublayer, seed=7)
-    way = replay(opened, sublayer, examples, capture(opened, examples, [sublayer]).inputs[1, "attn"])
+    monkeypatch.setattr("interp.models.attention.FAMILIES", {kind: wrong})
+    way = toys.replayed(model, examples, 1, "attn")
     assert not isinstance(way, ReplayedAttention)
-    [said] = capsys.readouterr().out.strip().splitlines()
-    assert said.startswith(f"{kind}: ") and said.endswith("so that this fast way is not used.")
-    wanted = plain(opened, sublayer, {name: mask.to(dtype) for name, mask in masks.items()}, examples)[0].float()
-    assert_alike(all_updates(way, masks), wanted, WRONG_BY[dtype])
+    wanted = run_whole(model, sublayer, {name: mask.to(dtype) for name, mask in masks.items()}, examples)[0].float()
+    assert_alike(all_updates(way, masks, len(examples)), wanted, WRONG_BY[dtype])
 
 
 # --------------------------------------------------------------------------- the command lines
 
-def test_sharing_is_tried_though_the_rows_at_hand_share_nothing():
-    """GPT-Neo's local attention counts how far apart two nodes are packed; rows to come may share what these do not."""
-    drawing = torch.Generator().manual_seed(0)
-    alone = from_rows(torch.randint(3, VOCABULARY, (30, 6), generator=drawing).tolist())
-    shared = from_rows([[5, 6, 7, 8, first, second] for first in range(20, 26) for second in range(10, 40)])
-    train, test = (Examples(tokens, last, last, {}, Answer(last)) for tokens, last in (alone, shared))
-    assert train.forest is train.rows_apart and test.forest is not test.rows_apart
-    opened = open_model(random_model("gpt_neo", window_size=32), train)
-    found = opened.answer(test)
-    opened.shares = False
-    assert_alike(found, opened.answer(test))
-
-
-@pytest.mark.parametrize("kind", FAMILIES)
-def test_every_method_runs_on_every_family(kind, sentences, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", toys.FAMILIES)
+def test_every_method_runs_on_every_family(kind, sentences, tmp_path, monkeypatch, capsys):
     if kind == "qwen2":  # transformers reads whatever tokenizer a Qwen2 has as byte pairs
         monkeypatch.setattr("interp.models.loading.AutoTokenizer", PreTrainedTokenizerFast)
-    rows = {}
-    places = 1 + (kind not in PARALLEL)
-    for script, values in sentence_jobs(sentences, kind, tmp_path, middle=places == 2).items():
-        assert main(script.SCRIPT, ["--config", str(write_yaml(tmp_path / "c.yaml", values))]) == 0
-        rows[script] = rows_of(tmp_path / script.__name__ / "results.csv")
-        assert len(rows[script]) == (2 if script is circuit_probing else places)
+    rows, parallel = {}, kind in toys.PARALLEL
 
-    model, tokens = random_model(kind), sentences.tokenizer(sentences.gen["sentence"].tolist(), return_tensors="pt")
+    def run(script, values: dict) -> int:
+        return main(script.SCRIPT, ["--config", str(write_yaml(tmp_path / "c.yaml", values))])
+
+    for script, values in sentence_jobs(sentences, kind, tmp_path, middle=not parallel).items():
+        assert run(script, values) == 0
+        rows[script] = rows_of(tmp_path / script.__name__ / "results.csv")
+        assert len(rows[script]) == (2 if script is circuit_probing or not parallel else 1)
+    if parallel:
+        assert run(probing, sentence_jobs(sentences, kind, tmp_path / "none")[probing]) == 2
+        assert "has no resid_mid: attention and MLP of" in capsys.readouterr().err
+
+    tokens = sentences.tokenizer(sentences.gen["sentence"].tolist(), return_tensors="pt")["input_ids"]
+    model = toys.random_model(kind)
     right, wrong = (torch.tensor(sentences.tokenizer.convert_tokens_to_ids(sentences.gen[column].tolist()))
                     for column in ("right", "wrong"))
 
     def accuracy(weights: dict[str, Tensor]) -> float:
-        """The plain way: the whole model's logits after whole sentences."""
-        logits = torch.func.functional_call(model, weights, (tokens["input_ids"],)).logits[:, -1]
+        """By the whole model's logits after whole sentences."""
+        logits = torch.func.functional_call(model, weights, (tokens,)).logits[:, -1]
         return (logits.gather(1, right.unsqueeze(1)) > logits.gather(1, wrong.unsqueeze(1))).double().mean().item()
 
-    for script, own in rows.items():
-        for row in own:
-            assert float(row["gen_vanilla_acc" if script is amnesic_probing else "vanilla_acc_gen"]) == accuracy({})
-    opened = open_model(model, Examples(tokens["input_ids"], *[torch.full((6,), 4)] * 2, {}, Answer(right, wrong)))
+    for script, of_script in rows.items():
+        column = "gen_vanilla_acc" if script is amnesic_probing else "vanilla_acc_gen"
+        assert {float(row[column]) for row in of_script} == {accuracy({})}
+    opened = open_model(model, Examples(tokens, *[torch.full((6,), 4)] * 2, {}, Answer(right, wrong)))
     for row in rows[circuit_probing]:
         [file] = (tmp_path / "circuits").glob(f"*_{row['operation']}_*")
         ablated = masked_weights(model, find_sublayer(opened, 0, row["operation"]), load_circuit(file)[0].ablation())
         assert float(row["ablated_acc_gen"]) == accuracy(ablated)
-
-
-@pytest.mark.parametrize("kind", PARALLEL)
-def test_a_parallel_block_has_nothing_between_its_sublayers(kind, sentences, tmp_path, capsys):
-    values = sentence_values(sentences, kind, tmp_path / "results") | {
-        "residual_location_list": ["resid_post", "resid_mid"], "lr_list": [0.1], "num_epochs": 3,
-        "batch_size_list": [9]}
-    assert main(probing.SCRIPT, ["--config", str(write_yaml(tmp_path / "c.yaml", values))]) == 2
-    said = capsys.readouterr().err
-    assert f"has no resid_mid: attention and MLP of a '{kind}' model read the same residual stream." in said
-    assert not (tmp_path / "results").exists()

@@ -1,168 +1,104 @@
-"""The prefix forest, and what an open model's verbs promise whichever way they go; families are in test_families.py."""
+"""What an open model, its batches and its examples promise whatever the family; families are in test_families.py."""
 
 import pytest
 import torch
 
-from interp.models.examples import Answer, Examples, from_rows
+from interp.models import open_model
+from interp.models.batches import batches_of, trees_of
+from interp.models.examples import Answer, Examples, from_rows, rows_of
 from interp.models.family import family_of
-from interp.models.forest import plant, unshared
-from interp.models.kept import bytes_kept, capture
-from interp.models.opened import ATTN_OUT, MLP_OUT, RESID_MID, RESID_POST, RESID_PRE, OpenModel, Site, run_all
-from interp.models.opening import CannotOpen, open_model
-from interp.models.replay import all_updates, replay
-from interp.models.sublayers import find_sublayer, masked, random_masks
-from interp.models.tail import run_on_from
-from language_model import D_MODEL, LAYERS, VOCABULARY, random_model, rows_that_begin_alike
-
-EVERYWHERE = (RESID_PRE, ATTN_OUT, RESID_MID, MLP_OUT, RESID_POST)
+from interp.models.open_model import OpenModel, Site, alike, in_batches
+from interp.models.opening import CannotOpen
+from interp.models.opening import open_model as opened
+from interp.models.sublayers import find_sublayer, masked
+from interp.models.suffix import forward_from
+from language_model import D_MODEL, LOCATIONS, VOCABULARY, random_examples, random_model, sites_of
 
 
-def examples_of(rows: list[list[int]], probed=None, fill: int = 0) -> Examples:
-    """Rows that are answered after their last token, and probed there or where `probed` says."""
-    tokens, last = from_rows(rows)
-    tokens[torch.arange(tokens.shape[1]) > last.unsqueeze(1)] = fill
-    return Examples(tokens, last if probed is None else probed, last, {}, Answer(torch.zeros_like(last)))
+def test_a_tree_holds_each_prefix_once_and_a_node_sees_its_ancestors_and_itself():
+    tokens, last = from_rows([[5, 6, 7], [5, 6, 8], [5, 6], [9], [5, 6, 7], [4, 6, 7]])
+    examples = Examples(tokens, last, last, {}, Answer(last))
+    [tree] = trees_of(examples)
+    assert tree.tokens.shape == (1, 8) and sorted(tree.rows.tolist()) == list(range(6))
+    for row, path in zip(tree.rows.tolist(), tree.place.tolist()):
+        path, prefix = path[:examples.lengths[row]], rows_of(examples)[row]
+        assert tree.tokens[0, path].tolist() == prefix
+        assert tree.inputs["position_ids"][0, path].tolist() == list(range(len(prefix)))
+        assert (tree.inputs["attention_mask"][0, 0, path[-1]] == 0).nonzero().flatten().tolist() == sorted(path)
+    assert len(batches_of(random_examples(), True)[0].tokens) == 1 < len(batches_of(random_examples(), False)[0].tokens)
+    unlike = Examples(torch.arange(80).view(10, 8), *[torch.full((10,), 7)] * 2, {}, Answer(last))
+    assert len(batches_of(unlike, True)[0].tokens) == 10  # where sharing saves nothing
 
 
-def plain(opened: OpenModel, examples: Examples) -> torch.Tensor:
-    """The model's own logits after each row by itself."""
-    return torch.cat([opened.model(torch.tensor([row[:end + 1]]), use_cache=False).logits[:, -1]
-                      for row, end in zip(examples.tokens.tolist(), examples.answering.tolist())])
+def test_a_model_is_opened_with_the_optimized_ways_that_are_exact_and_says_which_are_not(capsys):
+    """A window shorter than what a tree packs together (GPT-Neo); positions in the masks, no MLP alone (BLOOM)."""
+    for model, words in ((random_model("gpt_neo"), []),
+                         (random_model("gpt_neo", window_size=9), ["share what they begin with"]),
+                         (random_model("bloom"), ["from resid_mid", "share what they begin with"])):
+        assert opened(model, random_examples()).shares is not bool(words)
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == len(words) and all(word in line for word, line in zip(words, lines))
 
 
-# ------------------------------------------------------------------------------------ forest
-
-def test_forest_holds_each_row_once_and_shares_what_begins_alike():
-    rows = [[5, 6, 7], [5, 6, 8], [5, 6], [9], [5, 6, 7], [4, 6, 7]]
-    forest = plant(rows, chunk_size=384)
-    assert forest.tokens.shape == (1, 8) and len(forest) == 6 and forest.nodes == 8
-    assert forest.compression == pytest.approx(15 / 8)
-    tokens, positions = forest.tokens.flatten(), forest.positions.flatten()
-    ends = forest.nodes_at(forest.lengths - 1)
-    for row, prefix in enumerate(rows):
-        path = forest.path[row, :forest.lengths[row]]
-        assert tokens[path].tolist() == prefix and positions[path].tolist() == list(range(len(prefix)))
-        assert path[-1] == ends[row] == forest.path[row, -1]
-        seen = (forest.mask[0, 0, path[-1]] == 0).nonzero().flatten()
-        assert seen.tolist() == sorted(path.tolist())
-    assert ends[0] == ends[4]
-
-
-def test_chunks_share_nothing_and_grow_for_a_long_row():
-    rows = rows_that_begin_alike()
-    forest = plant(rows, chunk_size=20)
-    ends = forest.nodes_at(forest.lengths - 1)
-    assert forest.tokens.shape[0] > 2 and forest.tokens.shape[1] <= 20
-    length = forest.tokens.shape[1]
-    assert (forest.path // length == (ends // length).unsqueeze(1)).all()
-    found = torch.cat([forest.rows_in(chunks, ends)[0] for chunks in forest.batches(nodes=40)])
-    assert found.sort().values.tolist() == list(range(len(rows)))
-    long = plant([list(range(50)), [1, 2]], chunk_size=20)
-    assert long.tokens.shape == (2, 50) and (long.mask[0, 0, 49] == 0).all()  # the row sees all of itself
-    assert (long.mask[1, 0, 30] == 0).sum() == 1                              # a pad sees only itself
-    with pytest.raises(ValueError):
-        plant([[1], []])
-
-
-def test_forest_of_sentences_like_those_of_agreement_is_a_third_of_their_length(generator):
-    """the NOUN PREP the NOUN, in the sizes of the real grammar."""
-    rows = [[0, noun, *([preposition] * 2), 0, other]
-            for noun in range(1, 39) for preposition in range(40, 47) for other in range(50, 70)]
-    chosen = [rows[row] for row in torch.randperm(len(rows), generator=generator)[:2000]]
-    assert examples_of(chosen).forest.compression > 3
-    few = examples_of(chosen[:20])  # which share little: it is not worth a mask for each row
-    assert few.forest is few.rows_apart
-    assert torch.equal(few.forest.tokens, unshared(few.tokens, few.lengths).tokens)
-
-
-# ----------------------------------------------------------------------------------- opening
-
-def test_a_model_is_opened_with_whatever_of_its_fast_ways_is_right_and_says_what_is_not(capsys):
-    """A window shorter than what the forest packs together (GPT-Neo), and no positions to give (BLOOM)."""
-    examples = examples_of([[5, 6, 7, 8, 9, last] for last in range(10, 50)])
-    assert examples.forest is not examples.rows_apart
-    for model, shares in ((random_model("gpt_neo"), True), (random_model("gpt_neo", window_size=8), False),
-                          (random_model("bloom"), False)):
-        opened = open_model(model, examples)
-        said = "rows that share what they begin with" in capsys.readouterr().out
-        assert opened.shares is shares and said is not shares
-        with torch.no_grad():
-            torch.testing.assert_close(opened.logits(opened.answer(examples)), plain(opened, examples), rtol=1e-4,
-                                       atol=1e-4)
-
-
-def test_a_block_that_does_more_than_add_its_updates_is_not_opened():
+def test_a_model_whose_hooks_give_something_else_is_not_opened():
     with pytest.raises(CannotOpen, match="layer 0 of a 'bloom' model gives more than what enters"):
-        open_model(random_model("bloom", apply_residual_connection_post_layernorm=True), examples_of([[3, 4], [5, 6]]))
+        opened(random_model("bloom", apply_residual_connection_post_layernorm=True), random_examples())
+    model = random_model("gpt2")
+    model.lm_head.register_forward_pre_hook(lambda module, arguments: (2 * arguments[0],))
+    with pytest.raises(CannotOpen, match="a 'gpt2' model gives other logits with its hooks than without"):
+        opened(model, random_examples())
 
 
-# ------------------------------------------------------------------------------------- verbs
+def test_a_single_wrong_row_is_not_averaged_away(generator):
+    wanted, wrong = torch.randn(50, 8, generator=generator), torch.arange(50).unsqueeze(1) == 7
+    for dtype in open_model.TOLERANCE:
+        assert not alike(wanted + 0.1 * wrong, wanted, dtype)
+    assert not alike(wanted[:1], wanted) and not alike(wanted * torch.nan, wanted)
+
 
 @pytest.mark.parametrize("kind", ["gpt2", "opt", "granite", "gemma2"])
-def test_patching_an_activation_with_itself_changes_nothing_with_another_something(kind, monkeypatch):
-    monkeypatch.setattr("interp.models.opened.ROWS_AT_ONCE", 7)
-    rows = rows_that_begin_alike()
-    earlier = torch.tensor([(len(row) - 1) // 2 for row in rows])
-    examples = examples_of(rows, earlier)
-    opened = open_model(random_model(kind), examples)
-    clean = opened.answer(examples)
-    for site in (Site(layer, location) for layer in range(LAYERS) for location in EVERYWHERE):
-        [activations] = opened.read(examples, [site])
-        assert activations.shape == (len(rows), D_MODEL)
-        run_on = run_on_from(opened, examples, site)  # never by the tail, which has the last token only
-        torch.testing.assert_close(run_all(run_on, activations), clean, rtol=1e-5, atol=1e-5)
-        assert (run_all(run_on, activations.flip(0)) - clean).abs().max() > 0.01
+def test_patching_an_activation_with_itself_changes_nothing_with_another_something(kind):
+    examples = random_examples(early=True)
+    model = opened(random_model(kind), examples)
+    clean, sites = model.final_states(examples), sites_of(model, *LOCATIONS)
+    read, forward = model.activations(examples, sites), forward_from(model, examples, sites)
+    for site, values in read.items():  # never by the suffix forward, which has the answering token only
+        assert values.shape == (len(examples), D_MODEL)
+        torch.testing.assert_close(in_batches(forward[site], values), clean, rtol=1e-5, atol=1e-5)
+        assert (in_batches(forward[site], values.flip(0)) - clean).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "gemma3_text", "bloom"])  # by algebra, as a module, by the model itself
-@pytest.mark.parametrize("operation", ["attn", "mlp"])
-def test_positions_after_the_probed_one_do_not_matter(kind, operation):
-    rows, updates = rows_that_begin_alike(), []
-    for fill in (1, 7):
-        for more in ([], [fill, fill]):  # what fills rows up, and tokens of the rows themselves
-            examples = examples_of([row + more for row in rows], torch.tensor([len(row) - 1 for row in rows]), fill)
-            opened = open_model(random_model(kind), examples)
-            sublayer = find_sublayer(opened, 1, operation)
-            inputs = capture(opened, examples, [sublayer]).inputs[1, operation]
-            updates.append(all_updates(replay(opened, sublayer, examples, inputs), random_masks(sublayer)))
-    for own in updates[1:]:
-        torch.testing.assert_close(own, updates[0], rtol=1e-5, atol=1e-5)
-
-
-def test_only_what_is_asked_for_is_kept_and_it_takes_the_bytes_foretold():
-    examples, ran = examples_of(rows_that_begin_alike()), []
-    assert examples.forest is not examples.rows_apart
-    opened = open_model(random_model("llama", num_hidden_layers=3), examples)
-    for layer, block in enumerate(opened.blocks):
+def test_no_block_is_run_that_nothing_needs_and_rows_of_the_same_tokens_once():
+    examples, ran, tokens = random_examples(), [], []
+    model = opened(random_model("llama", num_hidden_layers=3), examples, budget=100)
+    model.shares = False
+    for layer, block in enumerate(model.blocks):
         block.register_forward_hook(lambda *_, layer=layer: ran.append(layer))
-    sublayers = [find_sublayer(opened, layer, operation) for layer in (0, 1) for operation in ("attn", "mlp")]
-    inputs = capture(opened, examples, sublayers).inputs
-    assert set(ran) == {0, 1}  # no block above is run
-    nodes = examples.forest.nodes
-    assert {place: tuple(kept.shape) for place, kept in inputs.items()} == {
-        (layer, operation): (count, D_MODEL) for layer in (0, 1)
-        for operation, count in (("attn", nodes), ("mlp", len(examples)))}
-    entering = capture(opened, examples, sublayers, layers=(0, 1)).entering
-    kept = sum(tensor.numel() * tensor.element_size() for tensor in (*inputs.values(), *entering.values()))
-    assert kept == 2 * bytes_kept(opened, examples, ("attn", "mlp"), entering=True)
+    model.blocks[0].register_forward_pre_hook(lambda module, arguments: tokens.append(len(arguments[0])))
+    for sites, layers in (([Site(1, "attn_in")], {0, 1}), ([Site(1, "resid_pre"), Site(0, "mlp_out")], {0})):
+        ran.clear(), tokens.clear()
+        model.activations(examples, sites)
+        assert set(ran) == layers and sum(tokens) == len(examples.inputs().unique()) < len(examples)
+    assert [model.portion(30, 20), model.portion(30, 2), model.portion(1000, 20)] == [3, 2, 1]  # kept of a pass
 
 
 def test_masks_are_the_model_with_zeroed_weights_to_the_last_bit_and_gone_after_an_error():
     model, tokens = random_model("gpt2"), torch.arange(30).view(5, 6)
     sublayer = find_sublayer(OpenModel(model, family_of(model.config)), 1, "mlp")
-    before = model(tokens).logits
-    masks = sublayer.full_masks()
+    before, masks = model(tokens).logits, sublayer.full_masks()
+    with masked(sublayer, masks):
+        assert torch.equal(model(tokens).logits, before)
     masks["c_fc"][::2] = 0
     with pytest.raises(RuntimeError), masked(sublayer, masks):
         ablated = model(tokens).logits
         raise RuntimeError
-    torch.testing.assert_close(model(tokens).logits, before, rtol=0, atol=0)
+    assert torch.equal(model(tokens).logits, before)
     sublayer.maps["c_fc"].weight[:, ::2] = 0
-    torch.testing.assert_close(model(tokens).logits, ablated, rtol=0, atol=0)
+    assert torch.equal(model(tokens).logits, ablated) and not torch.equal(ablated, before)
 
 
 def test_a_model_that_cannot_tell_two_answers_apart_is_not_right():
     model = random_model("gpt2")
-    opened, states, same = OpenModel(model, family_of(model.config)), torch.randn(2, D_MODEL), torch.tensor([4, 5])
-    assert not opened.is_right(states, Answer(same, same)).any()
-    assert opened.top_tokens(states, 10 ** 6).shape == (2, VOCABULARY)
+    found, states, same = OpenModel(model, family_of(model.config)), torch.randn(2, D_MODEL), torch.tensor([4, 5])
+    assert not found.is_right(states, Answer(same, same)).any()
+    assert found.top_tokens(states, 10 ** 6).shape == (2, VOCABULARY)
