@@ -97,8 +97,8 @@ from interp.tasks.study import (
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Study:
     """Read the data and each model's configuration; refuse what does not fit together."""
     label = config.counterfactual_label
-    study = Study(config, settings, device, counterfactuals={config.asked: Counterfactual(label)} if label else {},
-                  paired=True)
+    counterfactuals = {config.variable_name: Counterfactual(label)} if label else {}
+    study = Study(config, settings, device, counterfactuals=counterfactuals, paired=True)
     study.check_portions("n_train", "n_val")
     return study
 
@@ -124,7 +124,7 @@ def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple
             for file in artifacts(config, setting):
                 save_alignment(alignment, file, {
                     "counterfactual_label": config.counterfactual_label, "variable": config.variable or (
-                        config.asked if config.of_sentences else None), "model_path": study.path(setting),
+                        config.variable_name if config.of_sentences else None), "model_path": study.path(setting),
                     "position": position_of(config, setting), **setting._asdict()})
             yield setting, Outcome(outcome.metrics | vanilla, outcome.tables)
 

@@ -1,19 +1,21 @@
-# Experiments 1 to 3, and the comparison of methods, as a graph over the shipped configs: train -> probe -> draw.
+# The paper's experiments and the comparison of methods as a workflow over the shipped configs: train -> probe -> draw.
 #
 #     make experiment1        from nothing to the figures; if killed, the same command continues
-#     make comparison         all methods by one measure, on the models of all three
-#     snakemake -n paper      what is left to do for all three
+#     make experiment4        SmolLM2 and Gemma 3; make language: agreement in SmolLM2
+#     make comparison         all methods by one measure, on the models of Experiments 1 to 3; also comparison-language
+#     snakemake -n paper      what is left to do for Experiments 1 to 3
 #     make experiment1 SEEDS="0 1 2"      the same for three models: figures show every one, results in Results/Seeds
 #     make paper PROFILE=profiles/slurm   the same on a cluster; or profiles/gpus, on one machine with several GPUs
+#     make paper SHARDS=8                 every sweep in up to eight jobs, which write into one run directory
 #     snakemake experiment1 --config configs=mine/configs results=mine/Results
-#                             over configs of your own in the same layout, whose results_dir lie in mine/Results
-#     ... --config parts=8    every sweep in up to eight jobs, and one that joins them
+#                             over other configs in the same layout, whose results_dir lie in mine/Results
 #
-# Each step is one command of this project, run from this folder; the scripts do not depend on the graph. Their tables
-# grow row by row and a killed script continues them, so a step's output is a mark that is set when all its runs are
-# complete. A step is one process for many configs, because importing torch takes longer than many of the runs. It has
-# one thread, so that its results do not depend on the number of cores; with more cores more steps run at once.
+# Each step is one command of this project, run from this folder; the scripts do not depend on the workflow. Their
+# tables grow row by row and a killed script continues them, so a step's output is a mark that is set when all its runs
+# are complete. A step is one process for many short configs, because importing torch takes longer than many of the runs.
+# It has one thread, so that its results do not depend on the number of cores; with more cores more steps run at once.
 
+import shlex
 import subprocess
 import sys
 from math import prod
@@ -23,10 +25,10 @@ from snakemake.exceptions import WorkflowError
 
 from interp.methods.table import METHODS
 from interp.runs.config import project_path, read_chain, read_yaml, shown
-from interp.runs.settings import TOGETHER
 
 CONFIGS, RESULTS = config.get("configs", "configs"), config.get("results", "Results")
-PARTS = int(config.get("parts", 1))  # of every sweep
+SHARDS = int(config.get("shards", 1))  # of every sweep
+PYTHON = shlex.quote(sys.executable)
 if "seeds" in config:  # --config seeds="0 1 2": the same for several models, in folders of their own
     seeds = str(config["seeds"]).split()
     if not seeds or not all(seed.isdecimal() for seed in seeds):
@@ -40,6 +42,9 @@ SCRIPTS = {name: method.script for name, method in METHODS.items()}
 TRAINING = {"Disambiguation": "Disambiguation/a2_minus_b2", "Shared_Nodes": "Shared_Nodes/shared_nodes",
             "Grokking": "Grokking/a2_b"}
 SEEDS = "Train_Algorithmic_Models/Disambiguation/a2_minus_b2_seeds"  # more models of Experiment 1
+LANGUAGE_MODELS = {"smollm2": "Models/SmolLM2-135M", "gemma3": "Models/Gemma3-270M"}
+SENTENCES = {"SV_Agreement": ("sv_agreement", "agreement"), "Reflexives": ("reflexives", "reflexives"),
+             "Syntactic_Number": ("syntactic_number", "syntactic_number")}  # the names of configs, and of the script
 COMPARISON = {"Disambiguation": "Disambiguation", "Untrained": "Disambiguation", "Shared_Nodes_Task_1": "Shared_Nodes",
               "Shared_Nodes_Task_2": "Shared_Nodes", "Grokking": "Grokking", "Grokking-checkpoints": "Grokking"}
 COMPARED = ["probe_accuracy_attn", "probe_accuracy_mlp", "there_and_used", "nearest_neighbors"]
@@ -51,9 +56,13 @@ FIGURES = {
 }
 CURVES = "Train_Algorithmic_Models/Grokking/curves.csv"
 OVERLAPS = {  # the circuits of two configs: are they the same neurons?
-    "shared_of_both_tasks": ["Task_1/circuit_probing/shared", "Task_2/circuit_probing/shared"],
-    "free_of_both_tasks": ["Task_1/circuit_probing/free", "Task_2/circuit_probing/free"],
-    "free_and_shared": ["Task_1/circuit_probing/free", "Task_1/circuit_probing/shared"],
+    "Shared_Nodes/figures/overlap/shared_of_both_tasks": [
+        f"Shared_Nodes/{task}/circuit_probing/shared" for task in ("Task_1", "Task_2")],
+    "Shared_Nodes/figures/overlap/free_of_both_tasks": [
+        f"Shared_Nodes/{task}/circuit_probing/free" for task in ("Task_1", "Task_2")],
+    "Shared_Nodes/figures/overlap/free_and_shared": [
+        f"Shared_Nodes/Task_1/circuit_probing/{name}" for name in ("free", "shared")],
+    "Reflexives/overlap/agreement_smollm2": ["SV_Agreement/sv_agreement-smollm2", "Reflexives/reflexives-smollm2"],
 }
 
 
@@ -65,54 +74,58 @@ def config_file(name):
     return f"{CONFIGS}/{name}.yaml"
 
 
-def there(names):
-    """The configs that there are, of some names."""
+def there(*names):
+    """The configs of some names that exist."""
     return [config_file(name) for name in names if project_path(config_file(name)).exists()]
 
 
 def configs_of(folder, method):
-    """The configs of a method's variables, if there are any: DAS does not have a label for every variable."""
+    """The configs of a method's variables that exist: DAS does not have a label for every variable."""
     ending = "_cf" if method == "DAS" and folder != "Grokking" else ""
-    return there(f"{folder}/{method}/{variable}{ending}" for variable in VARIABLES[folder])
+    return there(*(f"{folder}/{method}/{variable}{ending}" for variable in VARIABLES[folder]))
 
 
 def read_by(files):
-    """Configs, and the ones they are based on: when any changes the step is to be made again."""
+    """Configs, and the ones they are based on: if any changes, the step is repeated."""
     return sorted({shown(path) for file in files for path, _ in read_chain(project_path(file))})
 
 
-def marks(files, part=""):
-    """A file in each config's run directory that is there when the run, or a part of it, is complete.
+def mark(file, *written):
+    """A file that is there when something is complete; it does not count if what was written has been deleted."""
+    if not all(path.exists() for path in written):
+        file.unlink(missing_ok=True)
+    return shown(file)
 
-    If a run's table or models have been deleted, its mark does not count.
-    """
+
+def marks(files, shard=""):
+    """A mark in each config's run directory: its run, or a shard of it, is complete."""
     found = []
     for values in (read_yaml(project_path(file)) for file in files):
         results = project_path(values["results_dir"])
-        mark = results / (f".{part}.complete" if part else ".complete")
-        written = [] if part else [results / "results.csv"]
-        if values.get("save_models"):
-            written.append(project_path(values["model_dir"]))
-        if not all(path.exists() for path in written):
-            mark.unlink(missing_ok=True)
-        found.append(shown(mark))
+        folders = ["data_dir"] * ("data_dir" in values) + ["model_dir"] * bool(values.get("save_models"))
+        written = [results / "results.csv", *(project_path(values[key]) for key in folders)]
+        found.append(mark(results / f".{shard}complete", *([] if shard else written)))  # a shard may have no setting
     return found
+
+
+def converted(model):
+    """The mark of a language model that is taken from its package."""
+    folder = project_path(LANGUAGE_MODELS[model])
+    return mark(folder.with_name(f".{folder.name}.complete"), folder)
 
 
 def figures(experiment, names):
     return [f"{RESULTS}/{experiment}/figures/{name}.{ending}" for name in names for ending in ("png", "pdf")]
 
 
-def settings_of(files):
-    """How many settings the largest of some configs sweeps that a part may divide."""
-    def size(values):
-        return prod(len(value) for key, value in values.items()
-                    if key.endswith("_list") and key != f"{TOGETHER}_list" and value)
-    return max((size(read_yaml(project_path(file))) for file in files), default=0)
+def groups_of(files):
+    """The most groups of settings that a sweep of some configs has; those that differ in the method stay together."""
+    return max(prod(len(value) for key, value in read_yaml(project_path(file)).items()
+                    if key.endswith("_list") and key != "method_list" and value) for file in files)
 
 
 class Step(NamedTuple):
-    """A command on some configs. measured: minutes and MiB at most, by the graph's own benchmarks (docs/reproducing.md)."""
+    """A command on some configs. measured: minutes and MiB at most (docs/reproducing.md, docs/experiment_4.md)."""
 
     script: str
     configs: list
@@ -121,50 +134,105 @@ class Step(NamedTuple):
     measured: tuple
 
 
-TRAINED = {experiment: marks([config_file(f"Train_Algorithmic_Models/{name}")]) for experiment, name in TRAINING.items()}
-TRANSFERS = [config_file(f"Disambiguation/transfer/{name}") for name in ("a2", "a_plus_b")]
-SEEDED = marks(there([SEEDS]))
-STEPS = {}  # by the name of the rule
-PROBED = {experiment: [] for experiment in TRAINING}  # the marks of all methods
-COMPARISONS = []  # the marks of the runs of the comparison
+class Drawing(NamedTuple):
+    """A script of analysis/ with its arguments."""
 
-for experiment, name in TRAINING.items():
-    STEPS[f"train_{experiment}"] = Step(
-        "train_algorithmic_models.py", [config_file(f"Train_Algorithmic_Models/{name}")], [], f"{experiment}/train",
-        {"Shared_Nodes": (85, 1000)}.get(experiment, (36, 740)))
+    needs: list
+    figures: list
+    command: str
+
+
+STEPS = {}  # by the name of the rule
+DRAWINGS = {}
+
+
+def add_step(name, *step):
+    """Returns the marks of the step's runs; without configs there is no step."""
+    step = Step(*step)
+    if step.configs:
+        STEPS[name] = step
+    return marks(step.configs)
+
+
+TRAINED = {experiment: add_step(
+    f"train_{experiment}", "train_algorithmic_models.py", [config_file(f"Train_Algorithmic_Models/{name}")], [],
+    f"{experiment}/train", {"Shared_Nodes": (85, 1000)}.get(experiment, (36, 740)))
+    for experiment, name in TRAINING.items()}
+PROBED = {experiment: [] for experiment in TRAINING}  # the marks of all methods
 for folder in VARIABLES:
     experiment = folder.split("/")[0]
     for method, script in SCRIPTS.items():
-        files = configs_of(folder, method)
-        STEPS[f"{method}_{folder.replace('/', '_')}"] = Step(
-            script, files, TRAINED[experiment], f"{folder}/{method}", (41 if experiment == "Grokking" else 6, 830))
-        PROBED[experiment] += marks(files)
-STEPS["transfer"] = Step("train_algorithmic_models.py", TRANSFERS, TRAINED["Disambiguation"], "Disambiguation/transfer",
-                         (6, 780))
-if SEEDED:  # after the first model, which writes the same data
-    STEPS["train_seeds"] = Step("train_algorithmic_models.py", there([SEEDS]), TRAINED["Disambiguation"],
-                                "Disambiguation/train_seeds", (52, 740))
-for name, experiment in COMPARISON.items():
-    if files := there([f"Comparison/{name}"]):
-        STEPS[f"compare_{name}"] = Step(
-            "compare_methods.py", files, TRAINED[experiment] + (SEEDED if experiment == "Disambiguation" else []),
-            f"Comparison/{name}", (54, 2200))
-        COMPARISONS += marks(files)
+        PROBED[experiment] += add_step(
+            f"{method}_{folder.replace('/', '_')}", script, configs_of(folder, method), TRAINED[experiment],
+            f"{folder}/{method}", (41 if experiment == "Grokking" else 6, 830))
+TRANSFERRED = add_step(
+    "transfer", "train_algorithmic_models.py", [config_file(f"Disambiguation/transfer/{name}") for name in (
+        "a2", "a_plus_b")], TRAINED["Disambiguation"], "Disambiguation/transfer", (6, 780))
+SEEDED = add_step(  # after the first model, which writes the same data
+    "train_seeds", "train_algorithmic_models.py", there(SEEDS), TRAINED["Disambiguation"], "Disambiguation/train_seeds",
+    (52, 740))
+READY = {experiment: done + SEEDED * (experiment == "Disambiguation") for experiment, done in TRAINED.items()}
+COMPARED_RUNS = [done for name, experiment in COMPARISON.items() for done in add_step(
+    f"compare_{name}", "compare_methods.py", there(f"Comparison/{name}"), READY[experiment], f"Comparison/{name}",
+    (54, 2200))]
+
+for experiment in TRAINING:
+    DRAWINGS[f"draw_{experiment}"] = Drawing(
+        PROBED[experiment], figures(experiment, FIGURES[experiment]),
+        f"summarize_{experiment.lower()}.py --results {shlex.quote(f'{RESULTS}/{experiment}')}"
+        + f" --curves {shlex.quote(f'{RESULTS}/{CURVES}')}" * (experiment == "Grokking"))
+COMPARE = f"summarize_comparison.py --results {shlex.quote(f'{RESULTS}/Comparison')}"
+DRAWINGS["comparison"] = Drawing(
+    COMPARED_RUNS, [f"{RESULTS}/Comparison/figures/leaderboard.csv", *figures("Comparison", ["detection"])], COMPARE)
+
+if there("Language/sentences"):  # Experiment 4; not for several seeds, as its models are not trained here
+    WRITTEN = add_step("sentences", "generate_language_data.py", there("Language/sentences"), [], "Language/sentences",
+                       (1, 1000))
+    COMPARED_LANGUAGE = []
+    for model in LANGUAGE_MODELS:
+        needs = [*WRITTEN, converted(model)]
+        agreement = []  # the marks of all methods
+        for task, (name, script) in SENTENCES.items():
+            circuits = add_step(f"circuit_probing_{task}_{model}", "circuit_probing.py", there(f"{task}/{name}-{model}"),
+                                needs, f"{task}/{model}", (88 if task == "SV_Agreement" else 27, 4000))
+            agreement += circuits * (task == "SV_Agreement")
+            DRAWINGS[f"draw_{task}_{model}"] = Drawing(
+                circuits, figures(f"{task}/{model}", ["one_circuit", "ablation_by_layer"]),
+                f"summarize_{script}.py --results {shlex.quote(f'{RESULTS}/{task}/{model}')}")
+        for method, script in SCRIPTS.items():
+            agreement += add_step(f"{method}_SV_Agreement_{model}", script, there(f"SV_Agreement/{method}/{model}"), needs,
+                             f"SV_Agreement/{method}_{model}", (16, 3010))
+        DRAWINGS[f"draw_layers_{model}"] = Drawing(
+            agreement, figures("SV_Agreement", [f"{model}/layers"]),
+            f"summarize_layers.py --model {model} --results {shlex.quote(f'{RESULTS}/SV_Agreement')}")
+        for run in (f"SV_Agreement-{model}", f"SV_Agreement-{model}-trained"):
+            COMPARED_LANGUAGE += add_step(f"compare_{run}", "compare_methods.py", there(f"Comparison/{run}"), needs,
+                                          f"Comparison/{run}", (127, 3200))
+    DRAWINGS["comparison_language"] = Drawing(COMPARED_LANGUAGE, figures("Comparison", [
+        f"SV_Agreement-{model}{run}" for model in LANGUAGE_MODELS
+        for run in ("/labels_resid_post", "-trained/labels_resid_mid")]), COMPARE)
+
+for out, pair in OVERLAPS.items():
+    if len(files := there(*pair)) == 2:
+        DRAWINGS[f"overlap_{out.rpartition('/')[2]}"] = Drawing(
+            [*files, *marks(files)], [f"{RESULTS}/{out}.{ending}" for ending in ("png", "pdf")],
+            shlex.join(["summarize_model_overlap.py", "--config", *files, "--out", f"{RESULTS}/{out}"]))
 
 
 for name, step in STEPS.items():
-    complete, parts = marks(step.configs), min(PARTS, settings_of(step.configs))
-    command = f"OMP_NUM_THREADS=1 {sys.executable} {step.script} --config {' '.join(step.configs)}"
+    shards = min(SHARDS, groups_of(step.configs))
+    command = f"OMP_NUM_THREADS=1 {PYTHON} {step.script} --config {shlex.join(step.configs)}"
     minutes, mebibytes = step.measured
-    division = [(f"{name}_part_{number}", f" --shard {number}/{parts}", marks(step.configs, f"part_{number}_of_{parts}"))
-                for number in range(1, parts + 1)] if parts > 1 else []
-    joined = [mark for *_, own in division for mark in own]
+    division = [(f"{name}_shard_{number}", f" --shard {number}/{shards}",
+                 marks(step.configs, f"shard_{number}_of_{shards}_")) for number in range(1, shards + 1)] * (shards > 1)
+    divided = [done for *_, own in division for done in own]
 
-    for rule_name, option, wanted in [*division, (name, "", complete)]:
+    # after its shards the whole command finds every setting done, and draws
+    for rule_name, option, wanted in [*division, (name, "", marks(step.configs))]:
 
         rule:
             name: rule_name
-            input: joined if wanted is complete and joined else step.needs + read_by(step.configs),
+            input: divided if divided and not option else step.needs + read_by(step.configs),
             output: touch(wanted),
             benchmark: f"{RESULTS}/times/{step.times}{rule_name.removeprefix(name)}.tsv"
             threads: 1
@@ -177,51 +245,50 @@ for name, step in STEPS.items():
             shell: "{params.on}{params.command}"
 
 
-for experiment in TRAINING:
+for model in LANGUAGE_MODELS:
 
     rule:
-        name: f"draw_{experiment}"
-        input: PROBED[experiment],
-        output: figures(experiment, FIGURES[experiment]),
-        benchmark: f"{RESULTS}/times/{experiment}/draw.tsv"
-        params: command=f"analysis/summarize_{experiment.lower()}.py --results {RESULTS}/{experiment}"
-                + f" --curves {RESULTS}/{CURVES}" * (experiment == "Grokking"),
-        resources: mem_mb=2000, runtime=10, gpu=0,
-        shell: "{sys.executable} {params.command}"
+        name: f"convert_{model}"
+        output: touch(converted(model)),
+        params: model=model,
+        resources: mem_mb=4000, runtime=10, gpu=0,
+        shell: "{PYTHON} -m interp.convert_gguf --model {params.model}"
 
 
-for name, pair in OVERLAPS.items():
-    configs = [config_file(f"Shared_Nodes/{file}") for file in pair]
+for name, drawing in DRAWINGS.items():
 
     rule:
-        name: f"overlap_{name}"
-        input: configs=configs, circuits=marks(configs),
-        output: figures("Shared_Nodes", [f"overlap/{name}"]),
-        params: out=f"{RESULTS}/Shared_Nodes/figures/overlap/{name}",
-        resources: mem_mb=2000, runtime=10, gpu=0,
-        shell: "{sys.executable} analysis/summarize_model_overlap.py --config {input.configs} --out {params.out}"
+        name: name
+        input: drawing.needs,
+        output: drawing.figures,
+        benchmark: f"{RESULTS}/times/{name.removeprefix('draw_')}/draw.tsv"
+        params: command=drawing.command,
+        resources: mem_mb=2000, runtime=20, gpu=0,
+        shell: "{PYTHON} analysis/{params.command}"
 
 
-rule comparison:
-    input: COMPARISONS,
-    output: f"{RESULTS}/Comparison/figures/leaderboard.csv", figures("Comparison", ["detection"]),
-    resources: mem_mb=2000, runtime=20, gpu=0,
-    shell: "{sys.executable} analysis/summarize_comparison.py --results {RESULTS}/Comparison"
+def drawn(*names):
+    return [figure for name in names for figure in DRAWINGS[name].figures]
 
 
-rule experiment1:
-    input: rules.draw_Disambiguation.output, marks(TRANSFERS),
+TARGETS = {
+    "experiment1": drawn("draw_Disambiguation") + TRANSFERRED,
+    "experiment2": drawn("draw_Shared_Nodes", "overlap_shared_of_both_tasks", "overlap_free_of_both_tasks",
+                         "overlap_free_and_shared"),
+    "experiment3": drawn("draw_Grokking")}
+PAPER = [*TARGETS.values()]
+if "comparison_language" in DRAWINGS:
+    TARGETS["language"] = drawn("draw_SV_Agreement_smollm2")
+    TARGETS["experiment4"] = drawn(*(f"draw_{what}_{model}" for model in LANGUAGE_MODELS
+                                     for what in (*SENTENCES, "layers")), "overlap_agreement_smollm2")
 
+for name, wanted in TARGETS.items():
 
-rule experiment2:
-    input: rules.draw_Shared_Nodes.output,
-           figures("Shared_Nodes", [f"overlap/{name}" for name in OVERLAPS]),
-
-
-rule experiment3:
-    input: rules.draw_Grokking.output,
+    rule:
+        name: name
+        input: wanted,
 
 
 rule paper:
-    input: rules.experiment1.input, rules.experiment2.input, rules.experiment3.input,
+    input: PAPER,
     default_target: True

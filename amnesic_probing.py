@@ -9,10 +9,10 @@
 4. Patch the erased activations in and see how often the model is still right.
 5. As a control, erase as many random dimensions.
 
-The published figures fit an eraser on each split itself (columns train_... and test_...); the
+The published values fit an eraser on each split itself (columns train_... and test_...); the
 held-out ones fit it on train and apply it to test. With two tasks, the eraser of one is also
 applied to the other (diff_...). Of sentences, where a split has hundreds of classes less to fit chance with, only the
-held-out figures are asked for.
+held-out values are wanted.
 """
 
 from typing import Literal
@@ -81,7 +81,7 @@ def prepare(config: Config, settings: list[Setting], device: torch.device) -> St
         if len(data.tests["test"]) < 2 and not config.of_sentences:
             raise BadInput("test_data_path: LEACE is fitted on it too, which takes two rows or more.")
         for examples in (data.train, *data.tests.values()):  # one-hot: no more classes than examples
-            check_range("variable", config.asked, examples.variables[config.asked], len(data.train))
+            check_range("variable", config.variable_name, examples.variables[config.variable_name], len(data.train))
     return study
 
 
@@ -120,22 +120,22 @@ class Erasure:
         self.config, self.setting, self.model, self.splits = config, setting, model, splits
         self.activations, self.clean = activations, clean
         self.forward = {name: of_site[site_of(setting)] for name, of_site in forward.items()}
-        self.n_classes = 1 + max(int(examples.variables[config.asked].max()) for examples in splits.values()
-                                 if config.asked in examples.variables)
+        self.n_classes = 1 + max(int(examples.variables[config.variable_name].max()) for examples in splits.values()
+                                 if config.variable_name in examples.variables)
 
     def fit(self, split: str) -> LeaceEraser:
-        return fit_eraser(self.activations[split], self.splits[split].variables[self.config.asked], self.n_classes,
-                          self.setting.precision)
+        values = self.splits[split].variables[self.config.variable_name]
+        return fit_eraser(self.activations[split], values, self.n_classes, self.setting.precision)
 
     def readable(self, split: str, eraser: LeaceEraser | None = None) -> float:
         """How well a linear probe reads the variable, before or after erasure."""
         activations = self.activations[split]
         return decodability(eraser(activations) if eraser else activations,
-                            self.splits[split].variables[self.config.asked], self.n_classes, lr=self.setting.lr,
+                            self.splits[split].variables[self.config.variable_name], self.n_classes, lr=self.setting.lr,
                             num_steps=self.config.num_epochs, seed=self.setting.model_seed)
 
     def accuracies(self, column: str, split: str, eraser: LeaceEraser | None = None) -> dict[str, float]:
-        """How often the model answers rightly, before or after erasure, as COLUMN, or as COLUMN_GROUP of groups."""
+        """How often the model answers correctly, before or after erasure, as COLUMN, or as COLUMN_GROUP of groups."""
         states = self.clean[split] if eraser is None else in_batches(
             self.forward[split], eraser(self.activations[split]))
         return accuracies(self.model, states, column, self.splits[split])

@@ -180,7 +180,7 @@ def probe_sublayer(config: Config, setting: Setting, model: OpenModel, sublayer:
                    path: str) -> Outcome:
     """Find one sublayer's circuit for the variable; measure what it holds and what it does. path: the model's."""
     splits = {"train": layer.data.train, **layer.data.tests}
-    labels = {name: examples.variables[config.asked] for name, examples in splits.items()}  # (rows,) each
+    labels = {name: examples.variables[config.variable_name] for name, examples in splits.items()}  # (rows,) each
     train, test = labels["train"], labels["test"]
     replays = {name: replay(model, sublayer, examples, layer.inputs[name][setting.operation])
                for name, examples in splits.items()}
@@ -220,7 +220,7 @@ def probe_sublayer(config: Config, setting: Setting, model: OpenModel, sublayer:
 def description(config: Config, setting: Setting, path: str) -> dict[str, Any]:
     """What a setting's saved circuit is about, kept in its file. path: its model's."""
     kept = {key: getattr(config, key) for key in ("task", "random_init", "reinit_embeddings", "layer_reinit")}
-    return {"variable": config.asked, **kept, "model_path": path, **setting._asdict()}
+    return {"variable": config.variable_name, **kept, "model_path": path, **setting._asdict()}
 
 
 def neighbor_accuracies(config: Config, labels: dict[str, Tensor], updates: dict[str, Tensor],

@@ -47,12 +47,12 @@ class Config(QuestionConfig):
                 and not (self.counterfactual_variable and self.counterfactual_label)):
             raise ValueError("counterfactual_embeddings needs the keys counterfactual_variable and "
                              "counterfactual_label")
-        own = f"counter_{self.variable}"
+        expected = f"counter_{self.variable}"
         if (self.counterfactual_embeddings and not self.of_sentences and not self.other_counterfactual
-                and self.counterfactual_variable != own):
+                and self.counterfactual_variable != expected):
             raise ValueError(f"counterfactual_variable is {self.counterfactual_variable}, but the probe reads "
-                             f"{self.variable}, whose counterfactual is {own}; correct it and counterfactual_label, or "
-                             "say other_counterfactual: true")
+                             f"{self.variable}, whose counterfactual is {expected}; correct it, or say "
+                             "other_counterfactual: true")
         return self
 
 
@@ -90,23 +90,24 @@ from interp.tasks.study import (
 
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Study:
     """Read the data and each model's configuration; refuse what does not fit together."""
-    counterfactuals = {config.asked: Counterfactual(config.counterfactual_label, config.counterfactual_variable)
+    counterfactuals = {config.variable_name: Counterfactual(config.counterfactual_label, config.counterfactual_variable)
                        } if config.counterfactual_embeddings and config.counterfactual_label else {}
     study = Study(config, settings, device, counterfactuals=counterfactuals, paired=config.counterfactual_embeddings)
     for setting in settings:
         data = study.data(setting)
         check_batch(setting.batch_size, len(data.train))
-        check_range("n_classes", config.asked, data.train.variables[config.asked], classes_of(config, data.train))
+        values = data.train.variables[config.variable_name]
+        check_range("n_classes", config.variable_name, values, classes_of(config, data.train))
         for name in data.tests if config.counterfactual_embeddings else ():
             if not data.pairs[name].changed().numel():
-                key, what = (("counterfactual_embeddings", f"the interchange of '{config.asked}'")
+                key, what = (("counterfactual_embeddings", f"the interchange of '{config.variable_name}'")
                              if config.of_sentences else ("counterfactual_label", f"'{config.counterfactual_label}'"))
                 raise BadInput(f"{key}: {what} changes the answer in no row of the test data.")
     return study
 
 
 def classes_of(config: Config, train: Examples) -> int:
-    return config.n_classes or 1 + int(train.variables[config.asked].max())
+    return config.n_classes or 1 + int(train.variables[config.variable_name].max())
 
 
 # ------------------------------------------------------------------------------ the method
@@ -115,22 +116,25 @@ def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple
     """Of each model read the activations of train and tests at every site, and probe them."""
     for model, data, of_model in study.models(settings):
         sites = [site_of(setting) for setting in of_model]
-        forward = {name: forward_from(model, examples, sites) for name, examples in data.tests.items()
-                   } if config.counterfactual_embeddings else {}
+        tests = data.tests if config.counterfactual_embeddings else {}
+        forward = {name: forward_from(model, examples, sites) for name, examples in tests.items()}
+        clean = {name: model.final_states(examples) for name, examples in tests.items()}
         vanilla = vanilla_accuracies(model, data) if config.of_sentences else {}
         for setting, activations in at_sites(model, of_model, {"train": data.train, **data.tests}):
             above = {name: of_site[site_of(setting)] for name, of_site in forward.items()}
-            metrics, tables = probe(config, setting, model, data, activations, above)
+            metrics, tables = probe(config, setting, model, data, activations, above, clean)
             yield setting, Outcome(metrics | vanilla, tables)
 
 
 def probe(config: Config, setting: Setting, model: OpenModel, data: Data, activations: dict[str, Tensor],
-          forward: dict[str, ForwardFrom]) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+          forward: dict[str, ForwardFrom], clean: dict[str, Tensor]
+          ) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
     """Train one probe; measure what it reads and, with counterfactual embeddings, whether the model uses it.
 
-    activations: by split, (rows, d_model). forward: of each test, the model above the site.
+    activations: by split, (rows, d_model). forward: of each test, the model above the site. clean: of each test, the
+    final hidden states without intervention, (rows, d_model).
     """
-    train = data.train.variables[config.asked]  # (rows,)
+    train = data.train.variables[config.variable_name]  # (rows,)
     classifier = build_probe(model.d_model, classes_of(config, data.train), config.intermediate_size,
                              setting.model_seed).to(model.device)
     shuffling = torch.Generator().manual_seed(setting.model_seed)
@@ -142,12 +146,13 @@ def probe(config: Config, setting: Setting, model: OpenModel, data: Data, activa
                                            shuffled_batches(len(train), setting.batch_size, shuffling))
     metrics, tables = {"train_loss": train_loss, "train_acc": train_acc}, dict[str, list[dict[str, Any]]]()
     for name, examples in data.tests.items():
-        values = examples.variables[config.asked]
+        values = examples.variables[config.variable_name]
         loss, share = evaluate_probe(classifier, activations[name], values, batch_size=setting.batch_size)
         metrics |= {f"{name}_loss": loss, f"{name}_acc": share,
                     f"majority_{name}_acc": majority_accuracy(train, values)}
     for name, above in forward.items():
-        effects, rows = try_counterfactuals(config, model, classifier, data.pairs[name], activations[name], above)
+        effects, rows = try_counterfactuals(config, model, classifier, data.pairs[name], activations[name], above,
+                                            clean[name])
         prefix = "counterfactual_" if name == "test" else f"{name}_counterfactual_"
         metrics |= {f"{prefix}{measure}": value for measure, value in effects.items()}
         if config.save_examples:
@@ -156,17 +161,18 @@ def probe(config: Config, setting: Setting, model: OpenModel, data: Data, activa
 
 
 def try_counterfactuals(config: Config, model: OpenModel, classifier: nn.Module, pairs: Pairs, activations: Tensor,
-                        forward: ForwardFrom) -> tuple[dict[str, float], list[dict[str, Any]]]:
+                        forward: ForwardFrom, clean: Tensor) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Patch in counterfactual embeddings wherever they should change the answer.
 
-    activations: of the bases, (pairs, d_model). Returns the metrics, and a row for each example.
+    activations, clean: of the bases, at the site and final hidden states, (pairs, d_model) each. Returns the metrics,
+    and a row for each example.
     """
     changed = pairs.changed()  # (changed,) row numbers
-    some, targets = pairs[changed], pairs.source.variables[config.asked][changed]
+    some, targets = pairs[changed], pairs.source.variables[config.variable_name][changed]
     embeddings = counterfactual_embeddings(classifier, activations[changed], targets,
                                            num_steps=config.cf_num_epochs, lr=config.cf_lr)
     with torch.no_grad():
-        measured = measure_patches(model, classifier, embeddings, targets, clean=model.final_states(some.base),
+        measured = measure_patches(model, classifier, embeddings, targets, clean=clean[changed],
                                    patched=in_batches(forward, embeddings, changed), pairs=some)
     means = {name: values.double().mean().item() for name, values in measured.items()}
     means["average_logit_diff"] = means.pop("logit_diff")

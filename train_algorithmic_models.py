@@ -64,7 +64,7 @@ class Config(ScriptConfig):
     @model_validator(mode="before")
     @classmethod
     def both_starts(cls, values):
-        """Transfer is judged by comparison: train from the old model and from a fresh one."""
+        """Transfer is evaluated by comparison: train from the old model and from a fresh one."""
         values = dict(values)
         if values.get("transfer") is True:  # the paper's way to say it
             values["transfer"] = values.pop("model_path", None)
@@ -174,9 +174,9 @@ def prepare(config: Config, settings: list[Setting], device: torch.device) -> Pr
             what = "trains without dropout" if key in NO_DROPOUT else value
             raise BadInput(f"transfer: the model in {config.transfer} has {key} {getattr(old, key)}, this config "
                            f"{what}.")
-    splits = {name: Split(torch.cat([arithmetic.token_ids(table) for table in own]).to(device),
-                          torch.cat([arithmetic.labels_of(table, "labels") for table in own]).to(device))
-              for name, own in tables.items()}
+    splits = {name: Split(torch.cat([arithmetic.token_ids(table) for table in of_split]).to(device),
+                          torch.cat([arithmetic.labels_of(table, "labels") for table in of_split]).to(device))
+              for name, of_split in tables.items()}
     return Prepared(files, splits, device)
 
 
@@ -244,12 +244,12 @@ def train(config: Config, setting: Setting, model: GPT2LMHeadModel,
 
 @torch.no_grad()
 def evaluate(logits: dict[str, Callable[[], Tensor]], splits: dict[str, Split]) -> dict[str, float]:
-    figures = {}
+    metrics = {}
     for name, split in splits.items():
         values = logits[name]()
-        figures[f"{name}_loss"] = cross_entropy(values, split.labels).item()
-        figures[f"{name}_acc"] = (values.argmax(-1) == split.labels).double().mean().item()
-    return figures
+        metrics[f"{name}_loss"] = cross_entropy(values, split.labels).item()
+        metrics[f"{name}_acc"] = (values.argmax(-1) == split.labels).double().mean().item()
+    return metrics
 
 
 def report(config: Config, row: dict[str, Any], seconds_each: float) -> None:
@@ -261,7 +261,7 @@ def report(config: Config, row: dict[str, Any], seconds_each: float) -> None:
 
 
 def checkpoint_paths(config: Config, setting: Setting, epoch: int) -> list[Path]:
-    """Where the model of this epoch is saved: under its number where asked for, as `final` after the last."""
+    """Where the model of this epoch is saved, if it is: under its number, as `final` after the last."""
     names = [str(epoch)] if epoch in config.save_checkpoints else []
     names += ["final"] if epoch == config.num_epochs else []
     start = f"_{setting.start}" if hasattr(setting, "start") else ""

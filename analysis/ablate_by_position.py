@@ -4,137 +4,108 @@
         --layer 11 --operation mlp [--device cpu] [--out FILE]
 
 Circuits are ablated at every token of a sentence. Language models write a massive update at the first token, which
-later attention leans on, and an ablation that destroys it costs accuracy whatever the variable. This takes the circuit
-that a config of circuit_probing.py has saved and gives the model the sublayer's update without it at the first token
-alone, and at all others alone. With a `sentence_prefix` the first token is the same in all sentences, otherwise a word.
-The keys and values that an attention reads from the first token belong to the updates of the tokens that read them.
-Writes FILE.csv, a row for each evaluation set and case, and draws FILE.png and FILE.pdf.
-
-accuracy       how often the model prefers the right word
-stream_norm    mean norm of the full model's residual stream above the layer, at the tokens where the case ablates
-change_norm    mean norm of what the ablation changes in it there
+later attention leans on, and an ablation that destroys it costs accuracy whatever the variable. This takes the circuits
+that a config of circuit_probing.py has saved and gives the model the sublayer's update without them at the first token
+alone, and at all others alone. Writes FILE.csv, a row for each circuit, evaluation set and case, and draws FILE.png and
+FILE.pdf. stream_norm, change_norm: mean norms, where a case ablates, of the full model's residual stream above the
+layer and of what the ablation changes in it.
 """
 
-import argparse
+from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-import circuit_probing
-from analysis import summarize_agreement, summarize_reflexives
-from analysis.method_figures import COMPONENTS, run, whole_out
-from analysis.summarize_model_overlap import saved_circuits
+from analysis import figures
+from analysis.language_figures import TASKS
+from analysis.summarize_model_overlap import circuits_of
+from analysis.tables import COMPONENTS, RESULTS, parse, run
 from interp.methods.masks import Circuit
 from interp.models.examples import Examples
-from interp.models.kept import answer_from, capture
 from interp.models.loading import choose_device
-from interp.models.opened import OpenModel
+from interp.models.open_model import RESID_POST, RESID_PRE, OpenModel, Site
 from interp.models.sublayers import Sublayer, find_sublayer, masked
-from interp.plotting import draw_bars, plt, save_figure
-from interp.runs.config import BadInput, load_config, project_path
+from interp.models.suffix import final_states_from
+from interp.runs.config import BadInput, project_path, read_yaml
 from interp.runs.files import write_text
-from interp.runs.settings import Setting, expand_settings
-from interp.tasks.keys import SENTENCE_TASKS
-from interp.tasks.question import accuracies
+from interp.tasks.keys import QuestionConfig
+from interp.tasks.study import Study, accuracies
 
-SETS = summarize_agreement.SETS | summarize_reflexives.SETS
+SETS = TASKS["agreement"][1] | TASKS["reflexive"][1]
 NOWHERE, EVERYWHERE, FIRST, OTHERS = "full model", "every token", "first token", "all other tokens"
 
 
-def choose(file: Path, layer: int, operation: str) -> tuple[circuit_probing.Config, list[Setting]]:
-    """A config and those of its settings that are about the sublayer.
-
-    Raises:
-        BadInput: there are none, or the config is not of sentences that the model is judged on.
-    """
-    config = load_config(file, circuit_probing.Config)
-    if not config.of_sentences or not config.lm_eval:
-        raise BadInput(f"{file}: its task must be one of {', '.join(SENTENCE_TASKS)}, with lm_eval: true.")
-    settings = [setting for setting in expand_settings(config)
-                if (setting.target_layer, setting.operation) == (layer, operation)]
-    if not settings:
-        raise BadInput(f"{file}: it has no circuit of the {COMPONENTS[operation]} of layer {layer}.")
-    return config, settings
+class Sentences(QuestionConfig, extra="ignore"):
+    """The keys of a config of circuit_probing.py that say which model and sentences it is of."""
 
 
 @torch.no_grad()
-def ablate_by_position(opened: OpenModel, sublayer: Sublayer, circuit: Circuit, file: str,
+def ablate_by_position(model: OpenModel, sublayer: Sublayer, circuit: Circuit, name: str,
                        examples: Examples) -> list[dict[str, Any]]:
-    """A row for each evaluation set and case. file: the name of the examples.
+    """A row for each evaluation set and case. name: of the examples.
 
     What a block gives at a token depends on the masks through the sublayer's update at that token alone, so the
-    residual stream that enters the next block is put together, token by token, from a pass with and one without the
-    circuit.
-
-    Raises:
-        BadInput: a pass of this model cannot start in the middle.
+    residual stream that enters the next block is put together from a pass with and one without the circuit.
     """
-    if not opened.shares:
-        raise BadInput(f"a '{opened.model.config.model_type}' model cannot be run from the middle, which this needs.")
-    above, forest = sublayer.layer + 1, opened.forest(examples)
-    kept = capture(opened, examples, [], layers=[above])
-    whole = kept.entering[above]                                                       # (chunks, N, d_model)
+    if RESID_PRE not in model.suffix:
+        raise BadInput(f"a '{model.kind}' model cannot be run from the middle, which this needs.")
+    site = Site(sublayer.layer, RESID_POST)
+    whole = model.activations(examples, [], [site])[site]                    # (rows, T, d_model)
     with masked(sublayer, circuit.ablation()):
-        without = capture(opened, examples, [], layers=[above]).entering[above]        # (chunks, N, d_model)
-    first = (forest.positions == 0).unsqueeze(-1)                                      # (chunks, N, 1)
-    cases = {NOWHERE: torch.zeros_like(first), EVERYWHERE: torch.ones_like(first), FIRST: first, OTHERS: ~first}
-    norms, changes = (of.norm(dim=-1).flatten() for of in (whole, whole - without))    # (nodes,) each
-    path, lengths = forest.path, forest.lengths
-    read = torch.arange(path.shape[1], device=path.device) < lengths.unsqueeze(1)      # (rows, T) not beyond the end
+        without = model.activations(examples, [], [site])[site]              # (rows, T, d_model)
+    norms, changes = (stream.norm(dim=-1) for stream in (whole, whole - without))  # (rows, T) each
+    steps = torch.arange(whole.shape[1], device=whole.device)
+    inside, first = steps < examples.lengths.unsqueeze(1), steps == 0        # (rows, T), (T,)
     rows = []
-    for case, ablated in cases.items():
-        states = answer_from(opened, kept, above, torch.where(ablated, without, whole))
-        tokens = path[read & ablated.flatten()[path]]
-        means = {name: float(of[tokens].mean()) if len(tokens) else None
-                 for name, of in (("stream_norm", norms), ("change_norm", changes))}
-        rows += [{"evaluation": name, "ablated_at": case, "accuracy": share, **means}
-                 for name, share in accuracies(opened, states, file, examples).items()]
+    for case, ablated in ((NOWHERE, first & ~first), (EVERYWHERE, first | ~first), (FIRST, first), (OTHERS, ~first)):
+        entering = torch.where(ablated.unsqueeze(-1), without, whole)
+        states = final_states_from(model, examples, sublayer.layer + 1, entering)
+        means = {"stream_norm": norms[inside & ablated].mean().item(),
+                 "change_norm": changes[inside & ablated].mean().item()}
+        rows += [{"evaluation": group, "ablated_at": case, "accuracy": share, **means}
+                 for group, share in accuracies(model, states, name, examples).items()]
     return rows
 
 
 def draw(table: pd.DataFrame, title: str, path: Path) -> None:
-    """A group of bars for each evaluation set, a bar for each case, seeds as standard deviation."""
-    said = {case: f"circuit ablated: {case}" for case in (EVERYWHERE, FIRST, OTHERS)}
-    groups = table.replace({"ablated_at": said}).groupby(["evaluation", "ablated_at"], sort=False)["accuracy"]
-    heights, errors = (own.unstack(sort=False).rename(index=SETS) for own in (groups.mean(), groups.std()))
-    figure, axis = plt.subplots(figsize=(3 + 2.4 * max(len(heights), 2), 4.4), layout="constrained")
-    draw_bars(axis, heights, errors, ["whole" if case == NOWHERE else "circuit" for case in heights])
-    circuits = table.groupby(["evaluation", "ablated_at"]).size().max()
-    axis.set(ylabel="model accuracy", xlabel="evaluation set")
-    axis.set_title(f"{title}, {'one circuit' if circuits == 1 else f'mean of {circuits} circuits'}", parse_math=False)
-    figure.legend(loc="outside lower center", ncols=2)
-    save_figure(figure, path)
+    """A group of bars for each evaluation set, a bar for each case, circuits as standard deviation."""
+    labels = {case: f"circuit ablated: {case}" for case in (EVERYWHERE, FIRST, OTHERS)}
+    groups = table.replace({"ablated_at": labels}).groupby(["evaluation", "ablated_at"], sort=False)["accuracy"]
+    heights, sd = (values.unstack(sort=False).rename(index=SETS) for values in (groups.mean(), groups.std()))
+    figure, [[axis]] = figures.grid_of(["model accuracy"], [""], (3 + 2.4 * max(len(heights), 2), 4.4))
+    figures.draw_bars(axis, heights, (sd, sd), ["whole" if case == NOWHERE else "circuit" for case in heights])
+    figures.finish(figure, f"{title}, mean of {groups.size().max()} circuits", path, 2)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, required=True, help="a config of circuit_probing.py, for sentences")
-    parser.add_argument("--layer", type=int, required=True)
-    parser.add_argument("--operation", choices=list(COMPONENTS), required=True)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path, help="default: figures/ablation_by_position_OPERATION_LAYER of the run")
-    options = parser.parse_args()
-    config, settings = choose(options.config, options.layer, options.operation)
-    results = project_path(config.results_dir)
-    out = whole_out(options.out or results / "figures" / f"ablation_by_position_{options.operation}_{options.layer}",
-                    names_files=True)
-    device = choose_device(options.device)
-    circuits = [circuit for _, _, circuit in saved_circuits(options.config, config, settings)]
-    question = circuit_probing.prepare(config, settings, device).question
-    rows = []
-    for setting, circuit in zip(settings, circuits):
-        opened = question.open(setting)
-        sublayer = find_sublayer(opened, setting.target_layer, setting.operation)
-        rows += [setting._asdict() | row for file, examples in question.data(setting).judged.items()
-                 for row in ablate_by_position(opened, sublayer, circuit, file, examples)]
-    table = pd.DataFrame(rows)
+    options = parse(__doc__, RESULTS, {
+        "--config": {"type": Path, "required": True, "help": "a config of circuit_probing.py, for sentences"},
+        "--layer": {"type": int, "required": True}, "--operation": {"choices": list(COMPONENTS), "required": True},
+        "--device": {"default": "auto"},
+        "--out": {"type": Path, "help": "default: figures/ablation_by_position_OPERATION_LAYER of the run"}})
+    config, place = Sentences(**read_yaml(options.config.absolute())), (options.layer, options.operation)
+    where = f"{COMPONENTS[options.operation]} of layer {options.layer}"
+    circuits = [(circuit, about) for circuit, about in circuits_of(options.config)
+                if (about["target_layer"], about["operation"]) == place]
+    if not circuits or not config.of_sentences:
+        raise BadInput(f"{options.config}: it has no circuit of the {where}, or is not of sentences.")
+    setting_of = namedtuple("Setting", [  # type: ignore[misc]
+        name for name in circuits[0][1] if name in ("model_seed", "checkpoint", "target_layer", "operation")])
+    settings = [setting_of(*(about[name] for name in setting_of._fields)) for _, about in circuits]
+    study, rows = Study(config, settings, choose_device(options.device)), []
+    for model, data, of_model in study.models(settings):
+        rows += [setting._asdict() | row for setting in of_model for name, examples in data.evaluated.items()
+                 for row in ablate_by_position(model, find_sublayer(model, *place), circuits[settings.index(setting)][0],
+                                               name, examples)]
+    table, results = pd.DataFrame(rows), project_path(config.results_dir)
+    out = options.out if options.out != options.results / "figures" else (
+        results / "figures" / f"ablation_by_position_{options.operation}_{options.layer}")
     write_text(out.with_name(f"{out.name}.csv"), table.to_csv(index=False))
-    shown_columns = ["evaluation", "ablated_at", "accuracy", "stream_norm", "change_norm"]
-    print(table[shown_columns].to_string(index=False, float_format="%.3f", na_rep=""))
-    place = f"{COMPONENTS[options.operation]} of layer {options.layer}"
-    draw(table, f"Where does the ablation act? {place} ({results.name})", out)
+    columns = ["evaluation", "ablated_at", "accuracy", "stream_norm", "change_norm"]
+    print(table[columns].to_string(index=False, float_format="%.3f", na_rep=""))
+    draw(table, f"Where does the ablation act? {where} ({results.name})", out)
 
 
 if __name__ == "__main__":

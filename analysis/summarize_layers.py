@@ -3,76 +3,66 @@
     python analysis/summarize_layers.py --model smollm2 [--results Results/SV_Agreement] [--out DIR]
 
 Reads RESULTS/METHOD/MODEL/results.csv of the methods and RESULTS/MODEL/results.csv of circuit probing, whichever exist,
-and writes
-
-layers.csv, layers.md   a row for each layer and site, a column for each measure and evaluation set (IID and gen)
-layers.png, .pdf        the same over layers: read above, used below; IID solid, generalization dashed
-
-Circuits stand at the site that their sublayer writes: attention's after attention, the MLP's after the MLP. Settings of
-the same site (seeds) are averaged.
+and writes layers.csv and layers.md, a row for each layer and site, a column for each measure and evaluation set, and
+layers.png and .pdf, the same over layers. Circuits stand at the site that their sublayer writes to. Settings of the same
+site (seeds) are averaged.
 """
 
-import argparse
 from pathlib import Path
 
 import pandas as pd
 
+from analysis import figures
 from analysis.language_figures import GEN, IID
-from analysis.method_figures import (
-    COMPONENTS,
-    PLACE_NAMES,
-    RESULTS,
-    ROLES,
-    markdown_table,
-    read_results_table,
-    run,
-    whole_out,
-)
-from interp.methods.table import COMPONENT_OF, METHODS
-from interp.plotting import COLORS, plt, save_figure
+from analysis.tables import COMPONENTS, RESULTS, check_columns, markdown_table, parse, read_method, run
+from interp.plotting import COLORS, plt
 from interp.runs.config import BadInput, shown
 from interp.runs.files import write_text
 
 SETS = {"iid": "IID", "gen": "generalization"}  # in tables, which have little room
 # what evaluation sets are called in columns
 NAMES = {"iid": {"set": "iid", "test": "test", "prefix": ""}, "gen": {"set": "gen", "test": "gen", "prefix": "gen_"}}
-# (method, what is shown, whether it is read or used): the column of its table, or two, less the second
+# what is shown: its method, whether it is read or used, its colour, and its column, or two, less the second
 MEASURES = {
-    ("linear_probing", "linear probe", "read"): ["{test}_acc"],
-    ("nonlinear_probing", "MLP probe", "read"): ["{test}_acc"],
-    ("circuit_probing", "circuit, nearest neighbors", "read"): ["knn_{test}_acc"],
-    ("amnesic", "LEACE: accuracy lost", "used"): ["{prefix}vanilla_acc", "{prefix}heldout_acc"],
-    ("amnesic", "as many random dimensions erased: accuracy lost", "used"): [
-        "{prefix}vanilla_acc", "{prefix}random_heldout_acc_mean"],
-    ("DAS", "DAS: interchange accuracy", "used"): ["{prefix}interchange_intervention_acc"],
-    ("DAS", "everything exchanged: interchange accuracy", "used"): ["{prefix}full_interchange_acc"],
-    ("circuit_probing", "circuit ablated: accuracy lost", "used"): ["vanilla_acc_{set}", "ablated_acc_{set}"],
-}
+    "linear probe": ("linear_probing", "read", "linear probe", ["{test}_acc"]),
+    "MLP probe": ("nonlinear_probing", "read", "MLP probe", ["{test}_acc"]),
+    "circuit, nearest neighbors": ("circuit_probing", "read", "circuit", ["knn_{test}_acc"]),
+    "LEACE: accuracy lost": ("amnesic", "used", "LEACE", ["{prefix}vanilla_acc", "{prefix}heldout_acc"]),
+    "as many random dimensions erased: accuracy lost": ("amnesic", "used", "random", [
+        "{prefix}vanilla_acc", "{prefix}random_heldout_acc_mean"]),
+    "DAS: interchange accuracy": ("DAS", "used", "DAS", ["{prefix}interchange_intervention_acc"]),
+    "everything exchanged: interchange accuracy": ("DAS", "used", "whole", ["{prefix}full_interchange_acc"]),
+    "circuit ablated: accuracy lost": ("circuit_probing", "used", "circuit", ["vanilla_acc_{set}", "ablated_acc_{set}"])}
 
 
-def collect(results: Path, model: str) -> pd.DataFrame:
-    """A row for each layer, site, measure and evaluation set: layer, component, measure, kind, set, value."""
-    parts, absent = [], dict[str, None]()  # the files that are not there, once each
-    for (method, label, kind), columns in MEASURES.items():
-        folder = results / model if method == "circuit_probing" else results / method / model
-        file = folder / "results.csv"
-        if not file.exists():
-            absent[shown(file)] = None
-            continue
-        table = read_results_table(file)
-        for name in SETS:
-            own = [column.format(**NAMES[name]) for column in columns]
-            if missing := [column for column in own if column not in table]:
-                raise BadInput(f"{shown(file)} has no column '{missing[0]}': it is no table of "
-                               f"{METHODS[method].script} on sentences, or its run had no gen_path, or sentences in "
-                               "groups, which this figure does not draw.")
-            values = table[own[0]] - sum(table[column] for column in own[1:])
-            parts.append(pd.DataFrame({"layer": table["target_layer"], "measure": label, "kind": kind, "set": name,
-                                       "component": table[METHODS[method].place].map(COMPONENT_OF), "value": values}))
-    for name in absent:
-        print(f"missing: {name}")
-    if not parts:
+def read_tables(results: Path, model: str) -> dict[str, pd.DataFrame]:
+    """The results of the methods on a model, by method; prints which are missing, raises BadInput if all are."""
+    found = {}
+    for method in dict.fromkeys(method for method, *_ in MEASURES.values()):
+        file = (results / model if method == "circuit_probing" else results / method / model) / "results.csv"
+        if file.exists():
+            wanted = [column.format(**NAMES[name]) for owner, *_, columns in MEASURES.values() for column in columns
+                      for name in SETS if owner == method]
+            found[method] = check_columns(file, read_method(file), [], ["target_layer", *wanted])
+        else:
+            print(f"missing: {shown(file)}")
+    if not found:
         raise BadInput(f"nothing to draw of {model} in {shown(results)}.")
+    return found
+
+
+def collect(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """A row for each layer, site, measure and evaluation set, with its mean `value` and the number n of settings.
+
+    tables: of the methods, as read_tables gives them.
+    """
+    parts = []
+    for label, (method, kind, _, columns) in MEASURES.items():
+        for name in SETS if method in tables else ():
+            table, (first, *less) = tables[method], [column.format(**NAMES[name]) for column in columns]
+            parts.append(pd.DataFrame({
+                "layer": table["target_layer"], "component": table["component"], "measure": label, "kind": kind,
+                "set": name, "value": table[first] - sum(table[column] for column in less)}))
     keys = ["layer", "component", "measure", "kind", "set"]
     return pd.concat(parts).groupby(keys, sort=False, as_index=False).agg(value=("value", "mean"), n=("value", "size"))
 
@@ -80,67 +70,48 @@ def collect(results: Path, model: str) -> pd.DataFrame:
 def as_table(rows: pd.DataFrame) -> pd.DataFrame:
     """A row for each layer and site, a column for each measure and set, in the order of MEASURES."""
     table = rows.pivot(index=["layer", "component"], columns=["measure", "set"], values="value")
-    order = [(label, name) for _, label, _ in MEASURES for name in SETS if (label, name) in table]
+    order = [(label, name) for label in MEASURES for name in SETS if (label, name) in table]
     return table[order].rename(index=COMPONENTS, level="component")
 
 
 def as_cells(table: pd.DataFrame) -> list[list[str]]:
     """The table as text, its header first, with IID / generalization in one cell, so that the page has room."""
     measures = list(dict.fromkeys(label for label, _ in table.columns))
-    rows = [["layer, after", *measures]]
-    for (layer, component), row in table.iterrows():
-        cells = [" / ".join("" if pd.isna(row[label, name]) else f"{round(row[label, name], 2) + 0.0:.2f}"
-                            for name in SETS) for label in measures]  # + 0.0: no -0.00
-        rows.append([f"{layer}, {component}", *("" if cell == " / " else cell for cell in cells)])
-    return rows
+    text = (table.round(2) + 0.0).map(lambda value: "" if pd.isna(value) else f"{value:.2f}")  # + 0.0: no -0.00
+    cells = [text[label].agg(" / ".join, axis=1).replace(" / ", "") for label in measures]
+    places = [f"{layer}, {component}" for layer, component in table.index]
+    return [["layer, after", *measures], *map(list, zip(places, *cells))]
 
 
 def draw(rows: pd.DataFrame, model: str, path: Path) -> None:
-    figure, axes = plt.subplots(2, 2, figsize=(12, 7.5), sharex=True, sharey=True, layout="constrained")
-    looks = {label: (COLORS[role_of(method, label)], marker)
-             for (method, label, _), marker in zip(MEASURES, "os^ovD*P")}
-    for line, (kind, ylabel) in zip(axes, (("read", "accuracy of reading it"), ("used", "effect of an intervention"))):
-        for axis, component in zip(line, COMPONENTS):
-            own = rows[(rows["kind"] == kind) & (rows["component"] == component)]
-            for (label, name), values in own.groupby(["measure", "set"], sort=False):
-                color, marker = looks[label]
-                axis.plot(values["layer"], values["value"], "-" if name == "iid" else "--", marker=marker, markersize=5,
-                          color=color, markerfacecolor=color if name == "iid" else "white",
-                          label=label if name == "iid" else None)
-            axis.set(ylim=(min(-0.08, rows["value"].min() - 0.05), 1.03), ylabel=ylabel if axis is line[0] else "")
-    for axis, component in zip(axes[0], COMPONENTS):
-        axis.set_title(PLACE_NAMES[component])
-    for axis in axes[1]:
-        axis.set_xlabel("layer")
+    """Rows: read, used. Columns: attention, MLP. A line for each measure and evaluation set."""
+    looks = {}
+    for marker, (label, (_, _, role, _)) in zip("os^ovD*P", MEASURES.items()):
+        look = {"color": COLORS[role], "marker": marker, "markersize": 5, "linewidth": 1.5}
+        looks |= {f"{label} iid": look | {"label": label, "linestyle": "-"},
+                  f"{label} gen": look | {"label": None, "linestyle": "--", "markerfacecolor": "white"}}
+    lines = rows.assign(line=rows["measure"] + " " + rows["set"]).rename(
+        columns={"kind": "row", "component": "column", "layer": "x"})
+    figure, panels = figures.draw_lines(lines, {"read": "accuracy of reading it", "used": "effect of an intervention"},
+                                        figures.PLACE_NAMES, looks, "layer", (12, 7.5), sharey=True)
+    for axis in panels.values():
+        axis.set_ylim(min(-0.08, rows["value"].min() - 0.05), 1.03)
         axis.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
-    entries = {label: handle for axis in figure.axes for handle, label in zip(*axis.get_legend_handles_labels())}
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3, fontsize="small")
-    settings = "one setting" if rows["n"].max() == 1 else f"mean of up to {rows['n'].max()} settings"
-    figure.suptitle(f"{model}: is the variable read (above), is it used (below)? ({settings} a point)\n"
-                    f"solid: {IID}, dashed: {GEN}", parse_math=False)
-    save_figure(figure, path)
-
-
-def role_of(method: str, label: str) -> str:
-    """A measure's key of COLORS."""
-    return {"as": "random", "everything": "whole"}.get(label.split()[0], ROLES[method])
+    figures.finish(figure, f"{model}: is the variable read (above), is it used (below)? (mean of {figures.span(rows['n'])} "
+                   f"settings a point)\nsolid: {IID}, dashed: {GEN}", path, fontsize="small")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="the folder of each method's results, such as smollm2")
-    parser.add_argument("--results", type=Path, default=RESULTS / "SV_Agreement")
-    parser.add_argument("--out", type=Path, help="default: RESULTS/figures/MODEL")
-    options = parser.parse_args()
-    results = options.results.absolute()
-    out = whole_out(options.out or results / "figures" / options.model)
-    rows = collect(results, options.model)
+    options = parse(__doc__, RESULTS / "SV_Agreement", {
+        "--model": {"required": True, "help": "the folder of each method's results, such as smollm2"},
+        "--out": {"type": Path, "help": "default: RESULTS/figures/MODEL"}})
+    out = options.out / options.model if options.out == options.results / "figures" else options.out
+    rows = collect(read_tables(options.results, options.model))
     table = as_table(rows)
-    flat = table.copy()
-    flat.columns = [f"{label} ({SETS[name]})" for label, name in table.columns]
-    write_text(out / "layers.csv", flat.to_csv())
     text = markdown_table(as_cells(table))
     write_text(out / "layers.md", text)
+    table.columns = [f"{label} ({SETS[name]})" for label, name in table.columns]
+    write_text(out / "layers.csv", table.to_csv())
     print(text)
     draw(rows, options.model, out / "layers")
 

@@ -1,24 +1,14 @@
-"""Syntactic number in figures: where is an object's number, and does the subject's verb depend on it?
+"""Syntactic number in figures: where is an object's number, and does the verb depend on it? As summarize_agreement.py.
 
-    python analysis/summarize_syntactic_number.py [--results DIR] [--layer L --operation attn] [--out DIR]
-
-The control of agreement: circuits are of the number of the object, which the verb does not agree with, and ablation is
-judged on the verb.
-
-Reads and draws what summarize_agreement.py does.
+The control of agreement: circuits are of the object's number, with which the verb does not agree.
 """
 
+from functools import partial
 
-from analysis.language_figures import GEN, IID, summarize
-from analysis.method_figures import run
+from analysis.language_figures import summarize
+from analysis.tables import run
 
-SETS = {"iid": IID, "gen": GEN}
-
-
-def main() -> None:
-    summarize(__doc__.splitlines()[0], "Syntactic_Number/small", "syntactic_number", SETS,
-              "Verb after ablating the object's number")
-
+main = partial(summarize, "syntactic_number", __doc__)
 
 if __name__ == "__main__":
     run("summarize_syntactic_number", main)

@@ -1,9 +1,9 @@
-"""Run docs/tour.ipynb and keep what its cells give, without Jupyter.
+"""Run docs/tour.ipynb and keep the outputs of its cells, without Jupyter.
 
     python docs/run_tour.py
 
-A cell gives what it prints, and the value of its last line where that is an expression: a picture (`_repr_png_`), a
-table (`_repr_html_`) or text.
+A cell's outputs are what it prints, and the value of its last line if that is an expression: a picture (`_repr_png_`),
+a table (`_repr_html_`) or text.
 """
 
 import ast
@@ -31,32 +31,30 @@ def run_cells(notebook: dict[str, Any], parameters: dict[str, Any] | None = None
         if "parameters" in cell["metadata"].get("tags", []):
             names |= parameters or {}
         cell["execution_count"], cell["outputs"] = count, []
-        if printed.getvalue():
-            cell["outputs"].append({"output_type": "stream", "name": "stdout", "text": lines(printed.getvalue())})
+        if text := printed.getvalue():
+            cell["outputs"].append({"output_type": "stream", "name": "stdout", "text": text.splitlines(keepends=True)})
         if value is not None:
             cell["outputs"].append({"output_type": "execute_result", "execution_count": count, "metadata": {},
-                                    "data": shown(value)})
+                                    "data": by_kind(value)})
     return names
 
 
 def run_cell(source: str, names: dict[str, Any], name: str) -> Any:
-    """Run a cell; returns the value of its last line where that is an expression."""
+    """Run a cell; returns the value of its last line if that is an expression."""
     tree = ast.parse(source)
     last = ast.Expression(tree.body.pop().value) if isinstance(tree.body[-1], ast.Expr) else None
     exec(compile(tree, name, "exec"), names)
     return last and eval(compile(last, name, "eval"), names)
 
 
-def shown(value: Any) -> dict[str, Any]:
-    """A value as a notebook keeps it, by kind."""
+def by_kind(value: Any) -> dict[str, Any]:
+    """A value as a notebook stores it, by MIME type."""
     if hasattr(value, "_repr_png_"):
         return {"image/png": base64.b64encode(value._repr_png_()).decode(), "text/plain": ["a figure"]}
-    data = {"text/plain": lines(repr(value))}
-    return data | {"text/html": lines(value._repr_html_())} if hasattr(value, "_repr_html_") else data
-
-
-def lines(text: str) -> list[str]:
-    return text.splitlines(keepends=True)
+    data = {"text/plain": repr(value).splitlines(keepends=True)}
+    if hasattr(value, "_repr_html_"):
+        data["text/html"] = value._repr_html_().splitlines(keepends=True)
+    return data
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
     config files -> typed configs -> settings -> run(...) -> settings/KEY.json -> rows of results.csv
 
-All configs are read and checked before the first is run, so bad input ends with exit
-status 2 before anything is computed or written.
+All configs are read and checked before the first is run, so bad input is refused before anything is computed.
 """
 
 import argparse
+import hashlib
 import platform
 import sys
 import time
@@ -18,11 +18,13 @@ from typing import Any, Generic
 import torch
 
 from interp.models.loading import choose_device, model_files
-from interp.runs.command_line import naming_config, parse_arguments, read_config
+from interp.runs.command_line import parse_arguments, read_config
 from interp.runs.config import DATA, MODEL, BadInput, C, RunFailed, inputs_of, project_path, require_file, shown
 from interp.runs.progress import Progress
 from interp.runs.settings import Setting, fill_in, share_of
-from interp.runs.store import RunDirectory, check_run, digests, open_run
+from interp.runs.store import RunDirectory, check_run, open_run
+
+SECONDS_BETWEEN_TABLES = 5  # at least; at the end they are written in any case
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,11 @@ class Outcome:
 class Script(Generic[C]):
     """One method: its config, a check that reads what can be wrong, and the work itself.
 
-    prepare(config, settings, device) returns whatever `run` needs, computes nothing long and writes
-    nothing; it raises BadInput. run(config, settings, prepared) gets the settings that are left and
-    yields the outcome of each as soon as it is there, in any order, after what it writes besides.
-    artifacts(config, setting) are the files and folders that a setting leaves in model_dir: another
-    run's are never replaced, and a setting without its artifacts is not done.
-    finish(config, prepared, run) draws what the script draws, when all settings are done.
+    prepare(config, settings, device) returns whatever `run` needs; it computes nothing long, writes nothing and raises
+    BadInput. run(config, settings, prepared) gets the settings that are left and yields the outcome of each as soon as
+    it is there, in any order, after whatever else it writes of it. artifacts(config, setting) are the files and folders
+    that a setting leaves in model_dir: another run's are never replaced, and a setting without its artifacts is not
+    done. finish(config, prepared, run) draws what the script draws, when all settings are done.
     """
 
     name: str
@@ -56,13 +57,16 @@ class Script(Generic[C]):
 def main(script: Script, arguments: list[str] | None = None) -> int:
     """Run a script's command line; returns the exit status: 0, 1 (failed), 2 (bad input) or 130 (Ctrl-C)."""
     options = parse_arguments(script.name, script.schema, arguments)
+    jobs = list[tuple]()
     try:
-        jobs = [check(script, file, options) for file in options.config]
+        for file in options.config:
+            jobs.append(check(script, file, options))
+        file = ""
         while jobs:  # popped, so that a job's model does not stay in memory during the next ones
             run(script, options, *jobs.pop(0))
         return 0
     except BadInput as error:
-        status, message = 2, str(error)
+        status, message = 2, f"{file}: {error}" if file else str(error)
     except OSError as error:
         status, message = 2, f"{shown(error.filename or 'a file')}: {error.strerror or error}."
     except RunFailed as error:
@@ -80,13 +84,12 @@ def main(script: Script, arguments: list[str] | None = None) -> int:
 
 def check(script: Script, file: str, options: argparse.Namespace) -> tuple:
     """Read a config and look for all mistakes in it that can be found beforehand; returns arguments of `run`."""
-    with naming_config(file):
-        config, settings = read_config(file, script.schema, options)
-        device = choose_device(options.device or config.device)
-        share = share_of(settings, *options.shard)
-        prepared = script.prepare(config, share, device) if share else None
-        artifacts = [path for setting in settings for path in script.artifacts(config, setting)]
-        check_run(config, artifacts, options.overwrite)
+    config, settings = read_config(file, script.schema, options)
+    device = choose_device(options.device or config.device)
+    share = share_of(settings, *options.shard)
+    prepared = script.prepare(config, share, device) if share else None
+    artifacts = [path for setting in settings for path in script.artifacts(config, setting)]
+    check_run(config, artifacts, options.overwrite)
     return config, settings, share, artifacts, prepared, device
 
 
@@ -97,39 +100,41 @@ def run(script: Script, options: argparse.Namespace, config: Any, settings: list
         return [setting for setting in some if not directory.finished(setting) or not all(
             path.exists() for path in script.artifacts(config, setting))]
 
-    directory, inputs = RunDirectory(project_path(config.results_dir)), digests(read_by(config, share))
+    directory, inputs = RunDirectory(project_path(config.results_dir)), digests_of(config, share)
+    directory_name = shown(directory.path)
     if options.check:
         directory.refuse_changed(inputs)
-        print(f"{shown(directory.path)}: {len(todo(share))} of {len(share)} settings to compute.")
-        for setting in todo(share):
-            print("  " + ", ".join(f"{name} {value}" for name, value in setting._asdict().items()))
+        left = [", ".join(f"{name} {value}" for name, value in setting._asdict().items()) for setting in todo(share)]
+        print(f"{directory_name}: {len(left)} of {len(share)} settings to compute.", *left, sep="\n  ")
         return
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    machine = {"device": str(device), "device_name": name, "threads": torch.get_num_threads()}
     with open_run(directory, config, artifacts, options.shard, options.overwrite):
         directory.refuse_changed(inputs)
-        left, where = todo(share), shown(directory.path)
-        if left or not directory.is_collated(settings):
-            with directory.session(config, settings, inputs, machine(device)):
-                start = time.perf_counter()
-                for setting, outcome in Progress(script.run(config, left, prepared), total=len(left), desc=where,
-                                                 unit="setting", leave=True):
+        left = todo(share)
+        if left or not directory.is_settled(settings):
+            with directory.session(config, settings, inputs, machine):
+                start = collated = time.perf_counter()
+                for setting, outcome in Progress(script.run(config, left, prepared), total=len(left),
+                                                 desc=directory_name, unit="setting"):
                     directory.save(setting, outcome.metrics, outcome.tables, time.perf_counter() - start)
-                    directory.collate(settings, sparingly=True)
+                    if time.perf_counter() - collated > SECONDS_BETWEEN_TABLES:
+                        directory.collate(settings)
+                        collated = time.perf_counter()
                     start = time.perf_counter()
         done = len(settings) - len(todo(settings))
         if script.finish and done == len(settings):
             script.finish(config, prepared, directory)
-        print(f"{where}/results.csv: {done} of {len(settings)} settings, {len(left)} of them new.")
+        print(f"{directory_name}/results.csv: {done} of {len(settings)} settings, {len(left)} of them new.")
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {"device": str(device), "device_name": name, "threads": torch.get_num_threads()}
-
-
-def read_by(config: Any, settings: list[Setting]) -> list[Path]:
-    """The files of the data and of the models that a run reads."""
-    files = [require_file(key, path) for key, path in inputs_of(config, DATA).items()]
+def digests_of(config: Any, settings: list[Setting]) -> dict[str, str]:
+    """SHA-256 of the files of data and models that a run reads, by path."""
+    files, digests = [require_file(key, path) for key, path in inputs_of(config, DATA).items()], dict[str, str]()
     for key, template in inputs_of(config, MODEL).items():
         for path in {fill_in(key, template, setting) if key == "model_path" else template for setting in settings}:
             files += model_files(key, path)
-    return files
+    for file in files:
+        with open(file, "rb") as content:
+            digests[shown(file)] = hashlib.file_digest(content, "sha256").hexdigest()
+    return digests

@@ -1,8 +1,6 @@
-"""One style for every figure, saved as PDF and PNG."""
+"""One style for every figure, saved as PDF and PNG, and the figures that the methods draw themselves."""
 
-import io
 import textwrap
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,30 +10,27 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from torch import Tensor
 
 from interp.runs.config import shown
-from interp.runs.files import writing
+from interp.runs.files import place, writing
 
 plt.switch_backend("Agg")  # figures are files; no display is needed
 sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
 
 COLORS = {  # one colour has one meaning in every figure
-    "whole": "C0",  # the full sublayer, the full model, the exchange of everything
+    "whole": "C0",  # the full sublayer, the full model, the interchange of everything
     "circuit": "C1", "random": "C2", "linear probe": "C4", "MLP probe": "#7b2d6f", "LEACE": "C9", "DAS": "#8b1a1a",
     "closed form": "#7f7f00", "difference in means": "#9acd32", "baseline": "0.4",  # chance, the majority, nothing done
     "other": "0.1"}
-HATCHES = ("", "//", "..", "xx")  # what tells bars of one colour apart
-STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))  # lines of a panel, from the bottom up
 LETTERS_AN_INCH = 130  # at a font size of 1
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Save as PATH.pdf and PATH.png and say so."""
+    """Save as PATH.pdf and PATH.png, with titles wrapped to the figure's width, and print the path."""
     for title in (*figure.texts, *(axis.title for axis in figure.axes if len(figure.axes) == 1)):
         title.set_text(wrapped(title.get_text(), LETTERS_AN_INCH / float(title.get_fontsize()) * figure.get_figwidth()))
     for ending in ("pdf", "png"):
@@ -48,7 +43,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def wrapped(text: str, letters: float) -> str:
-    """A text in lines of at most so many letters; a longer word has a line of its own."""
+    """A text in lines of at most so many letters; a longer word has a line to itself."""
     return "\n".join(textwrap.fill(line, max(8, int(letters)), break_long_words=False) for line in text.splitlines())
 
 
@@ -95,67 +90,12 @@ class UpdateAnimation:
                         legend="full" if few else "brief", ax=axis)
         axis.legend(title="value", fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
         axis.set(title=title, xlabel="first principal component", ylabel="second principal component")
-        assert isinstance(figure.canvas, FigureCanvasAgg)
-        figure.canvas.draw()
-        self.frames.append(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        self.frames.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
         plt.close(figure)
 
     def save(self, path: Path, seconds_per_frame: float = 0.5) -> None:
-        content = io.BytesIO()  # to a full disk, the writer would print a traceback as it goes
-        imageio.mimsave(content, self.frames, format="GIF", duration=1000 * seconds_per_frame, loop=0)
         with writing(path) as temporary:
-            temporary.write_bytes(content.getbuffer())
-            temporary.replace(path)
-
-
-def draw_bars(axis: Axes, heights: pd.DataFrame, errors: pd.DataFrame | tuple[pd.DataFrame, pd.DataFrame],
-              roles: Sequence[str], each: Sequence[pd.DataFrame] = ()) -> None:
-    """A group of bars for each row, a bar for each column, its value above it, n/a where there is none (nan).
-
-    errors: of the same shape, nan where there is none, or a pair of them, below and above. roles: of the columns, keys
-    of COLORS; a further bar of the same role is hatched, and a baseline is no bar but a line across the group. each:
-    the heights of every model that `heights` are means over, as dots.
-    """
-    below, above = errors if isinstance(errors, tuple) else (errors, errors)
-    bars = [label for label, role in zip(heights, roles) if role != "baseline"]
-    width, seen = min(0.8 / max(len(bars), 1), 0.3), Counter[str]()
-    for label, role in zip(heights, roles):
-        if role == "baseline":
-            axis.hlines(heights[label], np.arange(len(heights)) - 0.45, np.arange(len(heights)) + 0.45, label=label,
-                        color=COLORS[role], linestyle="--", zorder=3)
-            continue
-        places = np.arange(len(heights)) + (bars.index(label) - (len(bars) - 1) / 2) * width
-        axis.bar(places, heights[label], width, color=COLORS[role], label=label, yerr=[below[label], above[label]],
-                 hatch=HATCHES[seen[role] % len(HATCHES)], error_kw={"elinewidth": 1.2, "capsize": 2})
-        seen[role] += 1
-        tops = heights[label] + above[label].fillna(0)
-        for own in each:
-            axis.plot(places, own[label], "o", color="black", markerfacecolor="white", markersize=3.5, zorder=4)
-            tops = np.fmax(tops, own[label])
-        for x, height, top in zip(places, heights[label], tops):
-            axis.text(x, np.nan_to_num(top) + 0.01, "n/a" if np.isnan(height) else f"{height:.2f}", ha="center",
-                      va="bottom", fontsize=8)
-    sides = max(len(heights) / 2, 1)  # a single group does not fill the panel
-    highest = np.nan_to_num((heights + above.fillna(0)).to_numpy(float)).max(initial=0)
-    axis.set(xlim=((len(heights) - 1) / 2 - sides, (len(heights) - 1) / 2 + sides),
-             ylim=(0, max(1.12, highest + 0.12, axis.get_ylim()[1])))  # panels may share their y axis
-    room = LETTERS_AN_INCH / 11 * axis.get_window_extent().width / axis.figure.dpi / (2 * sides)
-    names = [wrapped(str(name), room) for name in heights.index]
-    leaning = max(len(line) for name in names for line in name.splitlines()) > room
-    slope: dict[str, Any] = {"rotation": 20, "ha": "right", "rotation_mode": "anchor"} if leaning else {}
-    axis.set_xticks(range(len(names)), names, **slope)
-    axis.grid(axis="x", visible=False)
-
-
-def draw_line(axis: Axes, mean: pd.Series, spread: pd.Series, label: str, color: str, number: int = 0,
-              marker: str | None = None) -> None:
-    """A line over the index of `mean`, interrupted where it is nan, with a band of `spread` where there is one.
-
-    number: of the lines in a panel, which may lie upon each other: each has its dashes and marker, and is thinner than
-    those below it.
-    """
-    spread = spread.reindex(mean.index).fillna(0)
-    dashes, own_marker = STYLES[number % len(STYLES)]
-    axis.plot(mean.index, mean, linestyle=dashes, marker=own_marker if marker is None else marker, label=label,
-              markersize=max(3, 7 - 1.3 * number), linewidth=max(1.2, 2.6 - 0.4 * number), color=color)
-    axis.fill_between(mean.index, mean - spread, mean + spread, color=color, alpha=0.25, linewidth=0)
+            imageio.mimsave(temporary, self.frames, format="GIF", duration=1000 * seconds_per_frame, loop=0)
+            place(temporary, path)

@@ -52,12 +52,12 @@ def why_not() -> str:
         return f"{', '.join(missing)} not found (apt install slurmctld slurmd slurm-client munge)"
     if (PLACE / "slurm.conf").exists():
         return f"{PLACE} has the configuration of a cluster already"
-    return "" if os.geteuid() == 0 else "the nodes' daemons want root"
+    return "" if os.geteuid() == 0 else "the nodes' daemons need root"
 
 
 @contextmanager
 def cluster(folder: Path) -> Iterator[None]:
-    """While open, the cluster is up and SLURM's commands find it."""
+    """While open, the cluster is up and SLURM's commands reach it."""
     for name in ("state", "spool.n1", "spool.n2", "munge"):
         (folder / name).mkdir(parents=True)
     port, first, second = free_ports(3)
@@ -71,7 +71,7 @@ def cluster(folder: Path) -> Iterator[None]:
     PLACE.mkdir(exist_ok=True)
     links = [PLACE / name for name in ("slurm.conf", "gres.conf")]
     for link in links:
-        link.unlink(missing_ok=True)  # one that leads nowhere, of a test that was killed
+        link.unlink(missing_ok=True)  # left by a test that was killed
         link.symlink_to(folder / link.name)
     commands = (["munged", "--force", "--foreground", f"--socket={munge}/socket", f"--key-file={key}",
                  f"--pid-file={munge}/pid", f"--log-file={munge}/log", f"--seed-file={munge}/seed"],
@@ -83,12 +83,12 @@ def cluster(folder: Path) -> Iterator[None]:
                                             stderr=subprocess.DEVNULL, start_new_session=True))
             time.sleep(1)
         deadline = time.monotonic() + 60
-        while asked("sinfo", "--noheader", "--format=%T %D") != "idle 2":
+        while output_of("sinfo", "--noheader", "--format=%T %D") != "idle 2":
             assert time.monotonic() < deadline, (folder / "slurmctld.log").read_text()
             time.sleep(0.5)
         yield
     finally:
-        asked("scancel", "--user=root")
+        output_of("scancel", "--user=root")
         time.sleep(1)
         for daemon in reversed(daemons):
             daemon.send_signal(signal.SIGKILL)
@@ -99,11 +99,11 @@ def cluster(folder: Path) -> Iterator[None]:
 
 def free_ports(count: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [own.getsockname()[1] for own in sockets]
-    for own in sockets:
-        own.close()
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
     return ports
 
 
-def asked(*command: str) -> str:
+def output_of(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()

@@ -26,6 +26,7 @@ import DAS
 import generate_language_data
 import probing
 import train_algorithmic_models
+from analysis.tables import run as run_analysis
 from interp.experiment import main
 from interp.runs.config import PROJECT_ROOT
 from language_model import make_language_model, random_model, word_level_tokenizer
@@ -287,8 +288,7 @@ def analyse(monkeypatch, capsys):
         capsys.readouterr()
         status = 0
         try:
-            importlib.import_module("analysis.method_figures").run(
-                script, importlib.import_module(f"analysis.{script}").main)
+            run_analysis(script, importlib.import_module(f"analysis.{script}").main)
         except SystemExit as ended:
             status = ended.code
         said = capsys.readouterr()

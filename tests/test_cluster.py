@@ -1,4 +1,4 @@
-"""The graph on a SLURM cluster, two nodes on loopback: jobs and Snakemake are killed, and it ends in the local tables.
+"""The workflow on a SLURM cluster (two nodes on loopback): after kills of jobs and Snakemake, the local tables.
 
 Minutes, as root; off by default: make cluster-test, or pytest -m cluster.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from cluster import asked, cluster, why_not
+from cluster import cluster, output_of, why_not
 from test_workflow import SNAKEMAKE, tables, tiny_experiment
 
 from interp.runs.config import PROJECT_ROOT
@@ -35,7 +35,7 @@ def slurm(tmp_path_factory):
 
 
 def on_cluster(arguments: list[str], log: Path, *options: str) -> subprocess.Popen:
-    return subprocess.Popen([*ON_CLUSTER, *options, *arguments, "parts=2"], cwd=PROJECT_ROOT,
+    return subprocess.Popen([*ON_CLUSTER, *options, *arguments, "shards=2"], cwd=PROJECT_ROOT,
                             stdout=open(log, "a"), stderr=subprocess.STDOUT, start_new_session=True)
 
 
@@ -44,6 +44,10 @@ def wait_for(what, process: subprocess.Popen) -> None:
     while not what():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def jobs_left() -> str:
+    return output_of("squeue", "--noheader", "--states=RUNNING,PENDING")
 
 
 def scripts_at_work(folder: Path, name: str) -> list[psutil.Process]:
@@ -56,7 +60,7 @@ def scripts_at_work(folder: Path, name: str) -> list[psutil.Process]:
     return found
 
 
-def test_a_graph_of_which_a_job_and_snakemake_are_killed_ends_in_the_local_tables(slurm, tmp_path):
+def test_after_a_job_and_snakemake_are_killed_the_tables_are_the_local_ones(slurm, tmp_path):
     whole, killed, log = tmp_path / "whole", tmp_path / "killed", tmp_path / "log"
     assert subprocess.run([*SNAKEMAKE, *tiny_experiment(whole)], cwd=PROJECT_ROOT).returncode == 0
     arguments = tiny_experiment(killed)
@@ -65,40 +69,42 @@ def test_a_graph_of_which_a_job_and_snakemake_are_killed_ends_in_the_local_table
     wait_for((killed / STATE).exists, process)
     for victim in scripts_at_work(killed, "train_algorithmic_models.py"):  # a node's job dies
         victim.kill()
-    # the job is tried again; in the middle of the methods Snakemake dies, and its jobs live on
-    wait_for((killed / "Results/Disambiguation/DAS/a2/part_1_of_2/results.csv").exists, process)
+    # the job is tried again; in the middle of the methods Snakemake dies, and its jobs continue to their end
+    wait_for((killed / "Results/Disambiguation/DAS/a2/results.csv").exists, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert asked("squeue", "--noheader", "--states=RUNNING,PENDING")
+    assert jobs_left()
+    deadline = time.monotonic() + PATIENCE
+    while jobs_left():
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    assert not (killed / "Results/Disambiguation/figures/there_and_used.png").exists()
     assert subprocess.run([*SNAKEMAKE, *arguments, "--unlock"], cwd=PROJECT_ROOT).returncode == 0
     process = on_cluster(arguments, log)
     assert process.wait(PATIENCE) == 0, log.read_text()
     assert (killed / "Results/Disambiguation/figures/there_and_used.png").exists()
-    jobs = asked("squeue", "--states=all", "--noheader", "--format=%T").split()
+    jobs = output_of("squeue", "--states=all", "--noheader", "--format=%T").split()
     assert "FAILED" in jobs and jobs.count("COMPLETED") > 10
 
-    def of_whole_runs(folder: Path) -> dict:
-        return {name: rows for name, rows in tables(folder).items() if "/part_" not in name}
-
-    ends = of_whole_runs(killed)
-    assert len(ends) > 20 and ends == of_whole_runs(whole)
+    ends = tables(killed)
+    assert len(ends) > 20 and ends == tables(whole)
 
 
 @pytest.mark.parametrize("limit, why", [
     ("mem_mb=100", "Exceeded job memory limit"), ("runtime=1", "DUE TO TIME LIMIT")])
 def test_a_job_out_of_memory_or_over_its_time_is_named_with_its_log_and_can_go_on(slurm, tmp_path, limit, why):
     arguments = tiny_experiment(tmp_path)
-    if limit.startswith("runtime"):  # which SLURM tells in whole minutes
+    if limit.startswith("runtime"):  # SLURM's limits are whole minutes
         config = tmp_path / "configs/Train_Algorithmic_Models/Disambiguation/a2_minus_b2.yaml"
         config.write_text(config.read_text().replace("num_epochs: 60", "num_epochs: 4000000"))
     log, rule = tmp_path / "log", "train_Disambiguation"
     process = on_cluster(arguments, log, "--retries", "0", "--set-resources",
                          f"{rule}:{limit}", "--until", rule)
     assert process.wait(PATIENCE) != 0
-    told = log.read_text()
-    assert f"Error in rule {rule}" in told and "SLURM-job '" in told, told
-    own_log = Path(re.search(r"log: (\S+slurm_logs\S+\.log)", told)[1])
-    assert why in own_log.read_text()
+    text = log.read_text()
+    assert f"Error in rule {rule}" in text and "SLURM-job '" in text, text
+    job_log = Path(re.search(r"log: (\S+slurm_logs\S+\.log)", text)[1])
+    assert why in job_log.read_text()
     if limit.startswith("mem_mb"):
         assert on_cluster(arguments, log, "--until", rule).wait(PATIENCE) == 0, log.read_text()
         assert (tmp_path / "Results/Train_Algorithmic_Models/Disambiguation/results.csv").exists()

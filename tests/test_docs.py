@@ -1,14 +1,18 @@
-"""What docs/ says can be done: files and code are taken from its pages and run, on tiny models."""
+"""The pages: their tables, links and commands, and their files and code, which are run on tiny models."""
 
 import contextlib
 import glob
 import importlib
 import io
+import json
+import math
 import re
 import runpy
 import sys
 from pathlib import Path
 
+import keep_runs
+import make_tables
 import pandas as pd
 import pytest
 import torch
@@ -22,16 +26,17 @@ import amnesic_probing
 import circuit_probing
 import compare_methods
 import DAS
-import interp.methods.interchange
 import probing
 import train_algorithmic_models
-from analysis.compare_with_published import our_figures
-from analysis.report_runs import Problems, find_runs
+from analysis.compare_with_published import put_beside, read_published
+from analysis.tables import read_experiment
 from conftest import comparison_values, rows_of, write_yaml
+from interp import methods
 from interp.experiment import main
-from interp.methods.table import METHODS, Method
-from interp.models.replay import ALGEBRA
-from interp.runs.config import PROJECT_ROOT, BadInput
+from interp.methods.interchange import registry
+from interp.methods.table import INTERCHANGES, METHODS, Method
+from interp.models import attention
+from interp.runs.config import PROJECT_ROOT, read_yaml
 
 DOCS = PROJECT_ROOT / "docs"
 PAGES = sorted({*PROJECT_ROOT.glob("*.md"), *DOCS.rglob("*.md"), *PROJECT_ROOT.glob("*/README.md")})
@@ -55,8 +60,8 @@ def write_files(page: str, folder: Path, places: dict[str, str]) -> dict[str, Pa
     """The files of a page (`NAME`: and a block), with paths that lie elsewhere here. Returns them by name."""
     found = re.findall(r"^`([^`\n]+)`:\n\n```\w+\n(.*?)^```", text_of(page), re.MULTILINE | re.DOTALL)
     for name, text in found:
-        for place, own in places.items():
-            text = text.replace(place, own)
+        for place, target in places.items():
+            text = text.replace(place, target)
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     return {name: folder / name for name, _ in found}
@@ -81,16 +86,11 @@ def test_keys_are_what_the_scripts_say():
     assert text_of("keys.md") == runpy.run_path(str(DOCS / "make_keys.py"))["page"](), "run python docs/make_keys.py"
 
 
-def test_tables_are_those_of_the_runs_that_are_kept():
-    maker = runpy.run_path(str(DOCS / "make_tables.py"))
-    texts = [file.read_text() for file in maker["PAGES"]]
-    marked = [found[1] for text in texts for found in maker["MARKED"].finditer(text)]
-    assert sorted(marked) == sorted(maker["TABLES"]) and "table: " not in maker["MARKED"].sub("", "".join(texts))
-    assert texts == [maker["page"](text) for text in texts], "run python docs/make_tables.py"
-    with pytest.raises(BadInput, match="there is no table 'mine'; there are 'in short', "):
-        maker["page"]("<!-- table: mine -->\n")
-    with pytest.raises(BadInput, match="docs/runs/Comparison lacks the run Other"):
-        maker["kept"]("Other")
+def test_tables_are_those_of_the_kept_runs():
+    marked = [found[1] for file in make_tables.PAGES for found in make_tables.MARKED.finditer(file.read_text())]
+    assert sorted(marked) == sorted(make_tables.MADE)
+    for file, text in make_tables.pages().items():
+        assert text == file.read_text(), "run python docs/make_tables.py"
 
 
 def headings_of(page: Path) -> set[str]:
@@ -131,18 +131,50 @@ def expand(path: str) -> list[str]:
             for end in expand(path[:braces.start()] + word + path[braces.end():])]
 
 
-def test_the_runs_that_are_kept_are_complete_and_told_of():
-    problems = Problems()
-    runs = find_runs(DOCS / "runs", problems)
-    assert runs and not problems and not [run.name for run in runs if run.unfinished or run.status != "done"]
-    folders = re.findall(r"^\| `([^`]+)` ", text_of("runs/README.md"), re.MULTILINE)
-    assert all(any(f"{run.name}/".startswith(f"{folder}/") for folder in folders) for run in runs)
-    assert all(any(f"{run.name}/".startswith(f"{folder}/") for run in runs) for folder in folders)
+@pytest.mark.parametrize("experiment", sorted({*keep_runs.EXPERIMENTS.values()}))
+def test_the_kept_runs_are_complete(experiment):
+    records = json.loads((keep_runs.TABLES / f"{experiment}.json").read_text())
+    counts = keep_runs.read(keep_runs.TABLES / f"{experiment}.csv")["run"].value_counts()
+    assert {*counts.index} == {*records} and {keep_runs.experiment_of(run) for run in records} == {experiment}
+    for run, record in records.items():
+        swept = [len(values) for key, values in record["config"].items() if key.endswith("_list") and values]
+        assert counts[run] == math.prod(swept), run
+        assert record["inputs"] or record["config"].get("data_dir"), run
+        assert all({"commit", "packages", "device_name", "start"} <= {*session} for session in record["sessions"]), run
+
+
+def test_runs_are_kept_replaced_and_unpacked(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(keep_runs, "TABLES", tmp_path / "tables")
+    monkeypatch.setattr(keep_runs, "EXPERIMENTS", dict.fromkeys(["SV_Agreement", "Reflexives"], "mine"))
+
+    def keep(run: str, text: str) -> None:
+        keep_runs.write_text(tmp_path / "Results" / run / "results.csv", text)
+        write_yaml(tmp_path / "Results" / run / "config.yaml", {"target_layer_list": [0, 1], "dtype": "float32"})
+        keep_runs.write_text(tmp_path / "Results" / run / "run.json", '{"config": "", "inputs": {}, "sessions": []}')
+        monkeypatch.setattr("sys.argv", ["keep_runs", run, "--results", str(tmp_path / "Results")])
+        keep_runs.main()
+
+    for run, text, sentence in (("SV_Agreement/DAS/m", "target_layer,acc\n0,0.10\n", "has 1 of 2 settings"),
+                                ("Mine/m", "target_layer,acc\n0,0.10\n1,1e-07\n", "not of Mine")):
+        with pytest.raises(SystemExit):
+            keep(run, text)
+        assert sentence in capsys.readouterr().err
+    keep("SV_Agreement/DAS/m", "target_layer,acc\n0,0.10\n1,1e-07\n")
+    keep("Reflexives/m", "target_layer,iia,word\n0,0.5,\n1,0.50,None\n")
+    keep("SV_Agreement/DAS/m", "target_layer,acc\n0,0.20\n1,1e-07\n")
+    assert (tmp_path / "tables/mine.csv").read_text().splitlines() == [
+        "run,target_layer,acc,iia,word", "Reflexives/m,0,,0.5,", "Reflexives/m,1,,0.50,None",
+        "SV_Agreement/DAS/m,0,0.20,,", "SV_Agreement/DAS/m,1,1e-07,,"]
+    keep_runs.unpack(tmp_path / "unpacked")
+    for run in ("SV_Agreement/DAS/m", "Reflexives/m"):
+        before, after = tmp_path / "Results" / run, tmp_path / "unpacked" / run
+        assert (after / "results.csv").read_text() == (before / "results.csv").read_text()
+        assert read_yaml(after / "config.yaml") == read_yaml(before / "config.yaml")
 
 
 @pytest.mark.parametrize("page", [
     "experiment_1_comparison", "experiment_2_comparison", "experiment_2_task_2", "experiment_3"])
-def test_our_values_beside_the_published_are_those_of_the_runs_that_are_kept(page):
+def test_our_values_beside_the_published_are_those_of_the_kept_runs(page, tmp_path):
     experiment, method, names, rows = re.match(r"# (\w+)", text_of(f"tables/{page}.md"))[1], "", [], []
     for line in text_of(f"tables/{page}.md").splitlines():
         cells = [cell.strip().removesuffix(" **") for cell in line.strip("|").split("|")]
@@ -153,11 +185,14 @@ def test_our_values_beside_the_published_are_those_of_the_runs_that_are_kept(pag
         elif line.startswith("| ") and names:
             rows.append({"experiment": experiment, "task": " ".join(task), "method": method, "checkpoint": ""}
                         | dict(zip(names, cells)))
-    told = pd.DataFrame(rows).rename(columns={"published": "value"}).fillna("")
-    found = our_figures(DOCS / "runs", told, {})
-    assert len(found) == len(told) > 200
-    ours = told.get("ours, float32", pd.Series("", told.index)).where(lambda column: column != "", told["ours"])
-    assert [f"{value:.6g}" for value in found["value"]] == ours.tolist()
+    stated = pd.DataFrame(rows).rename(columns={"published": "value"}).fillna("")
+    stated.to_csv(tmp_path / "published.csv", index=False)
+    keep_runs.unpack(tmp_path)
+    found = pd.concat([put_beside(cells, pd.read_csv(tmp_path / run / "results.csv"))
+                       for run, cells in read_published(tmp_path / "published.csv").groupby("run", sort=False)])
+    assert len(found) == len(stated) > 200
+    ours = stated.get("ours, float32", pd.Series("", stated.index)).where(lambda column: column != "", stated["ours"])
+    assert [f"{value:.6g}" for value in found["ours"]] == ours.tolist()
 
 
 # --------------------------------------------------------------------------------- the recipes
@@ -165,30 +200,30 @@ def test_our_values_beside_the_published_are_those_of_the_runs_that_are_kept(pag
 @pytest.fixture
 def tables_restored():
     """Adapters and algebra that a page adds are gone afterwards."""
-    tables = (SUPPORTED_ARCHITECTURES, ArchitectureAdapterFactory._adapters, ALGEBRA)
+    tables = (SUPPORTED_ARCHITECTURES, ArchitectureAdapterFactory._adapters, attention.FAMILIES)
     before = [dict(table) for table in tables]
     yield
-    for table, own in zip(tables, before):
+    for table, entries in zip(tables, before):
         table.clear()
-        table.update(own)
+        table.update(entries)
 
 
 def test_a_family_is_added_as_its_page_says(tables_restored):
-    names, said = {}, ""
+    names, printed = {}, ""
     for language, block in blocks_of("add_a_model_family.md", "python", "text"):
         if language == "text":
-            assert said == block
+            assert printed == block
             continue
         with contextlib.redirect_stdout(io.StringIO()) as out:
             exec(compile(block, "add_a_model_family.md", "exec"), names)
-        said = out.getvalue()
+        printed = out.getvalue()
 
 
 @pytest.fixture
 def mean_difference(tmp_path, monkeypatch):
     """The script of the page on adding a method, and the page's files by name."""
     files = write_files("add_a_method.md", tmp_path, {})
-    monkeypatch.setattr(interp.methods, "__path__", [*interp.methods.__path__, str(tmp_path / "interp/methods")])
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path / "interp/methods")])
     monkeypatch.syspath_prepend(tmp_path)
     yield importlib.import_module("mean_difference"), files
     for name in ("mean_difference", "interp.methods.class_means"):
@@ -210,13 +245,12 @@ def test_a_method_is_added_as_its_page_says(mean_difference, tiny, tmp_path, mon
 
     [entry] = [block for _, block in blocks_of("add_a_method.md", "python") if "Method(" in block]
     monkeypatch.setitem(METHODS, "mean_difference", eval(f"{{{entry}}}", {"Method": Method})["mean_difference"])
-    from analysis.method_figures import read_results
-    table = read_results(results, {"a2": "a²"})
+    table = read_experiment(results, ["a2"], {})
     assert list(table["mean_difference:test_acc"]) == [float(row["test_acc"]) for row in rows]
     assert set(table["component"]) == {"attn", "mlp"}
 
 
-def test_the_new_method_asks_sentences_too(mean_difference, tmp_path):
+def test_the_new_method_takes_sentences_too(mean_difference, tmp_path):
     script, files = mean_difference
     numbers = {"author": 0, "authors": 1}
     table = pd.DataFrame([{"sentence": f"{first} {noun} behind {second}{other}", "labels": number}
@@ -234,17 +268,13 @@ def test_the_new_method_asks_sentences_too(mean_difference, tmp_path):
 
 def test_a_method_joins_the_comparison_as_its_page_says(tiny, tmp_path, monkeypatch):
     files = write_files("add_a_method.md", tmp_path, {})
-    folder = files["interp/methods/interchange/ridge.py"].parent
-    folders = [*interp.methods.interchange.__path__, str(folder)]
-    monkeypatch.setattr(interp.methods.interchange, "__path__", folders)
-    monkeypatch.setattr(interp.methods.interchange.__spec__, "submodule_search_locations", folders)
-    values = comparison_values(tiny.folder) | {
-        "method_list": ["lda", "ridge"], "method_options": {"ridge": {"strength": 0.1}},
-        "results_dir": str(tmp_path / "r")}
+    added = runpy.run_path(str(files["interp/methods/interchange/ridge.py"]))["ridge"]
+    monkeypatch.setitem(registry.FITS, "ridge", added)
+    monkeypatch.setitem(INTERCHANGES, "ridge", "variable")
+    values = comparison_values(tiny.folder) | {"method_list": ["lda", "ridge"], "results_dir": str(tmp_path / "r")}
     assert main(compare_methods.SCRIPT, ["--config", str(write_yaml(tmp_path / "config.yaml", values))]) == 0
     rows = [row for row in rows_of(tmp_path / "r/results.csv") if row["method"] == "ridge"]
     assert len(rows) == 2 and all(row["selectivity"] and row["random_iia_mean"] for row in rows)
-    del sys.modules["interp.methods.interchange.ridge"]
 
 
 def test_the_mathematics_of_the_new_method(mean_difference, generator):
@@ -258,7 +288,7 @@ def test_the_mathematics_of_the_new_method(mean_difference, generator):
 
 
 def test_a_task_is_added_as_its_page_says(tmp_path, monkeypatch):
-    """All methods, of a CSV and YAML files alone; a model that answers at random is asked."""
+    """All methods work from a CSV and YAML files alone, here on a random model."""
     places = {"data/mine": str(tmp_path / "data/mine"), "Results/": f"{tmp_path}/Results/",
               "Models/SmolLM2-135M": str(tmp_path / "model"), "Models/mine/random": str(tmp_path / "model")}
     files = write_files("add_a_task.md", tmp_path, places)
@@ -274,14 +304,14 @@ def test_a_task_is_added_as_its_page_says(tmp_path, monkeypatch):
         assert not (tmp_path / "Results/mine" / name).exists()
         assert main(script.SCRIPT, arguments) == 0
     results = tmp_path / "Results/mine"
-    circuit, probe, erased, exchanged, pattern = (rows_of(results / folder / "results.csv") for folder in (
+    circuit, probe, erased, das, pattern = (rows_of(results / folder / "results.csv") for folder in (
         "smollm2", "linear_probing/smollm2", "amnesic/smollm2", "DAS/smollm2", "pattern"))
-    shares = [row[name] for row in [*circuit, *probe, *exchanged] for name in ("vanilla_acc_iid", "vanilla_acc_gen")]
+    shares = [row[name] for row in [*circuit, *probe, *das] for name in ("vanilla_acc_iid", "vanilla_acc_gen")]
     shares += [row[name] for row in erased for name in ("heldout_acc", "gen_heldout_acc", "random_heldout_acc_mean")]
     shares += [row[name] for row in probe for name in ("gen_acc", "counterfactual_predicts_cf_label")]
     shares += [row[name] for row in circuit for name in ("knn_gen_acc", "random_ablated_acc_gen_mean")]
     assert all(0 <= float(share) <= 1 for share in shares)
-    assert exchanged[-1]["full_interchange_acc"] and pattern[-1]["vanilla_acc_iid"] == exchanged[-1]["vanilla_acc_iid"]
+    assert das[-1]["full_interchange_acc"] and pattern[-1]["vanilla_acc_iid"] == das[-1]["vanilla_acc_iid"]
 
     assert main(compare_methods.SCRIPT, ["--config", str(files["mine/comparison.yaml"]), "--set",
                                          "target_layer_list=[0, 1]", "only_right=false"]) == 0
@@ -293,9 +323,9 @@ def test_a_task_is_added_as_its_page_says(tmp_path, monkeypatch):
     assert len(pd.read_csv(results / "figures/smollm2/layers.csv")) == 4
 
 
-# ---------------------------------------------------------------------------- questions of one's own
+# ------------------------------------------------------------------------------ your questions
 
-def test_a_variable_of_ones_own(tiny, tmp_path):
+def test_another_variable_as_its_page_says(tiny, tmp_path):
     places = {"data/mine": str(tmp_path / "data"), "data/Disambiguation": str(tiny.folder / "data"),
               "../configs": str(PROJECT_ROOT / "configs"), "Models/mine": str(tmp_path / "models"),
               "Results/mine": str(tmp_path / "Results")}
@@ -307,7 +337,7 @@ def test_a_variable_of_ones_own(tiny, tmp_path):
     assert len(rows_of(tmp_path / "Results/circuit_probing/a4/results.csv")) == 2
 
 
-def test_a_model_of_ones_own_is_trained_and_compared(tmp_path):
+def test_a_model_of_other_arithmetic_is_trained_and_compared(tmp_path):
     places = {"data/mine_a4": str(tmp_path / "data"), "../configs": str(PROJECT_ROOT / "configs"),
               "Models/mine": str(tmp_path / "models"), "Results/mine": str(tmp_path / "Results")}
     files = write_files("own_questions.md", tmp_path, places)
@@ -333,11 +363,9 @@ def test_what_was_saved_is_loaded_as_its_page_says(page, script, operation, tiny
     [saved] = (tmp_path / "saved").iterdir()
     [(_, block)] = blocks_of(page, "python")
     block = re.sub(r'"Models/[^"]*safetensors"', repr(str(saved)), block)
-    block = block.replace("data/Disambiguation/test.csv", f"{tiny.folder}/data/test.csv").replace("113", "11")
+    block = block.replace("data/Disambiguation/", f"{tiny.folder}/data/")
     names: dict = {}
     exec(compile(block, page, "exec"), names)
     [row] = rows_of(tmp_path / "run/results.csv")
-    if script is DAS:
-        assert names["right"].double().mean().item() == pytest.approx(float(row["interchange_intervention_acc"]))
-    else:
-        assert names["logits"].shape == (1, 3, 12) and names["about"]["variable"] == "var_0"
+    column = "interchange_intervention_acc" if script is DAS else "ablated_acc_test"
+    assert names["share"] == pytest.approx(float(row[column]))

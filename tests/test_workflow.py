@@ -1,4 +1,4 @@
-"""The graph of experiments: every config has its step, and a killed graph goes on to the same tables."""
+"""The workflow: every config has its step, and after a kill it continues to the same tables."""
 
 import os
 import signal
@@ -20,24 +20,39 @@ TINY = {"mod": 23, "n_embd": 16, "n_head": 2, "n_inner": 32, "num_epochs": 60, "
         "cf_num_epochs": 3}
 
 
-def test_the_graph_runs_every_config_of_the_three_experiments_and_of_their_comparison_once():
-    planned = subprocess.run([sys.executable, "-m", "snakemake", "--dry-run", "--forceall", "--printshellcmds",
-                              "--nolock", "paper", "comparison"], cwd=PROJECT_ROOT, capture_output=True, text=True)
-    told = planned.stdout + planned.stderr
-    assert planned.returncode == 0, told
-    commands = [line.split() for line in told.splitlines() if "--config configs" in line]
-    run = [word for command in commands if not any("overlap" in word for word in command)
-           for word in command if word.endswith(".yaml")]
-    shipped = {shown(file) for folder in ("Disambiguation", "Shared_Nodes", "Grokking", "Train_Algorithmic_Models",
-                                           "Comparison") for file in (CONFIGS / folder).rglob("*.yaml")}
-    shipped = {file for file in shipped if "Comparison/SV_" not in file}  # language models have no step in the graph
+TARGETS = ["paper", "comparison", "experiment4", "comparison_language"]
+
+
+def planned(*arguments: str) -> list[str]:
+    """The commands of the scripts that a dry run shows."""
+    run = subprocess.run([sys.executable, "-m", "snakemake", "--dry-run", "--forceall", "--printshellcmds", "--nolock",
+                          *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return [line for line in (run.stdout + run.stderr).splitlines()
+            if "--config configs" in line and "overlap" not in line]
+
+
+def test_every_config_that_needs_no_download_is_run_once():
+    run = [word for command in planned(*TARGETS) for word in command.split() if word.endswith(".yaml")]
+    shipped = {shown(file) for file in CONFIGS.rglob("*.yaml")}
+    gpt2 = {file for file in shipped if file.endswith(("-small.yaml", "-medium.yaml"))}
     single = {shown(file) for file in (CONFIGS / "Grokking").glob("*/*/**/*.yaml")}
-    assert len(run) == len(set(run))
-    assert set(run) == shipped - single
+    assert len(run) == len(set(run)) and gpt2 and single
+    assert set(run) == {file for file in shipped if "Quickstart" not in file} - gpt2 - single
+
+
+def test_shards_are_commands_on_the_same_configs():
+    commands = [command.partition(" --shard ") for command in planned("experiment4", "--config", "shards=3")]
+    shards = [(command, shard) for command, _, shard in commands if shard]
+    sweeps = {command for command, _ in shards}
+    assert sorted(shards) == sorted((command, f"{number}/3") for command in sweeps for number in (1, 2, 3))
+    assert sweeps <= {command for command, _, shard in commands if not shard}  # each is finished as a whole
+    [language] = [command for command in sweeps if "sv_agreement-smollm2" in command]
+    assert language.endswith("circuit_probing.py --config configs/SV_Agreement/sv_agreement-smollm2.yaml")
 
 
 def tiny_experiment(folder: Path) -> list[str]:
-    """Experiment 1 on a toy in a folder of its own; returns the arguments that run its graph."""
+    """Write the configs of Experiment 1 on a toy into a folder; returns the arguments that run its workflow."""
     for part in ("Train_Algorithmic_Models", "Disambiguation", "Shared_Nodes", "Grokking"):
         for file in (CONFIGS / part).rglob("*.yaml"):
             values = read_yaml(file)
@@ -54,7 +69,7 @@ def tables(folder: Path) -> dict[str, list[dict]]:
 
 
 @pytest.mark.workflow
-def test_a_graph_killed_twice_ends_in_the_same_tables(tmp_path):
+def test_a_workflow_killed_twice_ends_in_the_same_tables(tmp_path):
     """Minutes; off by default: pytest -m workflow."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert subprocess.run([*SNAKEMAKE, *tiny_experiment(whole)], cwd=PROJECT_ROOT).returncode == 0

@@ -15,10 +15,12 @@ from interp.methods import circuits
 from interp.methods.interchange.base import Pairs, SiteUnderStudy, SplitAtSite
 from interp.methods.masks import Circuit
 from interp.methods.optimize import even_batch
+from interp.methods.table import COMPONENT_OF
 from interp.models.examples import Answer, Examples, rows_of
 from interp.models.examples import Pairs as ExamplePairs
-from interp.models.open_model import ForwardFrom, OpenModel
-from interp.models.sublayers import Sublayer
+from interp.models.open_model import ForwardFrom, OpenModel, Site
+from interp.models.sublayers import Sublayer, find_sublayer
+from interp.models.suffix import forward_from
 from interp.runs.config import BadInput
 from interp.tasks.sentences import drawn_pairs
 from interp.tasks.study import Data, portions
@@ -47,14 +49,14 @@ def with_source_answers(data: Data) -> Data:
     known = {tuple(row): answer for examples in (data.train, data.tests["test"])
              for row, answer in zip(examples.tokens.tolist(), examples.answer.right.tolist())}
     pairs = {}
-    for name, own in data.pairs.items():
-        answers = [known.get(tuple(row)) for row in own.source.tokens.tolist()]
+    for name, given in data.pairs.items():
+        answers = [known.get(tuple(row)) for row in given.source.tokens.tolist()]
         if None in answers:
-            row = " ".join(map(str, own.source.tokens[answers.index(None)].tolist()))
+            row = " ".join(map(str, given.source.tokens[answers.index(None)].tolist()))
             raise BadInput(f"only_right: the source '{row}' is in neither train_data_path nor test_data_path, so that "
                            "its answer is not known; set it to false.")
-        right = Answer(torch.tensor(answers, device=own.source.tokens.device))
-        pairs[name] = replace(own, source=replace(own.source, answer=right))
+        right = Answer(torch.tensor(answers, device=given.source.tokens.device))
+        pairs[name] = replace(given, source=replace(given.source, answer=right))
     return replace(data, pairs=pairs)
 
 
@@ -63,7 +65,7 @@ class Split:
     """The pairs of a split that count.
 
     clean: the bases' final hidden states without intervention, (n, d_model). accuracy: how often the model answers all
-    bases rightly, those of excluded pairs too. n_excluded: pairs whose base or source the model answers wrongly.
+    bases correctly, those of excluded pairs too. n_excluded: pairs whose base or source the model answers wrongly.
     base_rows, source_rows: the pairs' row numbers among all of the split, (n,).
     """
 
@@ -88,8 +90,7 @@ def answered(model: OpenModel, pairs: ExamplePairs, only_right: bool) -> Split:
         return Split(pairs, states, accuracy, 0, rows, sources)
     kept = (right & model.is_right(model.final_states(pairs.source), pairs.source.answer)).nonzero().flatten()
     if not len(kept):
-        raise BadInput("only_right: the model answers none of the pairs rightly; set it to false to keep those that it "
-                       "answers wrongly.")
+        raise BadInput("only_right: the model answers none of the pairs correctly; set it to false to keep them all.")
     return Split(pairs[kept], states[kept], accuracy, len(pairs) - len(kept), kept, sources[kept])
 
 
@@ -129,6 +130,19 @@ def site_under_study(fit: Pairs, select: Pairs, test: Pairs, variable: str) -> S
                        "fewer than two values to tell apart; see only_right, n_fit and n_select.")
     values = torch.cat([part for pairs in (fit, select, test) for part in (pairs.base_values, pairs.source_values)])
     return SiteUnderStudy(fit.split.model, 1 + int(values.max()), fit, select, circuit_finder(fit))
+
+
+def study_site(model: OpenModel, data: Data, site: Site, variable: str, n_fit: int = 2500, n_select: int = 1000,
+               data_seed: int = 0) -> tuple[SiteUnderStudy, Pairs]:
+    """A site of a model where methods are fitted, and the test pairs to measure them on, for notebooks."""
+    sublayer, pairs = find_sublayer(model, site.layer, COMPONENT_OF[site.location]), {}
+    attention = [sublayer.input] if sublayer.operation == "attn" else []
+    for name, split in split_pairs(data, variable, n_fit, n_select, data_seed).items():
+        both = split.both()
+        read = model.activations(both, [site] + [sublayer.input] * (not attention), attention)
+        pairs[name] = pairs_at_site(model, split, variable, read[site], forward_from(model, split.base, [site])[site],
+                                    sublayer, read[sublayer.input])
+    return site_under_study(pairs["fit"], pairs["select"], pairs["test"], variable), pairs["test"]
 
 
 def circuit_finder(fit: Pairs):

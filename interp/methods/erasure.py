@@ -18,11 +18,11 @@ def fit_eraser(activations: Tensor, labels: Tensor, n_classes: int, precision: s
     concept-erasure's shrinkage of the covariance adds the epsilon of its numbers to fourth powers of activations. Where
     these are small, as in small models, the covariance is all but replaced by a multiple of the identity: in float32
     nearly always, in float64 at a standard deviation below about 0.01. The fit in float64 therefore measures
-    activations in units of their own standard deviation, which changes nothing else.
+    activations in units of their standard deviation, which changes nothing else.
 
     Args:
         activations: (examples, d_model) with labels (examples,) below n_classes.
-        precision: of the fit, "float64" or, as published, "float32"; the eraser itself is in the activations' own.
+        precision: of the fit, "float64" or, as published, "float32"; the eraser itself is of the activations' type.
         options: of concept-erasure's fitter, such as `shrinkage` of the covariance.
     """
     wide = activations.to(getattr(torch, precision))

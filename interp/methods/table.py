@@ -1,4 +1,4 @@
-"""What is known about the methods, once: for the graph of experiments, the figures, hints and tests."""
+"""What is known about the methods, once: for the workflow, the figures and tests."""
 
 from dataclasses import dataclass
 

@@ -71,16 +71,6 @@ class Examples:
         return torch.tensor([first.setdefault((position, *row), number) for number, (position, row) in enumerate(rows)],
                             device=self.tokens.device)
 
-    def batches(self, tokens: int) -> list[Tensor]:
-        """Row numbers in batches of about this many tokens, rows of like lengths together, the longest first."""
-        order = self.lengths.argsort(descending=True, stable=True)
-        batches = []
-        while len(order):
-            count = max(1, tokens // int(self.lengths[order[0]]))
-            batches.append(order[:count])
-            order = order[count:]
-        return batches
-
 
 @dataclass(frozen=True, eq=False)
 class Pairs:

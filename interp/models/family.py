@@ -1,8 +1,8 @@
 """Where a model family keeps its blocks, sublayers and norms: TransformerLens's map of names.
 
-Of TransformerBridge only the map is used. The bridge itself replaces a model's modules by its own, after which a block
+Of TransformerBridge only the map is used. The bridge itself replaces a model's modules, after which a block
 cannot be called with a cache, a joint map shows split copies, and a second model has to be loaded; hooks on the
-model's own modules at the same places read and patch the same numbers (tests/test_families.py compares them).
+model's modules at the same places read and patch the same numbers (tests/test_families.py compares them).
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Component:
     module: what the block calls; None where it calls the maps itself.
     maps: the linear maps, where there is no module that holds them.
     out: whose output is the update, which the residual stream gets; a norm after the module in some families.
-    norm: through which the sublayer reads the residual stream; None if it has no norm of its own.
+    norm: through which the sublayer reads the residual stream; None without a norm.
     scale: by which the block multiplies the update as it adds it (Granite).
     """
 
@@ -76,7 +76,7 @@ def family_of(config: PretrainedConfig) -> Family:
 
 
 def component_of(blocks, operation: str, config: PretrainedConfig) -> Component:
-    own = blocks.submodules[operation]
+    sublayer = blocks.submodules[operation]
     alias = blocks.hook_aliases.get(ALIASES[operation])
     *path, _ = (alias or f"{operation}.hook_out").split(".")  # ln1_post.hook_out: the output of ln1_post
     component, names = blocks, []
@@ -84,6 +84,6 @@ def component_of(blocks, operation: str, config: PretrainedConfig) -> Component:
         component = component.submodules[step]
         names.append(component.name)
     norm = blocks.submodules.get({ATTENTION: "ln1", MLP: "ln2"}[operation])
-    maps = () if own.name else tuple(part.name for part in own.submodules.values())
+    maps = () if sublayer.name else tuple(part.name for part in sublayer.submodules.values())
     scale = 1.0 if alias else float(getattr(config, "residual_multiplier", 1.0))
-    return Component(own.name, maps, ".".join(filter(None, names)), norm.name if norm else None, scale)
+    return Component(sublayer.name, maps, ".".join(filter(None, names)), norm.name if norm else None, scale)

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.utils import align_module_device
 from huggingface_hub import snapshot_download
@@ -39,11 +38,7 @@ SPREAD: str | dict[str, str] = "auto"  # the device map
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is cuda where present, else cpu; mps is taken only when asked for.
-
-    Raises:
-        BadInput: no such device here.
-    """
+    """`auto` is cuda where present, else cpu; raises BadInput where a device is not here."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -62,14 +57,9 @@ def choose_device(name: str) -> torch.device:
 
 def build_gpt2(seed: int, **shape: int) -> GPT2LMHeadModel:
     """A freshly initialized ReLU GPT-2 without dropout, its embeddings tied. shape: as GPT2Config has it."""
-    seed_everything(seed)
+    torch.manual_seed(seed)
     values: dict[str, Any] = {**shape, **NO_DROPOUT}
     return GPT2LMHeadModel(GPT2Config(**values, activation_function="relu", bos_token_id=None, eos_token_id=None))
-
-
-def seed_everything(seed: int) -> None:
-    torch.manual_seed(seed)
-    np.random.seed(seed)
 
 
 def read_model_config(key: str, path: str):
@@ -102,8 +92,7 @@ def read_model_config(key: str, path: str):
 def locate_model(key: str, path: str) -> tuple[Path, dict[str, str]]:
     """The folder of a model, and for a GGUF file in it the argument that makes transformers read it.
 
-    Raises:
-        BadInput: there is no such model here, and none can be fetched.
+    Raises BadInput where there is no such model here and none can be fetched.
     """
     if path.endswith(".gguf"):
         file = require_file(key, path)
@@ -127,30 +116,20 @@ def model_files(key: str, path: str) -> list[Path]:
 
 
 def is_hub_name(path: str) -> bool:
-    """Whether a path that does not exist may be a name on the hub ('gpt2', 'EleutherAI/pythia-70m').
-
-    What would lie in a folder that is here, such as Models/, is a file that is missing.
-    """
+    """Whether a path may be a name on the hub ('EleutherAI/pythia-70m'), not a file that a folder here lacks."""
     return (re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path) is not None
             and not ("/" in path and (PROJECT_ROOT / path).parent.exists()))
 
 
 @functools.cache
 def fetch_from_hub(name: str) -> Path:
-    """The folder of a hub model in Hugging Face's cache, fetched on first use, weights in one format only."""
-    def fetch(*patterns: str) -> Path:
-        return Path(snapshot_download(name, allow_patterns=list(patterns), ignore_patterns=["*/*"]))
-
-    folder = fetch("*.json", "*.txt", "tokenizer.model", "model*.safetensors")
-    return folder if any(folder.glob("model*.safetensors")) else fetch("*.json", "*.txt", "pytorch_model*.bin")
+    """The folder of a hub model in Hugging Face's cache, fetched on first use."""
+    return Path(snapshot_download(name, ignore_patterns=["*/*"], allow_patterns=[
+        "*.json", "*.txt", "tokenizer.model", "model*.safetensors"]))
 
 
 def read_model(key: str, folder: Path, gguf: dict[str, str], **options) -> PreTrainedModel:
-    """A saved model. Missing weights would be random, so broken files and files of another model are refused.
-
-    Raises:
-        BadInput: the files are broken, or not those of this model.
-    """
+    """A saved model; raises BadInput where files are broken or of another model, as missing weights would be random."""
     where = shown(folder / gguf["gguf_file"] if gguf else folder)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -188,11 +167,7 @@ def load_model(key: str, path: str, device: torch.device, dtype: str = FLOAT32, 
 
 
 def load_tokenizer(key: str, path: str) -> PreTrainedTokenizerBase:
-    """A saved model's tokenizer; path as for read_model_config.
-
-    Raises:
-        BadInput: the model cannot be found or fetched, or has no tokenizer.
-    """
+    """A saved model's tokenizer; path as for read_model_config. Raises BadInput where there is none."""
     folder, gguf = locate_model(key, path)
     try:
         if not gguf and not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab*")):
@@ -207,15 +182,12 @@ def reinitialize(model: PreTrainedModel, seed: int, *, body: bool = False, embed
                  layer: int = -1) -> None:
     """Give parts of a model the weights of a freshly initialized one: controls for a probe.
 
-    Args:
-        body: all weights but the embeddings.
-        embeddings: every embedding outside the layers' blocks: of tokens, of positions, and the output's, which in many
-            models is the tokens'.
-        layer: one layer's block; -1 for none.
+    body: all weights but the embeddings. embeddings: of tokens, of positions, and the output's. layer: one layer's
+    block; -1 for none.
     """
     if not (body or embeddings or layer >= 0):
         return
-    seed_everything(seed)
+    torch.manual_seed(seed)
     fresh = AutoModelForCausalLM.from_config(model.config, dtype=model.dtype).to(model.device).state_dict()
     block = f"{family_of(model.config).blocks}.{layer}."
     tables = tuple(f"{name}." for name, module in model.named_modules()

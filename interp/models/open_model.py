@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -20,12 +20,12 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
+from interp.models.batches import Batch, batches_of
 from interp.models.examples import Answer, Examples
 from interp.models.family import ATTENTION, MLP, Family
 from interp.runs.config import RunFailed
 
 GIB = 2**30
-TOKENS_AT_ONCE = 1024  # measured faster than 4096, which leaves the processor's cache
 ROWS_AT_ONCE = 256     # of forward passes from a site, and rows whose logits are held at a time
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.03}  # see `alike`
 
@@ -49,7 +49,7 @@ class Site:
         return f"blocks.{self.layer}.hook_{self.location}"
 
 
-class _Enough(Exception):
+class Enough(Exception):
     """No block above is needed."""
 
 
@@ -63,16 +63,19 @@ class OpenModel:
     budget: bytes of memory for the activations of one pass.
     direct: logits are the output embedding of the final hidden states, without anything further.
     suffix: the locations from which the suffix forward is exact, RESID_PRE for a start at any block.
+    shares: rows may share what they begin with.
     """
 
     def __init__(self, model: PreTrainedModel, family: Family, device: torch.device | None = None,
-                 budget: int = 2 * GIB, direct: bool = True, suffix: frozenset[str] = frozenset()):
+                 budget: int = 2 * GIB, direct: bool = True, suffix: frozenset[str] = frozenset(),
+                 shares: bool = False):
         self.model, self.family, self.dtype = model, family, model.dtype
         self.device, self.budget = device or model.device, budget
-        self.direct, self.suffix = direct, suffix
+        self.direct, self.suffix, self.shares = direct, suffix, shares
         self.blocks = cast(nn.ModuleList, model.get_submodule(family.blocks))
         self.norm: nn.Module = model.get_submodule(family.norm)
         self.unembed: nn.Linear = model.get_output_embeddings()
+        self.blocks_give_tensors = self.find_what_blocks_give()  # now, as a later pass may run into somebody's hooks
         self.takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
 
     @property
@@ -91,8 +94,7 @@ class OpenModel:
         """What enters the model again, in its type."""
         return values.to(self.device, self.dtype)
 
-    @cached_property
-    def blocks_give_tensors(self) -> bool:
+    def find_what_blocks_give(self) -> bool:
         """Whether a block returns the residual stream, rather than a tuple that begins with it."""
         found = []
         with torch.no_grad(), hooked(self.blocks[0].register_forward_hook(
@@ -100,9 +102,13 @@ class OpenModel:
             self.forward(torch.zeros(1, 1, dtype=torch.long, device=self.device))
         return found[0]
 
-    def batches(self, examples: Examples) -> list[Tensor]:
-        """The rows of a pass in batches: row numbers."""
-        return examples.batches(TOKENS_AT_ONCE)
+    def at_positions(self, positions: Tensor) -> dict[str, Tensor]:
+        """Positions (batch, T) as arguments of the forward pass, for a family that takes them."""
+        return {"position_ids": positions} if self.takes_positions else {}
+
+    def batches(self, examples: Examples) -> list[Batch]:
+        """The rows of a pass in batches."""
+        return batches_of(examples, self.shares)
 
     def portion(self, bytes_each: int, count: int) -> int:
         """How many of so many things, of so many bytes each, one pass should keep."""
@@ -112,6 +118,8 @@ class OpenModel:
 
     def forward(self, tokens: Tensor, **inputs) -> Tensor:
         """The final hidden states at each token, (batch, T, d_model)."""
+        if "attention_mask" in inputs and inputs["attention_mask"].is_floating_point():
+            inputs["attention_mask"] = inputs["attention_mask"].to(self.dtype)
         return self.leave(self.model.base_model(tokens, **{"use_cache": False} | inputs).last_hidden_state)
 
     def hook(self, site: Site, change: Change):
@@ -148,7 +156,7 @@ class OpenModel:
         component = self.family.components[operation]
         return self.blocks[layer].get_submodule(component.out), component.scale
 
-    def read(self, tokens: Tensor, sites: Iterable[Site]) -> dict[Site, Tensor]:
+    def read(self, tokens: Tensor, sites: Iterable[Site], **inputs) -> dict[Site, Tensor]:
         """What stands at some sites of a pass, (batch, T, d_model) each; no block above is run.
 
         resid_mid is the sum of its parts.
@@ -160,14 +168,14 @@ class OpenModel:
         handles = [self.hook(part, partial(found.__setitem__, part)) for part in parts]
 
         def stop(*_):
-            raise _Enough
+            raise Enough
 
         last = max(site.layer for site in sites)
         block = self.blocks[last]
         entry_is_enough = all(site.location == RESID_PRE for site in sites if site.layer == last)
         handles.append((block.register_forward_pre_hook if entry_is_enough else block.register_forward_hook)(stop))
-        with hooked(*handles), suppress(_Enough):
-            self.forward(tokens)
+        with hooked(*handles), suppress(Enough):
+            self.forward(tokens, **inputs)
         found = {place: values.view(*tokens.shape, -1) for place, values in found.items()}  # OPT's are flat
         found |= {site: found[Site(site.layer, RESID_PRE)] + found[Site(site.layer, ATTN_OUT)]
                   for site in sites if site.location == RESID_MID}
@@ -189,15 +197,14 @@ class OpenModel:
             return {site: values[row] for site, values in found.items()}
         kept = {site: torch.zeros(len(examples), *([examples.tokens.shape[1]] if site in everywhere else []),
                                   self.d_model, device=self.device) for site in (*sites, *everywhere)}
-        for rows in self.batches(examples):
-            length = int(examples.lengths[rows].max())
-            found = self.read(examples.tokens[rows, :length], kept)
-            at = torch.arange(len(rows), device=rows.device), examples.probed[rows]
+        for batch in self.batches(examples):
+            found = self.read(batch.tokens, kept, **batch.inputs)
             for site, values in kept.items():
+                there = found[site].flatten(0, 1)
                 if site in everywhere:
-                    values[rows, :length] = found[site]
+                    values[batch.rows, :batch.place.shape[1]] = there[batch.place]
                 else:
-                    values[rows] = found[site][at]
+                    values[batch.rows] = there[batch.at(examples.probed)]
         for values in kept.values():
             self.finite(values)
         return kept
@@ -206,9 +213,9 @@ class OpenModel:
     def final_states(self, examples: Examples) -> Tensor:
         """The final hidden states of all rows at their answering positions, under whatever masks are in force."""
         states = torch.empty(len(examples), self.d_model, device=self.device)
-        for rows in self.batches(examples):
-            found = self.forward(examples.tokens[rows, :int(examples.lengths[rows].max())])
-            states[rows] = found[torch.arange(len(rows), device=rows.device), examples.answering[rows]]
+        for batch in self.batches(examples):
+            found = self.forward(batch.tokens, **batch.inputs).flatten(0, 1)
+            states[batch.rows] = found[batch.at(examples.answering)]
         return self.finite(states)
 
     def patched(self, examples: Examples, site: Site) -> ForwardFrom:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interp.models.examples import Examples, rows_of
+from interp.models.batches import NODES
+from interp.models.examples import Answer, Examples, from_rows, rows_of
 from interp.models.family import family_of
 from interp.models.open_model import (
     ATTN_OUT,
@@ -62,7 +63,25 @@ def open_model(model: PreTrainedModel, examples: Examples, budget: int = 2 * GIB
     if not agrees(opened, lambda: opened.logits(states), logits):
         raise CannotOpen(f"a '{opened.kind}' model gives other logits with its hooks than without")
     exact = exact_locations(opened, few, states, check_sums(opened, few))
-    return OpenModel(model, opened.family, opened.device, budget, direct, exact)
+    return OpenModel(model, opened.family, opened.device, budget, direct, exact, prefixes_are_shared(opened, few))
+
+
+def prefixes_are_shared(model: OpenModel, few: Examples) -> bool:
+    """Whether rows that share what they begin with give what they give apart.
+
+    The rows begin as the longest of `few` and end in any token, so that the last ones are packed far from what they
+    begin with: a family may look at how far that is.
+    """
+    start = max(rows_of(few), key=len)[:-1]
+    rows = [[*start, token] for token in range(min(model.model.config.vocab_size, NODES - len(start)))]
+    tokens, last = from_rows(rows, model.device)
+    alike_rows = Examples(tokens, last, last, {}, Answer(last))
+    sharing = OpenModel(model.model, model.family, model.device, shares=True)
+    compared = torch.tensor([0, len(rows) - 1], device=model.device)
+    shares = agrees(model, lambda: sharing.final_states(alike_rows)[compared], model.final_states(alike_rows[compared]))
+    if not shares:
+        warn(f"{model.kind}: rows that share what they begin with give other answers, so each is run apart")
+    return shares
 
 
 def agrees(model: OpenModel, compute: Callable[[], Tensor], wanted: Tensor) -> bool:

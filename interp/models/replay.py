@@ -9,7 +9,7 @@ ReplayedModel       the reference: the model run up to the sublayer
 """
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, Protocol
 
 import torch
@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from interp.models.attention import MaskedAttention, NotKnown
 from interp.models.examples import Examples
 from interp.models.family import ATTENTION
-from interp.models.open_model import Call, OpenModel, alike, hooked, replaced, tensor_of, warn
+from interp.models.open_model import Call, Enough, OpenModel, alike, hooked, replaced, tensor_of, warn
 from interp.models.opening import ROWS_COMPARED
 from interp.models.sublayers import Masks, Sublayer, masked, random_masks
-from interp.models.suffix import call_for, calls_of, run_blocks
+from interp.models.suffix import run_above
 
 
 class Replay(Protocol):
@@ -103,7 +103,7 @@ class ReplayedModule:
                 return (read[tuple(index.to(read.device) for index in at)].unsqueeze(1),)
 
             handles.append(maps[self.last].register_forward_pre_hook(at_probed))
-        arguments, keywords = call_for(self.call, rows, len(self.inputs), None)
+        arguments, keywords = call_for(self.call, rows, len(self.inputs))
         with ExitStack() as changed:
             for name, values in constant.items():
                 changed.enter_context(replaced([maps[name]], lambda inputs, values=values: values))
@@ -116,7 +116,7 @@ class ReplayedModule:
 @torch.no_grad()
 def module_call(model: OpenModel, sublayer: Sublayer, module: nn.Module, examples: Examples) -> Call:
     """What a sublayer's module is called with besides what it reads; of an MLP, for the probed position alone."""
-    tokens, found = examples.tokens, []
+    found: list[Call] = []
 
     def part(value: Any) -> Any:
         return value[:, :1] if sublayer.operation != ATTENTION and isinstance(value, Tensor) else value
@@ -124,11 +124,27 @@ def module_call(model: OpenModel, sublayer: Sublayer, module: nn.Module, example
     def catch(module, arguments, keywords):
         found.append((tuple(map(part, arguments[1:])), {
             name: part(value) for name, value in keywords.items() if name != "hidden_states"}))
+        raise Enough
 
-    stream = torch.zeros(*tokens.shape, model.d_model, device=model.device)
-    with hooked(module.register_forward_pre_hook(catch, with_kwargs=True)):
-        run_blocks(model, stream, calls_of(model, tokens), range(sublayer.layer, sublayer.layer + 1))
+    stream = torch.zeros(*examples.tokens.shape, model.d_model, device=model.device)
+    with hooked(module.register_forward_pre_hook(catch, with_kwargs=True)), suppress(Enough):
+        run_above(model, sublayer.layer, stream, examples.tokens)
     return found[0]
+
+
+def call_for(call: Call, rows: Tensor, count: int) -> Call:
+    """A module's call for all rows, so many in number, as one for some of them."""
+    def part(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.dim() and count > 1:
+            chosen = rows.to(value.device)
+            if value.shape[0] == count:
+                return value[chosen]
+            if value.dim() > 2 and value.shape[0] % count == 0:  # BLOOM's: (rows · heads, ...)
+                return value.unflatten(0, (count, -1))[chosen].flatten(0, 1)
+        return tuple(map(part, value)) if isinstance(value, tuple) else value
+
+    arguments, keywords = call
+    return tuple(map(part, arguments)), {name: part(value) for name, value in keywords.items()}
 
 
 class ReplayedModel:

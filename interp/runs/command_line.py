@@ -3,25 +3,25 @@
 import argparse
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import textwrap
 
-from interp.runs.config import DATA, BadInput, C, ScriptConfig, inputs_of, keys_as_text, load_config, require_file
+from interp.runs.config import DATA, BadInput, C, ScriptConfig, describe_keys, inputs_of, load_config, require_file
 from interp.runs.settings import Setting, expand_settings
 from interp.runs.store import check_run
 
 
 def parse_arguments(name: str, schema: type[ScriptConfig], arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=f"{name}.py", allow_abbrev=False, epilog=keys_as_text(schema),
+    keys = ["keys of a config (base: FILE takes over those of another; keys that end in _list are swept):\n"]
+    for key, default, meaning in sorted(describe_keys(schema), key=lambda key: key[1] != ""):  # those without one first
+        keys.append(textwrap.fill(f"{key}{f' ({default})' if default else ''}: {meaning}", 100, initial_indent="  ",
+                                  subsequent_indent="      "))
+    parser = argparse.ArgumentParser(prog=f"{name}.py", allow_abbrev=False, epilog="\n".join(keys),
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", nargs="+", required=True, metavar="FILE",
-                        help="YAML configs, run one after another")
+    parser.add_argument("--config", nargs="+", required=True, metavar="FILE", help="YAML configs, one after another")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
                         help="override a key of every config")
-    parser.add_argument("--overwrite", action="store_true",
-                        help="move an earlier run in results_dir aside and start again")
-    parser.add_argument("--check", action="store_true",
-                        help="read and check everything, say what would be computed, compute and write nothing")
+    parser.add_argument("--overwrite", action="store_true", help="move an earlier run aside and start again")
+    parser.add_argument("--check", action="store_true", help="read and check everything, list what is left to compute")
     parser.add_argument("--shard", type=parse_shard, default=(1, 1), metavar="K/N",
                         help="compute every N-th setting from the K-th on (of a comparison: with all methods); all "
                              "shards write into the same results_dir, at once or one after another")
@@ -41,10 +41,9 @@ def answer_early(name: str, schema: type[ScriptConfig]) -> None:
     options = parse_arguments(name, schema, None)
     try:
         for file in options.config:
-            with naming_config(file):
-                read_config(file, schema, options)
-    except BadInput as error:
-        print(f"{name}: {error}", file=sys.stderr)
+            read_config(file, schema, options)
+    except (BadInput, OSError) as error:
+        print(f"{name}: {file}: {error}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -56,12 +55,3 @@ def read_config(file: str, schema: type[C], options: argparse.Namespace) -> tupl
     for key, path in inputs_of(config, DATA).items():
         require_file(key, path)
     return config, settings
-
-
-@contextmanager
-def naming_config(file: str) -> Iterator[None]:
-    """Begin the sentence of bad input with the config that it is in."""
-    try:
-        yield
-    except BadInput as error:
-        raise BadInput(f"{file}: {error}") from None

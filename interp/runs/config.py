@@ -2,15 +2,13 @@
 
 import difflib
 import re
-import textwrap
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIGS = PROJECT_ROOT / "configs"
@@ -21,15 +19,8 @@ ALIASES = {  # several names for one key, most of them the paper's: read under t
 T = TypeVar("T")
 
 
-def no_truth_value(value: Any) -> Any:
-    """YAML reads yes and on as true, which pydantic would take for the number 1."""
-    if isinstance(value, bool):
-        raise ValueError(f"a number is wanted, not {value}")
-    return value
-
-
-Whole = Annotated[int, BeforeValidator(no_truth_value), Field(gt=-2**32, lt=2**32)]  # more overflows C's integers
-Real = Annotated[float, BeforeValidator(no_truth_value), Field(ge=-1e30, le=1e30)]  # beyond that float32 overflows
+Whole = Annotated[int, Field(strict=True, gt=-2**32, lt=2**32)]  # more overflows C's integers; strict: no truth value
+Real = Annotated[float, Field(strict=True, ge=-1e30, le=1e30)]  # beyond that float32 overflows
 NonEmpty = Annotated[list[T], Field(min_length=1)]
 Positive = Annotated[Real, Field(gt=0)]
 Count = Annotated[Whole, Field(ge=1)]
@@ -53,10 +44,8 @@ class RunFailed(Exception):
 class ScriptConfig(BaseModel):
     """What every script's config has. Frozen: a script never changes its config."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True,
-        protected_namespaces=(),  # keys such as model_path are ours, not pydantic's
-    )
+    model_config = ConfigDict(  # protected_namespaces: keys such as model_path are ours, not pydantic's
+        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True, protected_namespaces=())
 
     results_dir: Text = Field(description="where the run's tables are written")
     device: Text = Field("auto", description="auto (cuda where there is one, else cpu), cpu, cuda, cuda:1, mps")
@@ -86,18 +75,14 @@ class ModelSweep(ScriptConfig):
     model_seed_list: NonEmpty[Seed] = Field([0], description="seeds of models, and of what the method draws")
     checkpoint_list: NonEmpty[int | str] | None = Field(None, description="checkpoints of a training")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description=(
-        "the type of the model's weights and of what it computes; masks, probes, losses and all that is kept for them "
-        "are float32 in any case"))
+        "the type of the model's weights and of what it computes; masks, probes and losses are float32 in any case"))
     spread: bool = Field(False, description=(
-        "where one device does not hold the model, put its layers on all there are, then in memory, and leave the rest "
-        "on the disk"))
+        "where one device does not hold the model, put its layers on all there are, then in memory, then on the disk"))
     cache_gib: Positive = Field(2.0, description="GiB of memory for the activations that one pass of the model keeps")
 
 
 C = TypeVar("C", bound=ScriptConfig)
 
-
-# ------------------------------------------------------------------------------ paths
 
 def project_path(path: str | Path) -> Path:
     """A path of a config, relative to the project root; raises BadInput where no file can have that name."""
@@ -134,27 +119,25 @@ def inputs_of(config: ScriptConfig, mark: str) -> dict[str, str]:
             and mark in str((field.annotation, field.metadata)) and config.reads(name)}
 
 
-# ------------------------------------------------------------------------------ reading
-
 def load_config(file: str | Path, schema: type[C], overrides: Sequence[str] = ()) -> C:
-    """Read a YAML config, follow its `base:`, apply `key=value` overrides, validate.
-
-    Raises:
-        BadInput: a missing or unreadable file, an unknown key, a wrong value.
-    """
+    """Read a YAML config, follow its `base:`, apply `key=value` overrides, validate; raises BadInput."""
     files = [path for path in (project_path(file), Path(file).expanduser().absolute()) if path.is_file()]
     if not files:
         raise BadInput(f"--config {file}: there is no such file.")
     values = read_yaml(files[-1])
     for override in overrides:
         key, equals, text = override.partition("=")
-        if not equals or not key:
+        if not equals:
             raise BadInput(f"--set takes key=value, not '{override}'.")
         values[key] = parse_yaml(text, f"--set {override}")
     try:
         return schema(**values)
     except ValidationError as error:
-        raise BadInput(f"{explain(error.errors()[0], schema)}.") from None
+        first = error.errors()[0]  # its place has names of a type's branches too
+        key = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part == first["loc"][0])
+        hint = suggestion(key, schema.model_fields) if first["type"] == "extra_forbidden" else ""
+        words = first["msg"].removeprefix("Value error, ")
+        raise BadInput((f"the key '{key}': {words}" if key else words) + f"{hint}.") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -162,21 +145,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return {key: value for _, values in reversed(read_chain(path)) for key, value in values.items()}
 
 
-def read_chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
+def read_chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
     """A config file with its keys, then the one that it is based on, and so on."""
-    path = path.resolve()
-    if path in seen:
-        raise BadInput(f"{shown(seen[0])}: its 'base' leads back to {shown(path)}.")
-    try:
-        values = parse_yaml(path.read_text(encoding="utf-8"), shown(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{shown(path)} cannot be read: {error}.") from None
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise BadInput(f"{shown(path)} is not a config: it should hold lines of 'key: value'.")
-    base = values.pop("base", None)
-    if base is None:
-        return [(path, values)]
-    return [(path, values), *read_chain(project_path(path.parent / str(base)), (*seen, path))]
+    chain: dict[Path, dict[str, Any]] = {}
+    base: Any = path.name
+    while base is not None:
+        path = project_path(path.parent / str(base)).resolve()
+        if path in chain:
+            raise BadInput(f"{shown(path)} is based on itself, by the key 'base'.")
+        values = parse_yaml(path.read_bytes(), shown(path))
+        if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+            raise BadInput(f"{shown(path)} is not a config: it should hold lines of 'key: value'.")
+        base, chain[path] = values.pop("base", None), values
+    return list(chain.items())
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -190,22 +171,15 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def parse_yaml(text: str, source: str) -> Any:
+_UniqueKeys.add_implicit_resolver(  # 1e-5, which YAML 1.1 takes for a word
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), [*"-+0123456789"])
+
+
+def parse_yaml(text: str | bytes, source: str) -> Any:
     try:
         return yaml.load(text, _UniqueKeys)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: dates that are none
-        mark = getattr(error, "problem_mark", None)
-        where = f" near line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "it cannot be parsed"
-        raise BadInput(f"{source} is not valid YAML{where}: {problem}.") from None
-
-
-def explain(error: ErrorDetails, schema: type[BaseModel]) -> str:
-    """Pydantic's complaint about a key's value, with the place in a list; a type's branches are left out."""
-    key = ".".join(str(part) for part in error["loc"] if isinstance(part, int) or part == error["loc"][0])
-    if error["type"] == "extra_forbidden":
-        return f"unknown key '{key}'{suggestion(key, schema.model_fields)}"
-    return f"the key '{key}': " * bool(key) + error["msg"].removeprefix("Value error, ")
+        raise BadInput(f"{source} is not valid YAML: {' '.join(str(error).split())}.") from None
 
 
 def suggestion(word: str, known: Iterable[object], cutoff: float = 0.6) -> str:
@@ -213,8 +187,6 @@ def suggestion(word: str, known: Iterable[object], cutoff: float = 0.6) -> str:
     close = difflib.get_close_matches(str(word), [str(name) for name in known], n=1, cutoff=cutoff)
     return f"; did you mean '{close[0]}'" if close else ""
 
-
-# ------------------------------------------------------------------------------ what keys mean
 
 def describe_keys(schema: type[BaseModel]) -> list[tuple[str, str, str]]:
     """Each key of a config: its name, default (empty where there is none) and meaning, with the words allowed."""
@@ -225,12 +197,3 @@ def describe_keys(schema: type[BaseModel]) -> list[tuple[str, str, str]]:
         listed = f" ({', '.join(words)})" if any(word not in default for word in words) else ""
         rows.append((name, default, f"{field.description or ''}{listed}"))
     return rows
-
-
-def keys_as_text(schema: type[BaseModel]) -> str:
-    """The keys of a config for --help: those that must be given first."""
-    lines = ["keys of a config (base: FILE takes over those of another; keys that end in _list are swept):", ""]
-    for name, default, meaning in sorted(describe_keys(schema), key=lambda key: key[1] != ""):
-        lines += textwrap.wrap(f"{name}{f' ({default})' if default else ''}: {meaning}", 100, initial_indent="  ",
-                               subsequent_indent="      ")
-    return "\n".join(lines)

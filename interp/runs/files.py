@@ -3,6 +3,7 @@
 import csv
 import errno
 import io
+import itertools
 import os
 import shutil
 import uuid
@@ -19,20 +20,20 @@ from interp.runs.config import BadInput, shown
 Row = dict[str, Any]
 
 
-def set_aside(path: Path) -> Path:
+def set_aside(path: Path) -> None:
     """Move a file or folder to the first free NAME.old-N beside it."""
-    number = 1
-    while (target := path.with_name(f"{path.name}.old-{number}")).exists():
-        number += 1
-    return path.rename(target)
+    names = (path.with_name(f"{path.name}.old-{number}") for number in itertools.count(1))
+    path.rename(next(name for name in names if not name.exists()))
 
 
 def place(temporary: Path, target: Path) -> None:
     """Move a freshly written file or folder to its place, unless the same is there; raises BadInput if another is."""
-    if not target.exists():
-        temporary.rename(target)
-    elif contents(temporary) != contents(target):
-        raise BadInput(f"{shown(target)} is there already and is not what this run makes; move it away.")
+    with FileLock(target.with_name(f".{target.name}.lock")) as lock:  # another run may want to write it too
+        if not target.exists():
+            temporary.rename(target)
+        elif contents(temporary) != contents(target):
+            raise BadInput(f"{shown(target)} is there already and is not what this run makes; move it away.")
+        Path(lock.lock_file).unlink()
 
 
 def contents(path: Path) -> dict[Path, bytes]:
@@ -41,11 +42,7 @@ def contents(path: Path) -> dict[Path, bytes]:
 
 @contextmanager
 def writing(target: Path) -> Iterator[Path]:
-    """A path in the target's folder to write to and to move to the target.
-
-    Raises:
-        OSError: naming the target, which errors of a full disk do not do themselves.
-    """
+    """A path to write to and to move to the target. An OSError names the target, which those of a full disk do not."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -60,18 +57,14 @@ def writing(target: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     with writing(path) as temporary:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        temporary.write_text(text, encoding="utf-8", newline="")
         temporary.replace(path)
 
 
-def write_table(path: Path, rows: list[Row], last: tuple[str, ...] = ()) -> None:
-    """Write rows as CSV: columns in order of appearance, then the last ones; an empty cell for what is missing."""
-    names = dict.fromkeys([name for row in rows for name in row if name not in last])
+def write_table(path: Path, rows: list[Row]) -> None:
+    """Write rows as CSV: columns in order of appearance, an empty cell for what is missing."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, [*names, *last], lineterminator="\n")
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
@@ -91,15 +84,12 @@ def check_data_files(files: dict[Path, str]) -> None:
     for file, text in files.items():
         check_folder("data_dir", file.parent)
         if file.exists() and (not file.is_file() or file.read_bytes() != text.encode()):
-            raise BadInput(f"data_dir: {shown(file)} holds other data than this config makes; "
-                           "give another data_dir or move the file away.")
+            raise BadInput(f"data_dir: {shown(file)} holds other data; give another data_dir or move it away.")
 
 
 def write_missing(files: dict[Path, str]) -> None:
-    """Write those data files that are not there; errors as check_data_files."""
+    """Write those data files that are not there; raises BadInput where others are."""
     for file, text in files.items():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(file.with_name(".lock")):  # another config's process may want to write it too
-            check_data_files({file: text})
-            if not file.exists():
-                write_text(file, text)
+        with writing(file) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="")
+            place(temporary, file)

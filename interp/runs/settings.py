@@ -14,10 +14,7 @@ Setting = Any  # a namedtuple with one field for each *_list key of the config
 
 
 def expand_settings(config: ScriptConfig) -> list[Setting]:
-    """Every combination of the config's `*_list` keys, the last key varying fastest.
-
-    A list key that is None (a sweep that was not asked for) gives no field.
-    """
+    """Every combination of the config's `*_list` keys, the last varying fastest; a list that is None gives no field."""
     lists = {name.removesuffix("_list"): values for name, values in config
              if name.endswith("_list") and values is not None}
     for name, values in lists.items():
@@ -30,8 +27,7 @@ def share_of(settings: list[Setting], number: int, of: int) -> list[Setting]:
     """Every `of`-th setting from the `number`-th on; those that differ in TOGETHER alone count as one."""
     groups: dict[tuple, list[Setting]] = {}
     for setting in settings:
-        key = tuple(value for name, value in setting._asdict().items() if name != TOGETHER)
-        groups.setdefault(key, []).append(setting)
+        groups.setdefault(tuple((setting._asdict() | {TOGETHER: ""}).items()), []).append(setting)
     return [setting for group in [*groups.values()][number - 1::of] for setting in group]
 
 

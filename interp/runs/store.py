@@ -9,9 +9,7 @@
 import hashlib
 import json
 import platform
-import shlex
 import subprocess
-import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,7 +20,6 @@ from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
 from interp.runs.config import PROJECT_ROOT, BadInput, ScriptConfig, project_path, read_yaml, shown
 from interp.runs.files import Row, check_folder, set_aside, write_table, write_text
@@ -31,6 +28,8 @@ from interp.runs.settings import Setting, setting_name
 RESULTS, CONFIG, RECORD = "results.csv", "config.yaml", "run.json"
 FREE_KEYS = {"device", "results_dir", "layers_at_once", "spread", "cache_gib"}  # no number depends on them
 PACKAGES = ("torch", "transformers", "transformer-lens", "numpy", "pandas", "scikit-learn", "safetensors")
+GIT = ["git", "-C", str(PROJECT_ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+INSTEAD = "give another results_dir, or --overwrite, which moves the old run aside"
 
 
 class RunDirectory:
@@ -39,7 +38,6 @@ class RunDirectory:
     def __init__(self, path: Path):
         self.path = path
         self.turn = FileLock(path / ".turn.lock")  # for what several processes write
-        self.next_collating = 0.0
 
     def table(self, name: str):
         """A table of the run, a pandas.DataFrame."""
@@ -65,65 +63,60 @@ class RunDirectory:
         found = {"setting": setting._asdict(), "metrics": metrics, "tables": tables, "seconds": round(seconds, 2)}
         write_text(self.file(setting), json.dumps(found, default=lambda value: value.item()) + "\n")
 
-    def collate(self, settings: list[Setting], sparingly: bool = False) -> None:
-        """Write the tables of what is finished; sparingly: only where that takes less than a tenth of the time."""
-        start = time.monotonic()
-        if sparingly and start < self.next_collating:
-            return
+    def collate(self, settings: list[Setting]) -> None:
+        """Write the tables of what is finished."""
         tables: dict[str, list[Row]] = {}
         with self.turn:  # a slower process must not put an older state in place of a newer one
             for found in filter(None, map(self.finished, settings)):
-                row = found["metrics"] | {"seconds": found["seconds"]}
-                for name, rows in (found["tables"] | {"results": [row]}).items():
+                results = {"results": [found["metrics"] | {"seconds": found["seconds"]}]}
+                for name, rows in (found["tables"] | results).items():
                     tables.setdefault(name, []).extend(found["setting"] | row for row in rows)
-            for name in sorted(tables, key="results".__eq__):  # results.csv last, so that is_collated can go by it
-                write_table(self.path / f"{name}.csv", tables[name], last=("seconds",) * (name == "results"))
-        self.next_collating = time.monotonic() + 10 * (time.monotonic() - start)
+            for name in sorted(tables, key="results".__eq__):  # results.csv last, so that is_settled can go by it
+                write_table(self.path / f"{name}.csv", tables[name])
 
-    def is_collated(self, settings: list[Setting]) -> bool:
-        """Whether results.csv is as new as all that is finished, which it may not be after a kill."""
+    def is_settled(self, settings: list[Setting]) -> bool:
+        """Whether the last process ended well, and results.csv is as new as all that is finished; not after a kill."""
         files = [file for file in [self.path / RESULTS, *map(self.file, settings)] if file.exists()]
-        return not files or max(files, key=lambda file: file.stat().st_mtime_ns).name == RESULTS
+        return ([session["status"] for session in self.record()["sessions"]][-1:] == ["done"]
+                and max(files, key=lambda file: file.stat().st_mtime_ns).name == RESULTS)
 
     def refuse_changed(self, inputs: dict[str, str]) -> None:
         """A run goes on only with the models and data it began with; raises BadInput naming what changed."""
         known = self.record()["inputs"]
         if changed := [name for name in inputs if known.get(name, inputs[name]) != inputs[name]]:
-            raise BadInput(f"results_dir: {shown(self.path)} holds a run of another {changed[0]}; give another "
-                           "results_dir, or --overwrite, which moves the old run aside.")
+            raise BadInput(f"results_dir: {shown(self.path)} holds a run of another {changed[0]}; {INSTEAD}.")
 
     @contextmanager
-    def session(self, config: ScriptConfig, settings: list[Setting], inputs: dict[str, str], machine: Row
+    def session(self, config: ScriptConfig, settings: list[Setting], inputs: dict[str, str], device: dict[str, Any]
                 ) -> Iterator[None]:
-        """Note in run.json that a process works on the run, and how it ended; collate the tables at its end."""
-        failed, commit = subprocess.getstatusoutput(
-            f"git -C {shlex.quote(str(PROJECT_ROOT))} describe --always --dirty --abbrev=40 --exclude='*'")
-        mine = {"id": uuid.uuid4().hex[:8], "commit": None if failed else commit, **machine, "packages": {
-            one.name: one.version for one in distributions() if one.name in PACKAGES} | {
-            "python": platform.python_version()}}
+        """Note in run.json that a process works on the run, with what, and how it ended; collate at its end."""
+        mine = {"id": uuid.uuid4().hex[:8], "status": "running", **device, "python": platform.python_version(),
+                "packages": {one.name: one.version for one in distributions() if one.name in PACKAGES}}
+        with suppress(OSError):  # without git there is no commit
+            mine["commit"] = subprocess.run(GIT, capture_output=True, text=True).stdout.strip()
 
-        def note(status: str) -> None:
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            mine.update(start=mine.get("start", now), end=now, status=status)
+        def note() -> None:
+            mine["end"] = datetime.now(UTC).isoformat(timespec="seconds")
+            mine.setdefault("start", mine["end"])
             with self.turn:
                 self.refuse_changed(inputs)
                 old = self.record()
-                sessions = [session for session in old["sessions"] if session["id"] != mine["id"]] + [mine]
+                sessions = [one for one in old["sessions"] if one["id"] != mine["id"]] + [mine]
                 digest = hashlib.sha256(config.model_dump_json(exclude=FREE_KEYS).encode()).hexdigest()
                 write_text(self.path / RECORD, json.dumps({
                     "config": digest, "inputs": old["inputs"] | inputs, "sessions": sessions}, indent=2) + "\n")
 
-        note("running")
-        status = "failed"
+        note()
+        mine["status"] = "failed"
         try:
             yield
-            status = "done"
+            mine["status"] = "done"
         except KeyboardInterrupt:
-            status = "interrupted"
+            mine["status"] = "interrupted"
             raise
         finally:
-            note(status)
             self.collate(settings)
+            note()
 
 
 def read_json(file: Path, keys: set[str]) -> dict[str, Any] | None:
@@ -137,54 +130,33 @@ def read_json(file: Path, keys: set[str]) -> dict[str, Any] | None:
     raise BadInput(f"results_dir: {shown(file)} is damaged; move it away, and start the same command again.")
 
 
-def digests(files: Iterable[Path]) -> dict[str, str]:
-    """SHA-256 of files, by path."""
-    found = {}
-    for path in files:
-        with open(path, "rb") as file:
-            found[shown(path)] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
-
-
-# ------------------------------------------------------------------------------ begin, or go on
-
 @contextmanager
 def open_run(run: RunDirectory, config: ScriptConfig, artifacts: list[Path], shard: tuple[int, int], overwrite: bool
              ) -> Iterator[None]:
     """Begin or continue a run, or a shard of it; raises BadInput as check_run, or where another process does so."""
-    if overwrite:
-        with alone(*run.path.glob(".*lock")):
-            for file in [*artifacts, *[run.path] * (run.path / CONFIG).exists()]:
-                if file.exists():
-                    set_aside(file)
-    run.path.mkdir(parents=True, exist_ok=True)
-    with alone(run.path / (".lock" if shard == (1, 1) else ".shard_{}_of_{}.lock".format(*shard))):
-        with run.turn:
-            check_run(config, artifacts)
-            if not (run.path / CONFIG).exists():
-                write_text(run.path / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False,
-                                                             allow_unicode=True))
-        yield
-
-
-@contextmanager
-def alone(*locks: Path) -> Iterator[None]:
     try:
-        with ExitStack() as held:
-            for lock in locks:
-                held.enter_context(FileLock(lock, blocking=False))
+        if overwrite:
+            with ExitStack() as locks:
+                for lock in run.path.glob(".*lock"):
+                    locks.enter_context(FileLock(lock, blocking=False))
+                for file in [file for file in artifacts if file.exists()] + [run.path] * (run.path / CONFIG).exists():
+                    set_aside(file)
+        run.path.mkdir(parents=True, exist_ok=True)
+        lock = run.path / (".lock" if shard == (1, 1) else ".shard_{}_of_{}.lock".format(*shard))
+        with FileLock(lock, blocking=False):
+            with run.turn:
+                check_run(config, artifacts)
+                if not (run.path / CONFIG).exists():
+                    write_text(run.path / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False,
+                                                                 allow_unicode=True))
             yield
     except Timeout:
-        raise BadInput(f"results_dir: another process is at work in {shown(locks[0].parent)}; wait for it to end or "
-                       "give another results_dir.") from None
+        raise BadInput(f"results_dir: another process is at work in {shown(run.path)}; wait for it to end or give "
+                       "another results_dir.") from None
 
 
 def check_run(config: ScriptConfig, artifacts: Iterable[Path] = (), overwrite: bool = False) -> None:
-    """Refuse what cannot be written, a results_dir that holds no run or another config's, and another run's artifacts.
-
-    Raises:
-        BadInput: naming the key, the path and what is wrong with it.
-    """
+    """Refuse folders that cannot be written, and a results_dir or artifacts that are another run's; raises BadInput."""
     path = project_path(config.results_dir)
     check_folder("results_dir", path)
     for folder in {file.parent for file in artifacts}:
@@ -198,22 +170,18 @@ def check_run(config: ScriptConfig, artifacts: Iterable[Path] = (), overwrite: b
             raise BadInput(f"model_dir: {shown(others[0])} is there already, from another run; give another model_dir, "
                            "or --overwrite, which sets it aside.")
     elif not overwrite:
-        earlier = (path / RESULTS).exists() and not (path / "settings").is_dir()
-        if earlier or (changed := changed_keys(path, config)):
-            what = "of an earlier version" if earlier else f"with another {', '.join(changed)}"
-            raise BadInput(f"results_dir: {shown(path)} holds a run {what}; give another results_dir, or --overwrite, "
-                           "which moves the old run aside.")
+        if (path / RESULTS).exists() and not (path / "settings").is_dir():
+            raise BadInput(f"results_dir: {shown(path)} holds a run of an earlier version; {INSTEAD}.")
+        if changed := changed_keys(path, config):
+            raise BadInput(f"results_dir: {shown(path)} holds a run with another {', '.join(changed)}; {INSTEAD}.")
 
 
 def changed_keys(folder: Path, config: ScriptConfig) -> list[str]:
     """The keys in which a run's config differs from another, but for those that change no number."""
-    old, new = stored_config(folder), config.model_dump(mode="json")
-    with suppress(ValidationError, TypeError):
-        old = type(config)(**old).model_dump(mode="json")  # with keys that are newer than the run
-    return [key for key in new if key not in FREE_KEYS and old.get(key) != new[key]]
+    old, fields = stored_config(folder), type(config).model_fields
+    return [key for key, value in config.model_dump(mode="json").items()  # a key may be newer than the run
+            if key not in FREE_KEYS and old.get(key, fields[key].default) != value]
 
-
-# ------------------------------------------------------------------------------ for who reads runs
 
 def stored_config(folder: Path) -> dict[str, Any]:
     """A run's config, {} where there is none; raises BadInput where it is damaged."""

@@ -116,7 +116,7 @@ SENTENCES: dict[str, Callable[[], list[tuple]]] = dict(zip(SENTENCE_FILES, (  # 
 def make_table(name: str, gen_size: int, data_seed: int) -> pd.DataFrame:
     """The table of a file: every sentence of its patterns, or for a gen file gen_size rows drawn from them.
 
-    A file depends on its own name, size and seed only, not on which others are made beside it. A reflexive
+    A file depends on its name, size and seed only, not on which others are made beside it. A reflexive
     sentence stands once for each gender, so the drawn ones are gen_size / 2, all with both their genders.
 
     Raises:

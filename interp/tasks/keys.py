@@ -21,7 +21,7 @@ class QuestionConfig(ModelSweep):
     """The keys for data and models, the same for every method."""
 
     task: Text = Field("arithmetic", description=(
-        "`sentences` for a file of your own, `agreement`, `reflexive`, `syntactic_number` for the paper's, "
+        "`sentences` for your file, `agreement`, `reflexive`, `syntactic_number` for the paper's, "
         "`multitask` for two arithmetic tasks in one model; any other word is an arithmetic task's name"))
     variable: Text | None = Field(None, description=(
         "the column of the variable to look for; for sentences `labels` if left out (`object labels` for "
@@ -53,14 +53,14 @@ class QuestionConfig(ModelSweep):
         return self.task in SENTENCE_TASKS
 
     @property
-    def asked(self) -> str:
+    def variable_name(self) -> str:
         """The variable to look for."""
         return self.variable or DEFAULT_VARIABLE.get(self.task, LABELS)
 
     @property
     def variables(self) -> list[str]:
-        """All variables to look for; sequences need none if only answers are judged."""
-        return [self.asked] if self.of_sentences or self.variable else []
+        """All variables to look for; sequences need none if only answers are evaluated."""
+        return [self.variable_name] if self.of_sentences or self.variable else []
 
     @model_validator(mode="after")
     def consistent_task(self):
@@ -79,7 +79,7 @@ class QuestionConfig(ModelSweep):
             raise ValueError("the key 'variable' is missing")
         for control in ("random_init", "reinit_embeddings", "layer_reinit"):
             if self.spread and getattr(self, control) not in (False, -1):
-                raise ValueError(f"the key '{control}' draws weights anew, which takes them on one device; leave "
+                raise ValueError(f"the key '{control}' draws fresh weights, which takes them on one device; leave "
                                  "'spread' out")
         if getattr(self, "save_models", False) and getattr(self, "model_dir", None) is None:
             raise ValueError("save_models needs the key 'model_dir', the folder to save in")

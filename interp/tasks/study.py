@@ -18,7 +18,7 @@ from interp.models.open_model import GIB, RESID_MID, OpenModel, Site
 from interp.models.opening import open_model
 from interp.models.sublayers import find_sublayer
 from interp.runs.config import BadInput
-from interp.runs.settings import Setting, fill_in
+from interp.runs.settings import Setting, expand_settings, fill_in
 from interp.tasks import sentences
 from interp.tasks.arithmetic import labels_of, read_data, require_columns, rule_values, token_ids
 from interp.tasks.functions import Rule
@@ -92,7 +92,7 @@ class Study:
 
     def variable(self, setting: Setting) -> str:
         """The variable that a setting asks about."""
-        return getattr(setting, "variable", self.config.asked)
+        return getattr(setting, "variable", self.config.variable_name)
 
     def data_key(self, setting: Setting) -> tuple:
         path = self.path(setting) if self.config.of_sentences else None  # sentences are read by a model's tokenizer
@@ -136,6 +136,20 @@ class Study:
         if sum(sizes) > count:
             what = "training sentences" if self.config.of_sentences else "rows of train_data_path"
             raise BadInput(f"{keys[0]}: {sizes[0]} and {keys[1]} {sizes[1]} are more than the {count} {what}.")
+
+
+def open_study(**keys) -> tuple[OpenModel, Data]:
+    """A model with hooks and its data, from the keys that every config has, for notebooks.
+
+    counterfactual_label: for sequences, the column of the answers after the interchange of `variable`; pairs them.
+    """
+    label = keys.pop("counterfactual_label", None)
+    config = QuestionConfig(results_dir="Results", **keys)
+    [setting, *_] = expand_settings(config)
+    counterfactual = Counterfactual(label, f"counter_{config.variable_name}") if label else None
+    study = Study(config, [setting], loading.choose_device(config.device), paired=config.of_sentences,
+                  counterfactuals={config.variable_name: counterfactual} if counterfactual else {})
+    return study.open(setting, None), study.data(setting)
 
 
 def grouped(settings: Sequence[Setting], key) -> dict:
@@ -295,7 +309,7 @@ class Sentences:
                 print(f"gen_path: {config.gen_path} has no column '{variable}', so that nothing is looked for in it.")
             self.tables[GEN] = sentences.draw("test_size", config.gen_path, gen, config.test_size, drawing)
         seen: dict[tuple[int, ...], str] = {}
-        self.examples = {name: self.reader.read(own, wanted, device, seen) for name, own in self.tables.items()}
+        self.examples = {name: self.reader.read(drawn, wanted, device, seen) for name, drawn in self.tables.items()}
 
     def data(self, variable: str, paired: bool) -> Data:
         """The sentences for one variable: probed once each, evaluated in every row."""
@@ -345,9 +359,8 @@ def check_layers(model: PretrainedConfig, path: str, config: QuestionConfig, set
         if layer is not True and layer >= model.num_hidden_layers:
             raise BadInput(f"{key}: there is no layer {layer}; the model has {model.num_hidden_layers}, counted from "
                            "0.")
-    of_sublayer = hasattr(setting, "operation")
-    if not of_sublayer and site_of(setting).location == RESID_MID and family_of(model).parallel:
-        key = next(name for name in LOCATION_KEYS if hasattr(setting, name))
+    key = next((name for name in LOCATION_KEYS if hasattr(setting, name)), "operation")
+    if key != "operation" and site_of(setting).location == RESID_MID and family_of(model).parallel:
         raise BadInput(f"{key}_list: {path} has no {RESID_MID}: attention and MLP of a '{model.model_type}' model read "
                        "the same residual stream.")
 
@@ -420,6 +433,6 @@ def accuracies(model: OpenModel, states: Tensor, name: str, examples: Examples) 
 
 
 def vanilla_accuracies(model: OpenModel, data: Data) -> dict[str, float]:
-    """How often the model answers rightly without intervention, as a reference for other metrics."""
+    """How often the model answers correctly without intervention, as a reference for other metrics."""
     return {column: share for name, examples in data.evaluated.items() for column, share in accuracies(
         model, model.final_states(examples), f"vanilla_acc_{name}", examples).items()}

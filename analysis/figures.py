@@ -1,0 +1,169 @@
+"""The functions that every figure is made of: grouped bars, lines, heat maps."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from analysis.tables import FLOAT32
+from interp.plotting import COLORS, LETTERS_AN_INCH, plt, save_figure, sns, wrapped
+from interp.statistics import interval
+
+PLACE_NAMES = {"attn": "after attention", "mlp": "after the MLP"}
+HATCHES = ("", "//", "..", "xx")  # what tells bars of one colour apart
+STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))  # lines of a panel, from the bottom up
+ROLES = {"circuit_probing": "circuit", "linear_probing": "linear probe", "nonlinear_probing": "MLP probe",
+         "amnesic": "LEACE", FLOAT32: "LEACE", "DAS": "DAS"}  # the methods' keys of COLORS
+OTHER_ROLES = {"majority": "baseline", "full_": "whole", "vanilla": "whole", "random": "random"}  # by words in columns
+
+Frames = tuple[pd.DataFrame, pd.DataFrame]
+Drawn = tuple[Figure, dict[tuple[str, str], Axes]]  # panels by row and column
+
+
+def role_of(column: str) -> str:
+    """What a column METHOD:COLUMN is of, a key of COLORS: the untouched model, random draws, a baseline, the method."""
+    method, _, name = column.partition(":")
+    return next((role for word, role in OTHER_ROLES.items() if word in name), ROLES[method])
+
+
+def mean_and_sd(groups, measures: dict[str, str]) -> Frames:
+    """Means and standard deviations of groups of rows, columns named by labels; of NAME_mean it is that in NAME_std."""
+    spreads = {label: groups[column].std() if (draws := column.replace("_mean", "_std")) == column
+               else groups[draws].mean() for column, label in measures.items()}
+    return groups[list(measures)].mean().rename(columns=measures), pd.DataFrame(spreads)
+
+
+def long_of(table: pd.DataFrame, keys: list[str], measures: dict[str, str]) -> pd.DataFrame:
+    """Means over groups of rows for draw_lines: the keys, line (a measure's label), value, low and high (± sd)."""
+    means, spreads = mean_and_sd(table.groupby(keys), measures)
+    long = means.melt(var_name="line", ignore_index=False).reset_index()
+    sd = spreads[[*means]].melt()["value"].fillna(0)
+    return long.assign(low=long["value"] - sd, high=long["value"] + sd)
+
+
+def reach(means: pd.DataFrame, each: Sequence[pd.DataFrame]) -> Frames:
+    """How far the 95 % intervals of means over models reach, below and above. each: the values of every model."""
+    models = pd.concat(each).groupby(level=0)
+    low, high = (models.agg(lambda values, end=end: interval(values.dropna())[end]).reindex(means.index)
+                 for end in (0, 1))
+    return (means - low).clip(lower=0), (high - means).clip(lower=0)
+
+
+def of_models(table: pd.DataFrame, measures: Iterable[str], spread: str = "") -> str:
+    """Over how many models a figure's values are means: methods need not all have the same. spread: what is shown."""
+    if "model_seed" not in table or table["model_seed"].nunique() < 2:
+        return "one model"
+    keys = [name for name in ("component", "variable", "checkpoint") if name in table]
+    counts = table.groupby(keys)[list(measures)].count().stack()
+    return f"mean of {span(counts[counts > 0])} models{spread}"
+
+
+def span(counts: pd.Series) -> str:
+    """The smallest to the largest: 3, 1 to 3."""
+    return " to ".join(f"{count:.0f}" for count in sorted({counts.min(), counts.max()}))
+
+
+def draw_bars(axis: Axes, heights: pd.DataFrame, ends: Frames, roles: Sequence[str],
+              each: Sequence[pd.DataFrame] = ()) -> None:
+    """A group of bars for each row, a bar for each column, its value above it, n/a where there is none.
+
+    ends: how far error bars reach. roles: of the columns, keys of COLORS; a further bar of the same role is hatched, and
+    a baseline is a line across the group. each: the heights of every model, as dots.
+    """
+    bars = [label for label, role in zip(heights, roles) if role != "baseline"]
+    width, seen, groups = min(0.8 / max(len(bars), 1), 0.3), Counter[str](), np.arange(len(heights))
+    for label, role in zip(heights, roles):
+        if role == "baseline":
+            axis.hlines(heights[label], groups - 0.45, groups + 0.45, COLORS[role], "--", label, zorder=3)
+            continue
+        places = groups + (bars.index(label) - (len(bars) - 1) / 2) * width
+        axis.bar(places, heights[label], width, color=COLORS[role], label=label, yerr=[end[label] for end in ends],
+                 hatch=HATCHES[seen[role] % len(HATCHES)], error_kw={"elinewidth": 1.2, "capsize": 2})
+        seen[role] += 1
+        tops = heights[label] + ends[1][label].fillna(0)
+        for values in each:
+            axis.plot(places, values[label], "o", color="black", markerfacecolor="white", markersize=3.5, zorder=4)
+            tops = np.fmax(tops, values[label])
+        for x, height, top in zip(places, heights[label], tops):
+            text = "n/a" if np.isnan(height) else f"{height:.2f}"
+            axis.text(x, np.nan_to_num(top) + 0.01, text, ha="center", va="bottom", fontsize=8)
+    sides, middle = max(len(heights) / 2, 1), (len(heights) - 1) / 2  # a single group does not fill the panel
+    highest = np.nan_to_num((heights + ends[1].fillna(0)).to_numpy(float)).max(initial=0)
+    axis.set(xlim=(middle - sides, middle + sides), ylim=(0, max(1.12, highest + 0.12, axis.get_ylim()[1])))
+    room = LETTERS_AN_INCH / 11 * axis.get_window_extent().width / axis.figure.dpi / (2 * sides)
+    names = [wrapped(str(name), room) for name in heights.index]
+    leaning = max(len(line) for name in names for line in name.splitlines()) > room
+    axis.set_xticks(groups, names, rotation=20 if leaning else 0, ha="right" if leaning else "center")
+    axis.grid(axis="x", visible=False)
+
+
+def draw_lines(table: pd.DataFrame, rows: dict[str, str], columns: dict[str, str], looks: dict[Any, dict[str, Any]],
+               xlabel: str, size: tuple[float, float], **options) -> Drawn:
+    """Panels of lines over x, which are layers or checkpoints.
+
+    table: long, with columns row, column, line, x, value and, for bands, low and high; where a value is nan its line is
+    interrupted. rows, columns: what panels are called. looks: of each line its color, and what differs from the defaults.
+    """
+    figure, axes = grid_of([*rows.values()], [*columns.values()], size, sharex=True, **options)
+    panels = {(row, column): axes[i][j] for i, row in enumerate(rows) for j, column in enumerate(columns)}
+    for (row, column), axis in panels.items():
+        axis.set_xlabel(xlabel if axis in axes[-1] else "")
+        if xlabel == "layer":
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        here = table[(table["row"] == row) & (table["column"] == column)].sort_values("x", kind="stable")
+        lines = dict(list(here.groupby("line")))
+        for number, line in enumerate(name for name in looks if name in lines):
+            points, (dashes, marker) = lines[line], STYLES[number % len(STYLES)]
+            look = {"label": line, "linestyle": dashes, "marker": marker, "markersize": max(3, 7 - 1.3 * number),
+                    "linewidth": max(1.2, 2.6 - 0.4 * number)} | looks[line]
+            axis.plot(points["x"], points["value"], **look)
+            if "low" in points:
+                axis.fill_between(points["x"], points["low"], points["high"], color=look["color"], alpha=0.25, linewidth=0)
+    return figure, panels
+
+
+def draw_heat_map(axis: Axes, grid: pd.DataFrame, rows: Sequence[str], digits: int = 2, **options) -> None:
+    """A cell for each row and column with its value; cells without one are grey. rows: their names."""
+    axis.set_facecolor("0.87")
+    sns.heatmap(grid, ax=axis, annot=grid.round(digits) + 0.0, fmt=f".{digits}f", **options)  # + 0.0: no -0.0
+    axis.set_yticks(np.arange(len(grid)) + 0.5, rows, rotation=0)
+    axis.set(xlabel="", ylabel="")
+    axis.grid(visible=False)
+
+
+def grid_of(rows: Sequence[str], columns: Sequence[str], size: tuple[float, float], **options) -> tuple[Figure, Any]:
+    """A figure and its panels, (rows, columns), with the columns' titles above and the rows' labels at the left."""
+    figure, axes = plt.subplots(len(rows), len(columns), figsize=size, squeeze=False, layout="constrained", **options)
+    for axis, title in zip(axes[0], columns):
+        axis.set_title(title, parse_math=False)
+    for axis, label in zip(axes[:, 0], rows):
+        axis.set_ylabel(label)
+    return figure, axes
+
+
+def finish(figure: Figure, heading: str, path: Path, columns: int = 3, handles: Sequence[Any] = (), **options) -> None:
+    """Save a figure with a heading and one legend for all panels, below them: of their labels, or of some handles."""
+    entries = {entry.get_label(): entry for entry in handles} or {
+        label: entry for axis in figure.axes for entry, label in zip(*axis.get_legend_handles_labels())}
+    if entries:
+        figure.legend(entries.values(), entries, loc="outside lower center", ncols=min(len(entries), columns), **options)
+    figure.suptitle(heading, parse_math=False)
+    save_figure(figure, path)
+
+
+def note(axis: Axes, x: float, y: float, text: str, **options) -> None:
+    """A remark in a panel, which no line strikes out."""
+    axis.text(x, y, text, color="0.3", fontsize="small", parse_math=False, zorder=5,
+              bbox={"facecolor": "white", "edgecolor": "none", "pad": 1}, **options)
+
+
+def handle(label: str, **options) -> Line2D:
+    """An entry of a legend."""
+    return Line2D([], [], label=label, **{"linestyle": "none", "color": "0.3"} | options)
