@@ -1,32 +1,13 @@
-"""The mathematics of probes, counterfactual embeddings, LEACE and DAS: properties and plain versions."""
+"""The mathematics of probes, LEACE and DAS: properties and plain versions; the scripts' are in test_scripts.py."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
-from interp.methods.counterfactual import counterfactual_embeddings, measure_patches
-from interp.methods.das import (
-    Alignment,
-    AlignmentSearch,
-    boundary,
-    interchange,
-    load_alignment,
-    save_alignment,
-    search_alignment,
-)
+from interp.methods.das import Alignment, AlignmentSearch, boundary, search_alignment
 from interp.methods.erasure import decodability, erased_rank, fit_eraser, random_eraser
 from interp.methods.probes import build_probe, evaluate_probe, train_probe
-from interp.models.examples import Answer, Examples, Pairs
-from interp.models.open_model import OpenModel
-
-
-@pytest.fixture
-def of_logits() -> OpenModel:
-    """A model whose final hidden states are logits already."""
-    model = OpenModel.__new__(OpenModel)
-    model.direct, model.logits = False, lambda states: states
-    return model
 
 
 def clusters(generator, classes=4, count=800, d=12):
@@ -44,38 +25,6 @@ def test_only_a_probe_with_a_hidden_layer_reads_what_is_not_linear(intermediate_
     train_probe(probe, points, labels, lr=0.1, batch_size=100, num_epochs=30, generator=generator)
     assert evaluate_probe(probe, points, labels)[1] == pytest.approx(accuracy, abs=0.1)
     assert not any(parameter.requires_grad for parameter in probe.parameters())
-
-
-@pytest.mark.parametrize("intermediate_size", [-1, 16])
-def test_embeddings_of_all_examples_at_once_are_those_of_one_at_a_time(intermediate_size, generator):
-    points, labels = clusters(generator, count=30)
-    targets = (labels + 1) % 4
-    probe = build_probe(12, 4, intermediate_size, seed=0)
-    train_probe(probe, points, labels, lr=0.1, batch_size=10, num_epochs=20, generator=generator)
-    together = counterfactual_embeddings(probe, points, targets, num_steps=50, lr=0.1)
-    alone = []
-    for point, target in zip(points, targets):  # plainly: the example alone, its own optimizer
-        embedding = point.clone().requires_grad_(True)
-        optimizer = torch.optim.AdamW([embedding], lr=0.1)
-        for _ in range(50):
-            optimizer.zero_grad()
-            F.cross_entropy(probe(embedding), target).backward()
-            optimizer.step()
-        alone.append(embedding.detach())
-    torch.testing.assert_close(together, torch.stack(alone), rtol=1e-4, atol=1e-4)
-    assert (probe(together).argmax(-1) == targets).all()
-
-
-def test_what_a_patch_did_is_counted_for_each_example(of_logits):
-    base = Examples(*[torch.zeros(2, 1)] * 3, {}, Answer(torch.tensor([0, 1])))
-    measured = measure_patches(
-        of_logits, torch.nn.Identity(), embeddings=torch.eye(3)[[0, 1]], targets=torch.tensor([0, 2]),
-        clean=torch.tensor([[4.0, 0.0, 0.0], [0.0, 5.0, 1.0]]),
-        patched=torch.tensor([[0.0, 2.0, 0.0], [0.0, 3.0, 1.0]]),
-        pairs=Pairs(base, base, Answer(torch.tensor([1, 2]))))
-    assert {name: values.tolist() for name, values in measured.items()} == {
-        "embedding_success": [True, False], "predicts_cf_label": [True, False],
-        "predicts_original_label": [False, True], "logit_diff": [-0.5, 0.5]}
 
 
 def test_after_leace_no_linear_classifier_beats_the_majority(generator):
@@ -123,25 +72,6 @@ def test_the_random_eraser_takes_as_many_dimensions_and_leaves_the_variable(gene
     assert decodability(erased, labels, 4, lr=0.1, num_steps=100, seed=0) > 0.9
 
 
-def test_interchange_is_the_formula_and_its_ends_are_base_and_source(generator):
-    d, base, source = 6, *torch.randn(2, 5, 6, generator=generator)
-    rotation = torch.linalg.qr(torch.randn(d, d, generator=generator)).Q
-    gate = torch.rand(d, generator=generator)
-    rows = [rotation @ ((1 - gate) * (rotation.T @ h) + gate * (rotation.T @ k)) for h, k in zip(base, source)]
-    torch.testing.assert_close(interchange(rotation, gate, base, source), torch.stack(rows), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(interchange(rotation, torch.zeros(d), base, source), base)
-    torch.testing.assert_close(interchange(rotation, torch.ones(d), base, source), source, rtol=1e-4, atol=1e-5)
-
-
-def test_penalty_is_the_formula():
-    search = AlignmentSearch(5, "cayley", seed=1)
-    search.boundary.data = torch.tensor([0.7, -0.2])
-    rotation = search.rotation.weight
-    expected = (0.7 - 0.2 + sum(abs(rotation[i].sum() - 1) + abs(rotation[:, i].sum() - 1) for i in range(5)) / 10
-                + sum(r * (1 - r) for r in rotation.flatten()) / 25)
-    torch.testing.assert_close(search(torch.ones(2, 5), torch.ones(2, 5), 1.0)[1], expected)
-
-
 def test_boundary_follows_its_formula():
     expected = [torch.sigmoid(torch.tensor(i / 2.0)) * torch.sigmoid(torch.tensor((0.5 * 4 - i) / 2.0))
                 for i in range(4)]
@@ -150,7 +80,7 @@ def test_boundary_follows_its_formula():
 
 
 @pytest.mark.parametrize("orthogonal_map", ["cayley", "matrix_exp"])
-def test_search_finds_a_planted_subspace_and_stays_orthogonal(orthogonal_map, of_logits, generator):
+def test_search_finds_a_planted_subspace_and_stays_orthogonal(orthogonal_map, generator):
     """Two of eight dimensions, rotated, carry one of four values; the head reads just them."""
     d, count = 8, 600
     basis = torch.linalg.qr(torch.randn(d, d, generator=generator)).Q
@@ -162,16 +92,15 @@ def test_search_finds_a_planted_subspace_and_stays_orthogonal(orthogonal_map, of
     def head(activations, rows):
         return 3 * (activations @ basis)[:, :2] @ corners.T
 
-    wanted, held_out = Answer(values[1]), torch.arange(400, 600)
-
     def accuracy(alignment):
-        moved = alignment.intervene(base[held_out], source[held_out])
-        return of_logits.is_right(head(moved, held_out), wanted[held_out]).double().mean().item()
+        moved = alignment.intervene(base[400:], source[400:])
+        return (head(moved, None).argmax(-1) == values[1, 400:]).double().mean().item()
 
     assert accuracy(Alignment(torch.eye(d), 1e-3)) < 0.5
     alignment, log = search_alignment(
-        head, lambda logits, rows: of_logits.loss(logits, wanted[rows]), base, source, torch.arange(400), epochs=60,
-        accuracy=accuracy, lr=0.01, boundary_lr=0.02, batch_size=64, orthogonal_map=orthogonal_map, seed=0)
+        head, lambda logits, rows: F.cross_entropy(logits, values[1, rows], reduction="none"), base, source,
+        torch.arange(400), epochs=60, accuracy=accuracy, lr=0.01, boundary_lr=0.02, batch_size=64, seed=0,
+        orthogonal_map=orthogonal_map)
     assert accuracy(alignment) == max(row["selection_acc"] for row in log) > 0.9
     assert alignment.rotation_error() < 1e-5 and log[-1]["width"] < 0.7  # as narrow as it can be
     assert [row["epoch"] for row in log] == list(range(1, 61)) and log[-1]["temperature"] == pytest.approx(0.1)
@@ -208,12 +137,3 @@ def test_search_takes_the_steps_of_its_formulas_and_of_equal_epochs_the_last(gen
     assert [row["loss"] for row in log] == pytest.approx([sum(losses[i:i + 4]).item() / 4 for i in range(0, 20, 4)])
     torch.testing.assert_close(alignment.rotation, start.rotation.weight.detach(), rtol=1e-4, atol=1e-5)
     assert alignment.width == log[-1]["width"] == pytest.approx(start.width().item()) != log[0]["width"]
-
-
-def test_a_saved_alignment_gives_the_same_accuracy(tmp_path, generator):
-    alignment = AlignmentSearch(10, "cayley", seed=3).alignment()
-    base, source = torch.randn(2, 50, 10, generator=generator)
-    save_alignment(alignment, tmp_path / "a.safetensors", {"location": "attn"})
-    loaded, about = load_alignment(tmp_path / "a.safetensors")
-    assert about == {"location": "attn"}
-    torch.testing.assert_close(loaded.intervene(base, source), alignment.intervene(base, source), rtol=0, atol=0)

@@ -109,33 +109,28 @@ def test_training_takes_plain_steps_and_saves_what_it_reports(tiny, tmp_path):
             assert float(row[f"{name}_loss"]) == pytest.approx(losses[name, int(row["epoch"])].item(), rel=1e-4)
 
 
-def test_training_killed_and_started_again_ends_bit_identical(tiny, tmp_path):
+def test_training_killed_or_bereft_of_its_files_ends_bit_identical(tiny, tmp_path):
     values = tiny.training | {"num_epochs": 500, "checkpoint_every": 20}
-    for name in ("whole", "killed"):
-        own = values | {"model_dir": str(tmp_path / name / "models"), "results_dir": str(tmp_path / name / "run")}
-        if name == "killed":
-            kill_when(start("train_algorithmic_models", write_yaml(tmp_path / "killed.yaml", own)),
-                      lambda: (tmp_path / "killed/models/model_LR_0.01_Seed_0_100").exists())
-            assert not (tmp_path / "killed/run/results.csv").exists()
-        run(TRAINING, own, tmp_path / name / "run")
-    whole, killed = ({path.relative_to(tmp_path / name): path.read_bytes() for pattern in (
-        "run/curves.csv", "models/*/model.safetensors") for path in (tmp_path / name).glob(pattern)}
-        for name in ("whole", "killed"))
-    assert whole == killed and len(whole) == 3
-    assert len(list((tmp_path / "killed/models").iterdir())) == 2  # nothing set aside, nothing left over
 
+    def made(name: str) -> dict:
+        """What a run leaves in data, in models and as curves, after it has been started again."""
+        run(TRAINING, values | {f"{kind}_dir": str(tmp_path / name / kind) for kind in ("data", "model")},
+            tmp_path / name / "results")
+        return {path.relative_to(tmp_path / name): path.read_bytes() for pattern in (
+            "data/*.csv", "results/curves.csv", "model/*/*.*") for path in (tmp_path / name).glob(pattern)}
 
-def test_what_was_deleted_is_made_again_and_nothing_else(tiny, tmp_path):
-    values = tiny.training | {"model_dir": str(tmp_path / "models"), "data_dir": str(tmp_path / "data")}
-    before = run(TRAINING, values, tmp_path / "run")
-    made = {path: path.read_bytes() for name in ("models", "data") for path in (tmp_path / name).rglob("*.*")
-            if path.is_file()}
-    for name in ("models", "data"):
-        shutil.rmtree(tmp_path / name)
-    assert run(TRAINING, values, tmp_path / "run") == before and all(path.read_bytes() == made[path] for path in made)
-    record = (tmp_path / "run/run.json").read_bytes()
-    assert run(TRAINING, values, tmp_path / "run") == before
-    assert (tmp_path / "run/run.json").read_bytes() == record  # nothing was left to do
+    whole = made("whole")
+    config = write_yaml(tmp_path / "killed.yaml", values | {
+        f"{kind}_dir": str(tmp_path / "killed" / kind) for kind in ("data", "model", "results")})
+    kill_when(start("train_algorithmic_models", config),
+              lambda: (tmp_path / "killed/model/model_LR_0.01_Seed_0_100").exists())
+    assert not (tmp_path / "killed/results/results.csv").exists()
+    assert made("killed") == whole and len(whole) == 2 + 1 + 2 * 3
+    record = (tmp_path / "killed/results/run.json").read_bytes()
+    shutil.rmtree(tmp_path / "killed/data")
+    assert made("killed") == whole and (tmp_path / "killed/results/run.json").read_bytes() == record  # nothing computed
+    shutil.rmtree(tmp_path / "killed/model")
+    assert made("killed") == whole
 
 
 def test_transfer_trains_from_both_starts(tiny, tmp_path, capsys):
@@ -245,25 +240,18 @@ def test_circuits_of_two_tasks_are_ablated_whole_and_map_by_map(tiny, tmp_path):
     assert float(row["c_attn_ablated_acc_same"]) < float(row["vanilla_acc_same"])
 
 
-def test_checkpoints_and_seeds_sweep_in_one_table(tiny, tmp_path):
-    shutil.copytree(tiny.folder / "models", tmp_path / "models")
-    rows = run(CIRCUITS, tiny.circuits | {
-        "model_path": str(tmp_path / "models" / "model_LR_0.01_Seed_{model_seed}_{checkpoint}"),
-        "checkpoint_list": [100, "final"], "operation_list": ["mlp"], "save_models": False}, tmp_path / "run")
-    for row in rows:
-        model = GPT2LMHeadModel.from_pretrained(tmp_path / f"models/model_LR_0.01_Seed_0_{row['checkpoint']}").eval()
-        assert float(row["vanilla_acc_test"]) == accuracy_of(model, tiny.circuits["test_data_path"])
-    assert [row["checkpoint"] for row in rows] == ["100", "final"]
-
-
-def test_reinitialised_models_do_not_know_the_task_and_data_need_no_further_columns(tiny, tmp_path):
+def test_checkpoints_sweep_in_one_table_and_data_need_no_further_columns(tiny, tmp_path):
     for name in ("train", "test"):
         pd.read_csv(tiny.folder / f"data/{name}.csv")[["data", "labels", "var_0"]].to_csv(tmp_path / f"{name}.csv")
-    values = tiny.circuits | {"save_models": False, "operation_list": ["mlp"], "num_epochs": 1, **{
-        f"{name}_data_path": str(tmp_path / f"{name}.csv") for name in ("train", "test")}}
-    for control in ("random_init=true", "reinit_embeddings=true", "layer_reinit=0", "layer_reinit=true"):
-        [row] = run(CIRCUITS, values, tmp_path / control, "--set", control)
-        assert float(row["vanilla_acc_test"]) < 0.3
+    models = tiny.folder / "models"
+    rows = run(CIRCUITS, tiny.circuits | {
+        "model_path": str(models / "model_LR_0.01_Seed_{model_seed}_{checkpoint}"), "checkpoint_list": [100, "final"],
+        "operation_list": ["mlp"], "save_models": False,
+        **{f"{name}_data_path": str(tmp_path / f"{name}.csv") for name in ("train", "test")}}, tmp_path / "run")
+    for row in rows:
+        model = GPT2LMHeadModel.from_pretrained(models / f"model_LR_0.01_Seed_0_{row['checkpoint']}").eval()
+        assert float(row["vanilla_acc_test"]) == accuracy_of(model, tiny.circuits["test_data_path"])
+    assert [row["checkpoint"] for row in rows] == ["100", "final"]
 
 
 # ------------------------------------------------------------------------------------ the other methods
@@ -414,8 +402,8 @@ def values_of(script, tiny, folder) -> dict:
     own = {CIRCUITS: tiny.circuits, COMPARISON: comparison_values(tiny.folder) | {
         "variable_list": ["var_0"], "method_list": ["random", "das", "circuit_update"], "save_pairs": True}}
     own = own.get(script) or tiny.methods[script.name]
-    saves = "save_models" in script.schema.model_fields
-    return own | ({"save_models": True, "model_dir": str(folder / "saved")} if saves else {})
+    return own | ({"save_models": True, "model_dir": str(folder / "saved")} if "model_dir" in script.schema.model_fields
+                  else {})
 
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
