@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from torch import Tensor
+from transformers import GPT2LMHeadModel
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -34,6 +36,7 @@ SENTENCES = generate_language_data.SCRIPT
 CIRCUITS = circuit_probing.SCRIPT
 COMPARISON = compare_methods.SCRIPT
 METHODS = {"probing": probing.SCRIPT, "amnesic_probing": amnesic_probing.SCRIPT, "DAS": DAS.SCRIPT}
+SCRIPTS = METHODS | {"circuit_probing": CIRCUITS, "compare_methods": COMPARISON}  # that look into a model
 
 DEVICE = torch.device("cpu")  # what tests compute on
 
@@ -64,6 +67,38 @@ def write_yaml(path: Path, values: dict) -> Path:
 def rows_of(file: Path, drop: str = "seconds") -> list[dict]:
     with open(file, newline="") as table:
         return [{key: value for key, value in row.items() if key != drop} for row in csv.DictReader(table)]
+
+
+def tokens_of(column: pd.Series) -> Tensor:
+    """A column of sequences as token ids, (rows, positions)."""
+    return torch.tensor([list(map(int, row.split())) for row in column])
+
+
+class Plain:
+    """The tiny model at its last position, by nothing but its own modules: what scripts' figures are compared with."""
+
+    def __init__(self, path: str):
+        self.model = GPT2LMHeadModel.from_pretrained(path).eval().requires_grad_(False)
+        [self.block] = self.model.transformer.h
+
+    def at(self, location: str, tokens: Tensor) -> Tensor:
+        """The residual stream after attention (resid_mid) or after the MLP (resid_post), (rows, d_model)."""
+        return self.read(self.block.ln_2 if location == "resid_mid" else self.model.transformer.ln_f, tokens)
+
+    def read(self, module: torch.nn.Module, tokens: Tensor, output: bool = False) -> Tensor:
+        """What a module reads or gives, (rows, d_model)."""
+        found: list[Tensor] = []
+        handle = module.register_forward_hook(
+            lambda module, arguments, result: found.append(result if output else arguments[0]))
+        self.model(tokens)
+        handle.remove()
+        return (found[0][0] if isinstance(found[0], tuple) else found[0])[:, -1]
+
+    def above(self, location: str, stream: Tensor) -> Tensor:
+        """The logits that follow from it, (rows, vocabulary)."""
+        if location == "resid_mid":
+            stream = stream + self.block.mlp(self.block.ln_2(stream))
+        return self.model.lm_head(self.model.transformer.ln_f(stream))
 
 
 def start(script: str, config: Path) -> subprocess.Popen:
@@ -232,7 +267,7 @@ def sentence_jobs(sentences, kind: str, folder: Path, middle: bool = True) -> di
     middle: the model has a residual stream between its sublayers.
     """
     probes = {"residual_location_list": [*["resid_mid"] * middle, "resid_post"], "lr_list": [0.1], "num_epochs": 3}
-    own = {
+    values = {
         probing: probes | {"batch_size_list": [9], "counterfactual_embeddings": True, "cf_num_epochs": 3},
         amnesic_probing: probes,
         DAS: {"location_list": ["attn"] * middle + ["mlp"], "n_train": 12, "n_val": 6, "batch_size_list": [6],
@@ -240,8 +275,8 @@ def sentence_jobs(sentences, kind: str, folder: Path, middle: bool = True) -> di
         circuit_probing: {"operation_list": ["attn", "mlp"], "lr_list": [0.1], "batch_size_list": [9],
                           "mask_init_list": [0.0], "num_epochs": 3, "max_temp": 20, "l0_lambda": 1e-5,
                           "save_models": True, "model_dir": str(folder / "circuits")}}
-    return {script: sentence_values(sentences, kind, folder / script.__name__) | values
-            for script, values in own.items()}
+    return {script: sentence_values(sentences, kind, folder / script.__name__) | of_script
+            for script, of_script in values.items()}
 
 
 @pytest.fixture

@@ -4,23 +4,31 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from sklearn.neighbors import KNeighborsClassifier
+from torch.nn.functional import one_hot, relu
 
-from interp.methods.circuits import find_circuit, shuffled_batches, soft_nearest_neighbor_loss
-from interp.methods.masks import Circuit, ImpossibleAblation, NeuronMasks, l0, load_circuit, save_circuit
+from interp.methods.circuits import find_circuit, mean_loss, soft_nearest_neighbor_loss
+from interp.methods.masks import Circuit, ImpossibleAblation, NeuronMasks, l0
 from interp.methods.neighbors import draw_references, majority_accuracy, nearest_neighbor_accuracy
+from interp.methods.optimize import batches_in_order, even_batch, shuffled_batches
+from interp.models.examples import Answer, Examples
 from interp.models.family import family_of
 from interp.models.loading import build_gpt2
-from interp.models.opened import OpenModel
-from interp.models.replay import ReplayedMLP
+from interp.models.open_model import OpenModel
+from interp.models.replay import ReplayedModule
 from interp.models.sublayers import find_sublayer
 
 
-def one_layer_mlp(**shape):
-    """A ReLU GPT-2 and its MLP."""
-    model = build_gpt2(n_layer=1, n_head=1, vocab_size=4, seed=0, **shape).requires_grad_(False)
-    opened = OpenModel(model, family_of(model.config))
-    return opened, find_sublayer(opened, 0, "mlp")
+def one_layer_mlp(inputs: torch.Tensor, n_inner: int, fill=lambda weights: None):
+    """The MLP of a ReLU GPT-2, and the same on what it reads, (rows, d_model). fill: changes weights in place."""
+    count, width = inputs.shape
+    model = build_gpt2(n_layer=1, n_head=1, vocab_size=4, n_positions=1, n_embd=width, n_inner=n_inner, seed=0)
+    opened, first = OpenModel(model.requires_grad_(False), family_of(model.config)), torch.zeros(count).long()
+    sublayer = find_sublayer(opened, 0, "mlp")
+    for parameter in opened.blocks[0].mlp.parameters():
+        fill(parameter)
+    examples = Examples(first.unsqueeze(1), first, first, {}, Answer(first))
+    return sublayer, ReplayedModule(opened, sublayer, examples, inputs)
 
 
 def test_objective_equals_a_loop_over_pairs(generator):
@@ -40,13 +48,10 @@ def test_objective_equals_a_loop_over_pairs(generator):
 def test_search_finds_the_neurons_that_carry_the_variable(generator):
     """Half of the hidden neurons hold the label, half hold noise: the circuit is the first half."""
     width, classes = 16, 8
-    opened, sublayer = one_layer_mlp(n_positions=1, n_embd=width, n_inner=width)
-    for linear in sublayer.maps.values():
-        linear.weight.copy_(torch.eye(width))
     labels = torch.randint(classes, (600,), generator=generator)
     noise = 3 * torch.rand(600, width - classes, generator=generator)
-    inputs = torch.cat([nn.functional.one_hot(labels, classes), noise], dim=1)
-    replayed = ReplayedMLP(opened, sublayer, inputs)
+    sublayer, replayed = one_layer_mlp(torch.cat([one_hot(labels, classes), noise], dim=1), width,
+                                       lambda weights: weights.dim() == 2 and weights.copy_(torch.eye(width)))
     settings = dict(lr=0.02, batch_size=100, num_epochs=30, mask_init=0.0, max_temp=200, generator=generator)
     circuit = find_circuit(sublayer, replayed, labels, l0_lambda=1e-4, **settings)
     kept = circuit.masks()["c_fc"] * circuit.masks()["c_proj"]
@@ -54,8 +59,31 @@ def test_search_finds_the_neurons_that_carry_the_variable(generator):
     assert find_circuit(sublayer, replayed, labels, l0_lambda=10, **settings).l0_norm() == 0
 
 
+def test_search_takes_plain_steps_at_a_temperature_that_grows_with_the_epoch(generator):
+    inputs, labels, seen = torch.randn(50, 6, generator=generator), torch.arange(50) % 3, {}
+    sublayer, replayed = one_layer_mlp(inputs, 10, lambda weights: torch.nn.init.normal_(weights, generator=generator))
+    circuit = find_circuit(
+        sublayer, replayed, labels, lr=0.05, batch_size=20, num_epochs=4, mask_init=0.1, max_temp=81, l0_lambda=1e-3,
+        generator=torch.Generator().manual_seed(7), after_epoch=seen.__setitem__)
+    first, last = (torch.full((width,), 0.1, requires_grad=True) for width in (10, 6))
+    optimizer, drawing = torch.optim.AdamW([first, last], lr=0.05), torch.Generator().manual_seed(7)
+    c_fc, c_proj = sublayer.maps["c_fc"], sublayer.maps["c_proj"]
+    for epoch in range(4):
+        temperature, order = 3 ** epoch, torch.randperm(50, generator=drawing)
+        for rows in (order[:20], order[20:40]):  # the rest is no batch
+            one, two = (temperature * first).sigmoid(), (temperature * last).sigmoid()
+            hidden = relu(inputs[rows] @ c_fc.weight * one + c_fc.bias)
+            updates = hidden @ c_proj.weight * two + c_proj.bias
+            optimizer.zero_grad()
+            (soft_nearest_neighbor_loss(updates, labels[rows]) + 1e-3 * (6 * one.sum() + 10 * two.sum())).backward()
+            optimizer.step()
+    torch.testing.assert_close(circuit.scores, {"c_fc": first.detach(), "c_proj": last.detach()}, rtol=1e-4, atol=1e-5)
+    assert list(seen) == [1, 2, 3, 4]
+    torch.testing.assert_close(seen[4]["c_fc"], (81 * first.detach()).sigmoid(), rtol=1e-3, atol=1e-4)
+
+
 def test_hard_soft_and_inverted_masks_and_their_size():
-    masks = NeuronMasks(one_layer_mlp(n_positions=2, n_embd=4, n_inner=6)[1], init=0.0)
+    masks = NeuronMasks(one_layer_mlp(torch.zeros(2, 4), 6)[0], init=0.0)
     masks.scores[masks.names.index("c_fc")].data = torch.tensor([-1.0, 0.0, 0.5, 2.0, -0.1, 0.1])
     circuit = masks.circuit()
     assert circuit.masks()["c_fc"].tolist() == [0, 0, 1, 1, 0, 1]
@@ -78,21 +106,8 @@ def test_random_ablation_never_touches_the_circuit_and_has_its_size(generator):
             assert not ((mask == 0) & (scores[name] > 0)).any()
             drawn.add(tuple(mask.tolist()))
     assert len(drawn) > 20  # redrawn each time
-
-
-def test_random_ablation_of_more_than_half_a_map_fails_in_words(generator):
-    circuit = Circuit({"c_attn": torch.tensor([1.0, 1.0, -1.0])}, {"c_attn": 3})
     with pytest.raises(ImpossibleAblation, match="2 of the 3 neurons of c_attn"):
-        circuit.random_ablation(generator)
-
-
-def test_saved_circuit_comes_back(tmp_path):
-    circuit = Circuit({"c_fc": torch.tensor([0.5, -2.0]), "c_proj": torch.tensor([1e-8])}, {"c_fc": 7, "c_proj": 2})
-    save_circuit(circuit, tmp_path / "a.safetensors", {"variable": "var_0", "lr": 0.001})
-    loaded, about = load_circuit(tmp_path / "a.safetensors")
-    assert about == {"variable": "var_0", "lr": 0.001} and loaded.fan_in == circuit.fan_in
-    for name, score in circuit.scores.items():
-        torch.testing.assert_close(loaded.scores[name], score, rtol=0, atol=0)
+        Circuit({"c_attn": torch.tensor([1.0, 1.0, -1.0])}, {"c_attn": 3}).random_ablation(generator)
 
 
 def test_neighbors_and_baseline(generator):
@@ -101,13 +116,25 @@ def test_neighbors_and_baseline(generator):
     assert labels[references].tolist() == [4, 7, 9]
     assert {tuple(draw_references(labels, generator).tolist()) for _ in range(30)} == {
         (i, j, 5) for i in (0, 1, 2) for j in (3, 4)}
-    points = torch.tensor([[1.0, 0.0], [0.0, 5.0]])
-    updates = torch.tensor([[9.0, 1.0], [0.1, 0.2], [1.0, 2.0], [-1.0, -3.0]])  # by angle, not by distance
-    assert nearest_neighbor_accuracy(points, torch.tensor([0, 1]), updates, torch.tensor([0, 1, 1, 0])) == 1.0
     assert majority_accuracy(labels, torch.tensor([4, 9, 9, 9])) == 0.25
+    # by angle, neither by distance nor by product: references and updates are of very different lengths
+    points, updates = (torch.randn(count, 3, generator=generator) * 10 ** torch.randn(count, 1, generator=generator)
+                       for count in (5, 200))
+    values = torch.randint(5, (200,), generator=generator)
+    oracle = KNeighborsClassifier(1, metric="cosine").fit(points.numpy(), [3, 1, 4, 0, 2])
+    assert nearest_neighbor_accuracy(points, torch.tensor([3, 1, 4, 0, 2]), updates, values) == oracle.score(
+        updates.numpy(), values.numpy())
+    assert nearest_neighbor_accuracy(points, torch.arange(5), updates[:0], values[:0]) is None
 
 
-def test_batches_are_shuffled_and_the_incomplete_one_dropped(generator):
+def test_batches(generator):
+    """Shuffled ones leave the incomplete one out, those in order do not, even ones leave hardly a row out."""
     batches = torch.stack(shuffled_batches(10, 4, generator))
     assert batches.shape == (2, 4) and len(batches.unique()) == 8
     assert batches.flatten().tolist() != sorted(batches.flatten().tolist())
+    assert [rows.tolist() for rows in batches_in_order(5, 2)] == [[0, 1], [2, 3], [4]]
+    assert [even_batch(count, 500) for count in (2500, 2499, 947, 500, 501, 3, 0)] == [500, 499, 473, 500, 250, 3, 1]
+    updates, labels = torch.randn(5, 3, generator=generator), torch.tensor([0, 1, 0, 0, 1])
+    assert mean_loss(updates, labels, [torch.tensor([0, 1, 2]), torch.tensor([3, 4])]) == pytest.approx(
+        (soft_nearest_neighbor_loss(updates[:3], labels[:3]) + soft_nearest_neighbor_loss(updates[3:], labels[3:])
+         ).item() / 2)

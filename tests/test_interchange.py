@@ -1,49 +1,59 @@
-"""Methods compared by exchange: what holds for every file of the folder, the measures, the controls, the script."""
+"""Methods compared by interchange: what holds for every one of them, the measures, the controls, the script."""
 
-import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
-from test_docs import save_model_of_words
-from transformers import GPT2LMHeadModel
+import torch.nn.functional as F
+from scipy.linalg import fractional_matrix_power
+from sklearn.decomposition import PCA
 
 import compare_methods
-from conftest import (
-    COMPARISON,
-    DEVICE,
-    QUICK,
-    comparison_values,
-    kill_when,
-    language_values,
-    rows_of,
-    start,
-    write_yaml,
-)
+from conftest import COMPARISON, DEVICE, QUICK, Plain, comparison_values, language_values, tokens_of, write_yaml
 from interp.experiment import main
-from interp.methods import interchange
-from interp.methods.circuits import even_batch, find_circuit
-from interp.methods.comparison import arbitrary_tokens, dealt_anew
+from interp.methods.circuits import find_circuit
+from interp.methods.comparison import arbitrary_tokens, circuit_finder, permuted_labels
 from interp.methods.erasure import erased_rank, fit_eraser
-from interp.methods.interchange import Place, Points, fit, load_interchange, method, subspace
-from interp.methods.masks import ImpossibleAblation
-from interp.methods.table import interchange_methods
-from interp.models.opened import hooked
+from interp.methods.interchange.base import (
+    RANKS,
+    Interchange,
+    Pairs,
+    SiteUnderStudy,
+    learn_from_answers,
+)
+from interp.methods.interchange.circuit import WEIGHTS
+from interp.methods.interchange.linear import fit_probe
+from interp.methods.interchange.options import RANKED
+from interp.methods.interchange.registry import FITS, fit, load_interchange
+from interp.methods.masks import Circuit, ImpossibleAblation, NeuronMasks
+from interp.methods.table import INTERCHANGES
+from interp.models.examples import Answer
+from interp.models.open_model import hooked
 from interp.models.replay import ReplayedModel
 from interp.runs.config import BadInput, load_config
 from interp.runs.settings import expand_settings
+from interp.statistics import interval
+from language_model import random_model, word_level_tokenizer
 
 LINEAR = ("none", "full", "random", "pca", "difference_in_means", "linear_probe", "leace", "lda", "das_k")
+WITH_CIRCUITS = {"method_list": ["circuit_update"]}  # so that what the sublayer reads is kept
 
 
-def bench_of(folder: Path, values: dict, **changes) -> tuple:
-    """A config's prepared data and its settings."""
+def trials_of(folder: Path, values: dict, **changes) -> list[tuple]:
+    """The settings of a config, each with what its method is compared on."""
     config = load_config(write_yaml(folder / "config.yaml", values | changes), COMPARISON.schema)
     settings = expand_settings(config)
-    return config, settings, compare_methods.prepare(config, settings, DEVICE)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(compare_methods, "compare", lambda config, setting, trial, path: trial)
+        return list(compare_methods.run(config, settings, compare_methods.prepare(config, settings, DEVICE)))
+
+
+def table_of(folder: Path, values: dict) -> pd.DataFrame:
+    config = write_yaml(folder / "config.yaml", values | {"results_dir": str(folder / "run")})
+    assert main(COMPARISON, ["--config", str(config)]) == 0
+    return pd.read_csv(folder / "run/results.csv").set_index(["variable", "method"])
 
 
 def sentence_values(language, folder: Path) -> dict:
@@ -57,536 +67,496 @@ def sentence_values(language, folder: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def place(tiny, tmp_path_factory) -> Place:
-    _, settings, prepared = bench_of(tmp_path_factory.mktemp("place"), comparison_values(tiny.folder))
-    return prepared.splits.place(settings[0])
+def of_sequences(tiny, tmp_path_factory) -> SiteUnderStudy:
+    [(_, trial), *_] = trials_of(tmp_path_factory.mktemp("site"), comparison_values(tiny.folder), **WITH_CIRCUITS)
+    return trial.site
 
 
 @pytest.fixture(scope="module")
-def sentence_place(language, tmp_path_factory) -> Place:
-    folder = tmp_path_factory.mktemp("sentence_place")
-    _, settings, prepared = bench_of(folder, sentence_values(language, folder), residual_location_list=["resid_mid"])
-    return prepared.splits.place(settings[0])
+def of_sentences(language, tmp_path_factory) -> SiteUnderStudy:
+    folder = tmp_path_factory.mktemp("site")
+    [(_, trial), *_] = trials_of(folder, sentence_values(language, folder), residual_location_list=["resid_mid"],
+                                 **WITH_CIRCUITS)
+    return trial.site
 
 
-def same(first: Points, second: Points, places: float = 1e-5) -> bool:
+def same(first: torch.Tensor, second: torch.Tensor, places: float = 1e-5) -> bool:
     return bool((first - second).abs().max() <= places * second.abs().max())
 
 
-# ---------------------------------------------------------------- what holds for every method
+def planted(site: SiteUnderStudy, activations: torch.Tensor, values: torch.Tensor) -> SiteUnderStudy:
+    """A site whose fit pairs have other activations and values."""
+    rows, answer = torch.arange(len(values)), Answer(values)
+    pairs = Pairs(replace(site.fit.split, activations=activations), rows, rows, values, values, answer, answer)
+    return replace(site, fit=pairs, n_classes=1 + int(values.max()))
 
-@pytest.mark.parametrize("name", interchange_methods())
-def test_every_method_keeps_its_promises(name, place, sentence_place, tmp_path):
-    for number, own in enumerate((place, sentence_place)):
-        options = QUICK.get(name, {})
-        found = fit(name, own, seed=1, **options)
-        base, source = own.select.base, own.select.source
-        assert found.name == name and method(name).SEES in ("nothing", "activations", "variable", "answers")
-        moved = found(base, source)
-        assert moved.shape == base.activations.shape and moved.isfinite().all()
-        assert same(found(base, base), base.activations), "base = source changes something"
-        again = fit(name, replace(own, found={}), seed=1, **options)
-        assert same(again(base, source), moved, 0), "the same seed gives another result"
+
+def projector(found: Interchange) -> torch.Tensor:
+    """What a linear interchange does to the difference of two rows, (d, d)."""
+    return found.tensors["right"].double() @ found.tensors["left"].double()
+
+
+# ------------------------------------------------------------------------------ every method
+
+@pytest.mark.parametrize("name", INTERCHANGES)
+def test_every_method_keeps_its_promises(name, of_sequences, of_sentences, tmp_path):
+    assert set(INTERCHANGES) == set(FITS)
+    assert INTERCHANGES[name] in ("nothing", "activations", "variable", "answers")
+    for number, site in enumerate((of_sequences, of_sentences)):
+        pairs, options = site.select, QUICK.get(name, {})
+        found = fit(name, site, seed=1, **options)
+        moved = found(pairs)
+        assert found.name == name and moved.shape == pairs.base_activations.shape and moved.isfinite().all()
+        nothing = replace(pairs, source=pairs.base, source_values=pairs.base_values)
+        assert same(found(nothing), pairs.base_activations), "base = source changes something"
+        again = fit(name, replace(site, find_circuit=circuit_finder(site.fit)), seed=1, **options)
+        assert same(again(pairs), moved, 0), "the same seed gives another result"
 
         found.save(tmp_path / f"{number}.safetensors", {"seed": 1})
-        loaded, about = load_interchange(tmp_path / f"{number}.safetensors", own)
+        loaded, about = load_interchange(tmp_path / f"{number}.safetensors")
         assert about == {"seed": 1} and loaded.name == name and loaded.rank == found.rank
-        assert same(loaded(base, source), moved, 1e-6), "saved and loaded it does something else"
+        assert same(loaded(pairs), moved, 1e-6), "saved and loaded it does something else"
+    (tmp_path / "0.safetensors").write_text("x")
+    with pytest.raises(BadInput, match="not a saved interchange"):
+        load_interchange(tmp_path / "0.safetensors")
 
 
-@pytest.mark.parametrize("name", interchange_methods())
-def test_no_method_sees_the_test_rows(name, tiny, tmp_path):
+def test_no_method_sees_the_test_rows(tiny, tmp_path, monkeypatch):
     """Test rows that are not numbers do not disturb the fit."""
-    def fitted(spoil: bool):
-        _, settings, prepared = bench_of(tmp_path, comparison_values(tiny.folder))
-        read, tests = prepared.question.read, prepared.question.data(settings[0]).tests["test"]
+    def site() -> SiteUnderStudy:
+        return trials_of(tmp_path, comparison_values(tiny.folder), **WITH_CIRCUITS)[0][1].site
 
-        def spoiled(setting, examples):
-            whole = examples.origin[0] if examples.origin else examples
-            activations = read(setting, examples)
-            of_test = {tests, tests.origin[0], tests.source}
-            return activations * float("nan") if spoil and {examples, whole} & of_test else activations
+    at_sites, clean = compare_methods.at_sites, site()
 
-        prepared.question.read = spoiled
-        own = prepared.splits.place(settings[0])
-        return own, fit(name, own, seed=0, **QUICK.get(name, {}))
+    def spoiled(*arguments):
+        for settings, pairs in at_sites(*arguments):
+            split = pairs["test"].split
+            split = replace(split, activations=split.activations * torch.nan, inputs=split.inputs * torch.nan)
+            yield settings, pairs | {"test": replace(pairs["test"], split=split)}
 
-    (own, clean), (_, disturbed) = fitted(False), fitted(True)
-    assert same(disturbed(own.select.base, own.select.source), clean(own.select.base, own.select.source), 0)
-
-
-@pytest.mark.parametrize("name", ["random", "pca", "das_k"])
-def test_all_directions_are_the_full_exchange(name, place):
-    d = place.fit.base.activations.shape[1]
-    found = fit(name, place, seed=0, rank=d, **({"epochs": 1} if name == "das_k" else {}))
-    if name != "das_k":  # which has at most as many as classes need
-        assert found.rank == d
-        assert same(found(place.select.base, place.select.source), place.select.source.activations, 1e-4)
-    whole = fit("full", place, seed=0)
-    assert same(whole(place.select.base, place.select.source), place.select.source.activations, 1e-6)
-    assert same(fit("none", place, seed=0)(place.select.base, place.select.source), place.select.base.activations, 0)
+    monkeypatch.setattr(compare_methods, "at_sites", spoiled)
+    disturbed = site()
+    for name in INTERCHANGES:
+        found = [fit(name, own, seed=0, **QUICK.get(name, {}))(own.select) for own in (clean, disturbed)]
+        assert same(*found, 0), name
 
 
 @pytest.mark.parametrize("name", LINEAR)
-def test_a_linear_exchange_is_a_projector_of_its_rank(name, place):
-    found = fit(name, place, seed=0, **QUICK.get(name, {}))
-    projector = found.tensors["right"].double() @ found.tensors["left"].double()
+def test_a_linear_interchange_is_a_projector_of_its_rank_and_with_all_directions_the_full_one(name, of_sequences):
+    pairs = of_sequences.select
+    found = fit(name, of_sequences, seed=0, **QUICK.get(name, {}))
+    change = projector(found)
     # an oblique one is kept in single precision, and what it reads may be large where it varies little
-    assert (projector @ projector - projector).norm() < 1e-5 * max(1, projector.norm() ** 2)
-    assert torch.linalg.matrix_rank(projector, rtol=1e-5) == found.rank
-    if name == "leace":
-        base = place.fit.base
-        assert found.rank == erased_rank(fit_eraser(base.activations, base.values, place.n_classes, "float64"))
+    assert (change @ change - change).norm() < 1e-5 * max(1, change.norm() ** 2)
+    assert torch.linalg.matrix_rank(change, rtol=1e-5) == found.rank
+    moved = pairs.base_activations + (pairs.source_activations - pairs.base_activations) @ change.float()
+    assert same(found(pairs), moved, 1e-4)
+    if name in ("random", "pca", "full"):
+        whole = fit(name, of_sequences, seed=0, **({"rank": 16} if name != "full" else {}))
+        assert whole.rank == 16 and same(whole(pairs), pairs.source_activations, 1e-4)
+    if name == "none":
+        assert found.rank == 0 and torch.equal(found(pairs), pairs.base_activations)
 
 
-def test_lda_finds_what_decides(place):
-    """Where classes differ along one direction only, the closed form finds it whatever the noise elsewhere."""
-    drawing = torch.Generator().manual_seed(0)
-    values = torch.arange(400) % 2
-    activations = torch.randn(400, 16, generator=drawing) * torch.logspace(-3, 1, 16)
-    activations[:, 0] += values * 1e-2
-    points = Points(activations, place.fit.base.examples, torch.arange(400), values)
-    own = replace(place, fit=replace(place.fit, base=points, source=points), n_classes=2)
-    by_means = {}
-    for name in ("lda", "difference_in_means"):
-        read = activations @ fit(name, own, seed=0, rank=1).tensors["right"]
-        means = torch.stack([read[values == value].mean() for value in (0, 1)])
-        by_means[name] = (means[1] - means[0]).abs() / read[values == 0].std()
-    assert by_means["lda"] > 5 > 1 > by_means["difference_in_means"]
+# ------------------------------------------------------------------------------ each method
+
+def test_closed_forms_are_what_they_are_called(of_sequences, generator):
+    """Of activations far from 0, in classes of which one does not occur."""
+    values = torch.tensor([0, 1, 3, 4])[torch.arange(400) % 4]
+    activations = (3 * torch.randn(5, 16, generator=generator)[values] + 20
+                   + torch.randn(400, 16, generator=generator) @ torch.randn(16, 16, generator=generator))
+    site, wide = planted(of_sequences, activations, values), activations.double()
+    means = torch.stack([wide[values == value].mean(0) for value in (0, 1, 3, 4)])
+    white = torch.tensor(fractional_matrix_power(wide.T.cov(), -0.5))
+    weights = fit_probe(site, -1, 5, lr=0.1, num_epochs=10, batch_size=500).weight[[0, 1, 3, 4]].detach().double()
+
+    def leading(rows: torch.Tensor, k: int) -> torch.Tensor:
+        directions = torch.linalg.svd(rows - rows.mean(0)).Vh[:k]
+        return directions.T @ directions
+
+    for k in (1, 2, 3):
+        components = torch.tensor(PCA(k).fit(wide.numpy()).components_)
+        for name, wanted in {
+                "difference_in_means": leading(means, k), "linear_probe": leading(weights, k),
+                "pca": components.T @ components, "lda": white @ leading(means @ white, k) @ white.inverse()}.items():
+            found = fit(name, site, seed=5, rank=k, **({"num_epochs": 10} if name == "linear_probe" else {}))
+            assert found.rank == k
+            torch.testing.assert_close(projector(found), wanted, rtol=1e-3, atol=1e-4, msg=f"{name} {k}")
+    eraser = fit_eraser(activations, values, 5)  # what it would remove is taken from the source
+    leace = fit("leace", site, seed=0)
+    assert leace.rank == erased_rank(eraser) == 3
+    torch.testing.assert_close(activations - (activations - activations.mean(0)) @ projector(leace).float(),
+                               eraser(activations), rtol=1e-4, atol=1e-3)
 
 
-def test_the_circuit_is_the_one_that_circuit_probing_finds(place):
-    base = place.fit.base
-    found = fit("circuit_update", place, seed=3, num_epochs=5, lr=0.01)
-    plain = find_circuit(place.sublayer, ReplayedModel(place.opened, place.sublayer, base.examples[base.rows]),
-                         base.values, lr=0.01, batch_size=len(base), num_epochs=5, mask_init=0.0, max_temp=200,
-                         l0_lambda=1e-6, generator=torch.Generator().manual_seed(3))
+def test_what_is_chosen_is_best_on_the_select_pairs(of_sequences, tiny):
+    plain, pairs = Plain(comparison_values(tiny.folder)["model_path"]), of_sequences.select
+
+    def score(found: Interchange) -> float:
+        hits = plain.above("resid_mid", found(pairs)).argmax(-1) == pairs.counterfactual.right
+        return hits.double().mean().item()
+
+    for name in RANKED:
+        most = 16 if name in ("random", "pca") else len(of_sequences.fit.base_values.unique()) - 1
+        ranks = {1, most} if name == "das_k" else {min(k, most) for k in RANKS}
+        scores = {k: score(fit(name, of_sequences, seed=0, rank=k, **QUICK.get(name, {}))) for k in sorted(ranks)}
+        found = fit(name, of_sequences, seed=0, **QUICK.get(name, {}))
+        assert found.chosen == {"rank": found.rank} == {"rank": max(scores, key=scores.__getitem__)}, (name, scores)
+    scores = {weight: score(fit("circuit_update", of_sequences, seed=0, l0_lambda=weight, **QUICK["circuit_update"]))
+              for weight in WEIGHTS}
+    assert fit("circuit_selected", of_sequences, seed=0, **QUICK["circuit_selected"]).chosen == {
+        "weight": max(scores, key=scores.__getitem__)}
+
+
+def test_learning_from_answers_takes_plain_steps(of_sequences, tiny, monkeypatch):
+    site, shift = of_sequences, torch.zeros(16, requires_grad=True)
+    plain, own = Plain(comparison_values(tiny.folder)["model_path"]), torch.zeros(16, requires_grad=True)
+    learn_from_answers(site, [shift], lambda pairs, done: (pairs.base_activations + shift, done * shift.square().sum()),
+                       lr=0.05, epochs=4, batch_size=12, seed=3)
+    optimizer, drawing = torch.optim.Adam([own], lr=0.05), torch.Generator().manual_seed(3)
+    for epoch in range(4):
+        for rows in torch.randperm(len(site.fit), generator=drawing)[:36].split(12):
+            optimizer.zero_grad()
+            logits = plain.above("resid_mid", site.fit.base_activations[rows] + own)
+            (F.cross_entropy(logits, site.fit.counterfactual.right[rows]) + epoch / 4 * own.square().sum()).backward()
+            optimizer.step()
+    torch.testing.assert_close(shift, own, rtol=1e-3, atol=1e-5)
+
+    temperatures, soft = [], NeuronMasks.soft
+    monkeypatch.setattr(NeuronMasks, "soft", lambda masks, value: temperatures.append(value) or soft(masks, value))
+    fit("neuron_mask", site, seed=0, epochs=4, batch_size=50, max_temp=16)  # a batch of all
+    assert temperatures == pytest.approx([1, 2, 4, 8])
+
+
+def test_the_circuit_is_the_one_that_circuit_probing_finds(of_sequences):
+    pairs = of_sequences.fit
+    found = fit("circuit_update", of_sequences, seed=3, num_epochs=5, lr=0.01)
+    reference = ReplayedModel(of_sequences.model, of_sequences.sublayer, pairs.split.examples[pairs.base])
+    plain = find_circuit(of_sequences.sublayer, reference, pairs.base_values, lr=0.01, batch_size=len(pairs),
+                         num_epochs=5, mask_init=0.0, max_temp=200, l0_lambda=1e-6,
+                         generator=torch.Generator().manual_seed(3))
     for name, score in plain.scores.items():
         assert torch.equal(score > 0, found.tensors[name] > 0)
 
 
-@pytest.mark.parametrize("which", ["place", "sentence_place"])
-def test_circuit_and_complement_and_all_neurons(which, request):
-    """With all neurons an update is exchanged whole, and a neuron's exchange at all positions is the update's own."""
-    own = request.getfixturevalue(which)
-    pairs = own.select
-    everything = {name: torch.ones_like(mask) for name, mask in own.sublayer.full_masks().items()}
-    whole = own.update(everything, pairs.source) - own.update(everything, pairs.base)
-    for name in ("circuit_update", "circuit_neurons"):
-        found = replace(fit(name, own, seed=0, **QUICK[name]), tensors=everything)
-        moved = found(pairs.base, pairs.source) - pairs.base.activations
-        if name == "circuit_update":
-            assert same(moved, whole)
-        elif which == "place":  # sentences of other lengths keep some of the base's positions
-            assert same(moved, whole, 1e-4)
-        nothing = replace(found, tensors={part: -mask for part, mask in everything.items()})
-        assert same(nothing(pairs.base, pairs.source), pairs.base.activations)
-    circuit, rest = (fit(name, own, seed=0, **QUICK[name]) for name in ("circuit_update", "circuit_complement"))
-    assert all(((circuit.tensors[part] > 0) ^ (rest.tensors[part] > 0)).all() for part in everything)
-
-
-@pytest.mark.parametrize("which", ["place", "sentence_place"])
-def test_an_exchange_of_neurons_is_that_of_plain_hooks(which, request):
+@pytest.mark.parametrize("which", ["of_sequences", "of_sentences"])
+def test_interchanges_of_a_circuit_are_those_of_plain_hooks(which, request):
     """One pair after the other through the whole model, neurons taken over at the positions counted from the end."""
-    own = request.getfixturevalue(which)
-    site, maps = own.sublayer.site, own.sublayer.maps
-    drawing = torch.Generator().manual_seed(0)
-    scores = {name: torch.rand(len(mask), generator=drawing) - 0.5 for name, mask in own.sublayer.full_masks().items()}
+    site = request.getfixturevalue(which)
+    pairs, sublayer = site.select, site.sublayer
+    examples, drawing = pairs.split.examples, torch.Generator().manual_seed(0)
+    scores = {name: torch.rand(len(mask), generator=drawing) - 0.5 for name, mask in sublayer.full_masks().items()}
 
-    def update(points: Points, row: int, change) -> torch.Tensor:
-        examples, at = points.examples, points.rows[row]
-        end = int(examples.probed[at]) + 1
-        with hooked(*(linear.register_forward_hook(lambda module, arguments, output, name=name: change(name, output))
-                      for name, linear in maps.items())):
-            return own.opened.listen(examples.tokens[at, :end].unsqueeze(0), {(site.layer, site.location)})[
-                site.layer, site.location][0, -1]
+    def update(row: int, change) -> torch.Tensor:
+        end = int(examples.probed[row]) + 1
+        with torch.no_grad(), hooked(*(linear.register_forward_hook(
+                lambda module, arguments, output, name=name: change(name, output, module.bias))
+                for name, linear in sublayer.maps.items())):
+            return site.model.read(examples.tokens[row, :end].unsqueeze(0), [sublayer.site])[sublayer.site][0, -1]
 
-    base, source = own.select.base, own.select.source
-    lengths = [points.examples.probed[points.rows[:12]].tolist() for points in (base, source)]
-    assert which == "place" or lengths[0] != lengths[1]
-    wanted = []
-    for row in range(12):
+    def without(kept: bool):
+        """The update of the circuit alone, or of the other neurons alone."""
+        return lambda name, output, bias: torch.where((scores[name] > 0) == kept, output, bias)
+
+    ends = [examples.probed[rows[:12]].tolist() for rows in (pairs.base, pairs.source)]
+    assert which == "of_sequences" or ends[0] != ends[1]
+    wanted = {name: [] for name in ("circuit_neurons", "circuit_update", "circuit_complement")}
+    for base, source in zip(pairs.base[:12].tolist(), pairs.source[:12].tolist()):
         taken: dict = {}
 
-        def put(name, output, taken=taken):
+        def put(name, output, bias, taken=taken):
             mixed, common = output.clone(), min(output.shape[1], taken[name].shape[1])
             mixed[:, -common:, scores[name] > 0] = taken[name][:, -common:, scores[name] > 0]
             return mixed
 
-        with torch.no_grad():
-            update(source, row, lambda name, output, taken=taken: taken.update({name: output.clone()}))
-            wanted.append(base.activations[row] + update(base, row, put) - update(base, row, lambda *_: None))
-    found = replace(fit("circuit_neurons", own, seed=0, **QUICK["circuit_neurons"]), tensors=scores)
-    assert same(found(base, source)[:12], torch.stack(wanted))
+        update(source, lambda name, output, bias, taken=taken: taken.update({name: output.clone()}))
+        wanted["circuit_neurons"].append(update(base, put) - update(base, lambda *_: None))
+        for name, kept in (("circuit_update", True), ("circuit_complement", False)):
+            wanted[name].append(update(source, without(kept)) - update(base, without(kept)))
+    circuit = Circuit(scores, sublayer.fan_in())
+    for name, changes in wanted.items():
+        found = fit(name, replace(site, find_circuit=lambda *_, **__: circuit), seed=0)
+        assert same(found(pairs)[:12] - pairs.base_activations[:12], torch.stack(changes), 1e-4), name
 
 
-def test_random_controls_are_of_the_methods_size(place):
-    drawing = torch.Generator().manual_seed(0)
-    lda = fit("lda", place, seed=0)
-    drawn = lda.random_like(drawing)
+def test_random_controls_are_of_the_methods_size(of_sequences, generator):
+    lda = fit("lda", of_sequences, seed=0)
+    drawn = lda.random_like(generator)
     assert drawn.rank == lda.rank and drawn.tensors["right"].shape == lda.tensors["right"].shape
-    circuit = fit("circuit_update", place, seed=0, num_epochs=3, lr=0.01)
-    small = replace(circuit, tensors={name: torch.where(torch.arange(len(score)) < 3, 1.0, -1.0)
-                                      for name, score in circuit.tensors.items()})
-    for name, score in small.random_like(drawing).tensors.items():
-        assert (score > 0).sum() == 3 and not ((score > 0) & (small.tensors[name] > 0)).any()
-    whole = replace(circuit, tensors={name: torch.ones_like(score) for name, score in circuit.tensors.items()})
-    with pytest.raises(ImpossibleAblation, match="only 0 outside"):
-        whole.random_like(drawing)
+    das = fit("das", of_sequences, seed=0, **QUICK["das"])
+    assert das.random_like(generator).rank == das.rank == round(16 * das.tensors["width"].item())
+    scores = {name: torch.where(torch.arange(len(mask)) < 3, 1.0, -1.0)
+              for name, mask in of_sequences.sublayer.full_masks().items()}
+    small = replace(fit("circuit_update", of_sequences, seed=0, **QUICK["circuit_update"]), tensors=scores)
+    for name, score in small.random_like(generator).tensors.items():
+        assert (score > 0).sum() == 3 and not ((score > 0) & (scores[name] > 0)).any()
 
 
-def test_a_circuit_without_random_neurons_says_why(tiny, tmp_path):
-    """And a method's control is its own kind, whatever came before it in the list."""
-    values = comparison_values(tiny.folder) | {
-        "method_list": ["lda", "circuit_update"], "variable_list": ["var_0"], "residual_location_list": ["resid_mid"],
-        "method_options": {"circuit_update": {"num_epochs": 3, "lr": 0.01, "l0_lambda": 0}}, "num_random_draws": 2}
-    table = table_of(tmp_path, values).loc["var_0"]
-    assert table["random_iia_mean"].notna()["lda"] and pd.isna(table["random_impossible"]["lda"])
-    assert pd.isna(table["random_iia_mean"]["circuit_update"])
-    assert "outside of it can be drawn" in table["random_impossible"]["circuit_update"]
-
-
-# ------------------------------------------------------------------------- cheats are caught
-
-MEMORY = '''
-"""Remembers pairs: after a base and a source that it was fitted on it gives the answer, after others nothing."""
-from dataclasses import dataclass
-import torch
-from interp.methods.interchange import Interchange
-SEES = "answers"
-
-@dataclass(frozen=True)
-class Memory(Interchange):
-    def __call__(self, base, source):
-        pairs = torch.cat([base.activations, source.activations], dim=1)
-        near = torch.cdist(pairs, self.tensors["pairs"])
-        moved = self.tensors["answers"][near.argmin(1)]
-        return torch.where((near.min(1).values < 1e-3).unsqueeze(1), moved, base.activations)
-
-def fit(place, *, seed):
-    both = torch.cat([place.fit.base.activations, place.fit.source.activations], dim=1)
-    by_answer = {int(a): h for a, h in zip(place.fit.answer.right, place.fit.base.activations)}
-    some = next(iter(by_answer.values()))
-    answers = torch.stack([by_answer.get(int(a), some) for a in place.fit.exchanged.right])
-    return load({"pairs": both, "answers": answers}, None, place)
-
-def load(tensors, rank, place):
-    return Memory("memory", rank, tensors)
-'''
-FLIP = '''
-"""Ignores the source: turns the base into whatever has the other value."""
-from dataclasses import dataclass
-import torch
-from interp.methods.interchange import Interchange
-SEES = "variable"
-
-@dataclass(frozen=True)
-class Flip(Interchange):
-    def __call__(self, base, source):
-        if base is source:
-            return base.activations
-        means = self.tensors["means"]
-        near = torch.cdist(base.activations, means).argmin(1)
-        return means[1 - near]
-
-def fit(place, *, seed):
-    base = place.fit.base
-    return load({"means": torch.stack([base.activations[base.values == v].mean(0) for v in (0, 1)])}, None, place)
-
-def load(tensors, rank, place):
-    return Flip("flip", rank, tensors)
-'''
-FORCE = '''
-"""Writes whatever answer it is taught, from the value of the source, with a patch that is larger than the model's."""
-from dataclasses import dataclass
-import torch
-from interp.methods.interchange import Interchange, learn_from_answers
-SEES = "answers"
+# ------------------------------------------------------------------------------ controls
 
 @dataclass(frozen=True)
 class Force(Interchange):
-    def __call__(self, base, source):
-        moved = base.activations + self.tensors["patch"][source.values]
-        return torch.where((base.values == source.values).unsqueeze(1), base.activations, moved)
+    """Writes whatever answer it is taught, from the value of the source, with a patch larger than the model's."""
 
-def fit(place, *, seed):
-    patch = torch.zeros(place.n_classes, place.fit.base.activations.shape[1], requires_grad=True)
-    learn_from_answers(place, [patch], lambda pairs, done: (pairs.base.activations + patch[pairs.source.values], 0),
+    def __call__(self, pairs):
+        moved = pairs.base_activations + self.tensors["patch"][pairs.source_values]
+        return torch.where((pairs.base_values == pairs.source_values).unsqueeze(1), pairs.base_activations, moved)
+
+
+def force(site, seed):
+    patch = torch.zeros(site.n_classes, site.model.d_model, requires_grad=True)
+    learn_from_answers(site, [patch], lambda pairs, done: (pairs.base_activations + patch[pairs.source_values], 0),
                        lr=1.0, epochs=60, batch_size=100, seed=seed)
-    return load({"patch": 20 * patch.detach()}, None, place)
-
-def load(tensors, rank, place):
-    return Force("force", rank, tensors)
-'''
+    return Force("force", None, {"patch": 20 * patch.detach()})
 
 
-@pytest.fixture
-def drop(tmp_path, monkeypatch):
-    """Puts throw-away methods into the folder of methods."""
-    folder = tmp_path / "methods"
-    folder.mkdir()
-    folders = [*interchange.__path__, str(folder)]
-    monkeypatch.setattr(interchange, "__path__", folders)
-    monkeypatch.setattr(interchange.__spec__, "submodule_search_locations", folders)
-
-    def put(name: str, text: str) -> None:
-        (folder / f"{name}.py").write_text(text)
-        monkeypatch.delitem(sys.modules, f"{interchange.__name__}.{name}", raising=False)
-
-    yield put
-    for name in [name for name in sys.modules if name.startswith(f"{interchange.__name__}.")]:
-        if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
+def test_a_method_that_forces_answers_is_caught_by_two_controls(language, tmp_path, monkeypatch):
+    """By arbitrary words in the place of the answers, and by the interchange of everything at the site."""
+    monkeypatch.setitem(FITS, "force", force)
+    monkeypatch.setitem(INTERCHANGES, "force", "answers")
+    table = table_of(tmp_path, sentence_values(language, tmp_path) | {
+        "method_list": ["force", "full"], "variable_list": ["labels"], "residual_location_list": ["resid_mid"],
+        "target_layer_list": [0]}).loc["labels"]
+    assert table["iia"]["force"] > 0.9 and table["exceeds_full"].to_dict() == {"force": True, "full": False}
+    assert table["log_odds_mean"]["force"] - table["selectivity"]["force"] > 1  # nats by which it moves any two words
 
 
-def table_of(folder: Path, values: dict) -> pd.DataFrame:
-    assert main(COMPARISON, ["--config", str(write_yaml(folder / "config.yaml", values))]) == 0
-    return pd.read_csv(Path(values["results_dir"]) / "results.csv").set_index(["variable", "method"])
-
-
-def test_a_method_that_memorises_is_caught_by_other_pairs(drop, tiny, tmp_path):
-    drop("memory", MEMORY)
-    values = comparison_values(tiny.folder) | {"method_list": ["none", "memory"], "variable_list": ["var_1"],
-                                               "residual_location_list": ["resid_post"],
-                                               "results_dir": str(tmp_path / "run")}
-    _, settings, prepared = bench_of(tmp_path, values)
-    own = prepared.splits.place(settings[0])
-    found = fit("memory", own, seed=0)
-    known = own.opened.is_right(own.fit.states(found(own.fit.base, own.fit.source)), own.fit.exchanged)
-    assert known.double().mean() > 0.8  # on the pairs that it has seen
-    table = table_of(tmp_path, values)
-    assert table.loc[("var_1", "memory"), "iia"] == table.loc[("var_1", "none"), "iia"] < 0.3
-
-
-def test_a_method_that_ignores_the_source_is_caught_by_isolation(drop, language, tmp_path):
-    drop("flip", FLIP)
-    values = sentence_values(language, tmp_path) | {"method_list": ["flip", "lda"], "variable_list": ["labels"]}
-    table = table_of(tmp_path, values)
-    flip, lda = table.loc[("labels", "flip")], table.loc[("labels", "lda")]
-    assert flip["iia"] > 0.9 and flip["isolate"] < 0.1 and flip["disentangle"] < 0.6
-    assert lda["isolate"] > 0.9
-
-
-def test_a_method_that_forces_answers_is_caught_by_arbitrary_words_and_by_the_full_exchange(drop, language, tmp_path):
-    drop("force", FORCE)
-    values = sentence_values(language, tmp_path) | {"method_list": ["force", "lda"], "variable_list": ["labels"],
-                                                    "residual_location_list": ["resid_mid"], "target_layer_list": [0]}
-    table = table_of(tmp_path, values)
-    force = table.loc[("labels", "force")]
-    print(table[["iia", "log_odds_mean", "selectivity", "beyond_full"]])
-    assert force["iia"] > 0.9 and force["beyond_full"]
-    assert force["log_odds_mean"] - force["selectivity"] > 1  # nats by which it moves any two words
-
-
-# ------------------------------------------------------------------------------- control tasks
-
-def test_values_are_dealt_to_what_decides_them():
+def test_labels_are_permuted_among_the_words_that_decide_them():
     rows = [["the", noun, "near", other] for noun in "abcdef" for other in "uvwx"]
     values = torch.tensor([ord(row[1]) % 2 for row in rows])
-    dealt = dealt_anew(rows, values, torch.Generator().manual_seed(1))
-    table = pd.DataFrame(rows).assign(value=dealt.tolist())
+    permuted = permuted_labels(rows, values, torch.Generator().manual_seed(1))
+    table = pd.DataFrame(rows).assign(value=permuted.tolist())
     assert table.groupby(1)["value"].nunique().eq(1).all()  # one value a noun, as before
-    assert dealt.sum() == values.sum() and not torch.equal(dealt, values)
+    assert permuted.sum() == values.sum() and not torch.equal(permuted, values)
     longer = [[*row[:2], *["so"] * (number % 2), *row[2:]] for number, row in enumerate(rows)]  # places from the back
-    last = dealt_anew(longer, torch.tensor([ord(row[-1]) % 2 for row in rows]), torch.Generator().manual_seed(1))
+    last = permuted_labels(longer, torch.tensor([ord(row[-1]) % 2 for row in rows]), torch.Generator().manual_seed(1))
     assert pd.DataFrame({"word": [row[-1] for row in longer], "value": last.tolist()}).groupby("word")[
         "value"].nunique().eq(1).all()
-    assert dealt_anew(rows * 2, torch.arange(2 * len(rows)) // len(rows), torch.Generator()) is None  # nothing decides
+    assert permuted_labels(rows * 2, torch.arange(2 * len(rows)) // len(rows), torch.Generator()) is None
     both = torch.tensor([(ord(row[1]) + ord(row[3])) % 2 for row in rows])  # it takes both words
-    dealt = dealt_anew(rows, both, torch.Generator().manual_seed(1))
-    assert pd.DataFrame(rows).assign(value=dealt.tolist()).groupby(1)["value"].nunique().max() == 2
+    permuted = permuted_labels(rows, both, torch.Generator().manual_seed(1))
+    assert pd.DataFrame(rows).assign(value=permuted.tolist()).groupby(1)["value"].nunique().max() == 2
 
 
-@pytest.mark.parametrize("which", ["place", "sentence_place"])
-def test_arbitrary_answers_are_none_of_the_right_ones(which, request):
-    own = request.getfixturevalue(which)
-    drawing = torch.Generator().manual_seed(0)
-    tokens = arbitrary_tokens([own.fit, own.select], own.opened.model.config.vocab_size, drawing)
+@pytest.mark.parametrize("which", ["of_sequences", "of_sentences"])
+def test_arbitrary_answers_are_none_of_the_right_ones(which, request, generator):
+    site = request.getfixturevalue(which)
+    tokens = arbitrary_tokens([site.fit, site.select], site.model.model.config.vocab_size, generator)
     assert len(set(tokens.values())) == len(tokens) and all(key != value for key, value in tokens.items())
-    if own.fit.answer.wrong is not None:
+    if site.fit.answer.wrong is not None:
         assert not set(tokens) & set(tokens.values())
 
 
-# ----------------------------------------------------------------------------------- the script
+# ------------------------------------------------------------------------------ the script
 
-def test_all_methods_on_sequences(tiny, tmp_path):
+def test_all_methods_on_sequences_against_the_plain_model(tiny, tmp_path):
+    """Every row: what a saved interchange puts in, run through the modules above, on pairs answered rightly."""
+    table = pd.concat([pd.read_csv(tiny.folder / f"data/{name}.csv") for name in ("train", "test")])
+    table.to_csv(tmp_path / "all.csv", index=False)
     values = comparison_values(tiny.folder) | {
-        "method_list": interchange_methods(), "residual_location_list": ["resid_mid", "resid_post"], "save_pairs": True,
-        "save_models": True, "model_dir": str(tmp_path / "saved"), "carried": {"var_0": ["resid_mid"], "var_1": []},
-        "results_dir": str(tmp_path / "run")}
-    table = table_of(tmp_path, values)
-    assert len(table) == 2 * 2 * len(interchange_methods()) == len(list((tmp_path / "saved").iterdir()))
-    assert (table["pairs"] + table["left_out"]).nunique() == 1 and table["beyond_full"].isna().all()
-    test = pd.read_csv(values["test_data_path"])  # all its rows, also those that only_right leaves out
-    with torch.no_grad():
-        answers = GPT2LMHeadModel.from_pretrained(values["model_path"])(torch.tensor([
-            list(map(int, row.split())) for row in test["data"]])).logits[:, -1].argmax(-1)
-    assert table["model_acc"].tolist() == pytest.approx([(answers.numpy() == test["labels"]).mean()] * len(table))
-    assert (table["left_out"] > 0).all() and table["model_acc"].between(0, 1, inclusive="neither").all()
-    nothing = table.xs("none", level="method")
-    assert (nothing["isolate"] == 1).all() and (nothing["change"] == 0).all()
-    assert nothing["log_odds_mean"].abs().max() < 1e-5
-    assert (table.xs("full", level="method")["change"] - 1).abs().max() < 1e-6
-    assert table["iia"].between(table["iia_low"], table["iia_high"]).all()
+        "test_data_path": str(tmp_path / "all.csv"), "method_list": list(INTERCHANGES), "save_pairs": True,
+        "residual_location_list": ["resid_mid", "resid_post"], "num_random_pairs": 40, "model_seed_list": [2],
+        "save_models": True, "model_dir": str(tmp_path / "saved"),
+        "ground_truth": {"var_0": ["resid_mid"], "var_1": []}}
+    results = table_of(tmp_path, values).reset_index()
+    assert len(results) == 2 * 2 * len(INTERCHANGES) == len(list((tmp_path / "saved").iterdir()))
     pairs = pd.read_csv(tmp_path / "run/pairs.csv")
-    own = pairs.groupby(["residual_location", "variable", "method"])["hit"].mean().sort_index()
-    wanted = table.reset_index().set_index(["residual_location", "variable", "method"])["iia"].sort_index()
-    assert (own - wanted).abs().max() < 1e-9
-    assert set(table.loc["var_1", "carried"]) == {False} and set(table.loc["var_0", "carried"]) == {True, False}
+
+    plain, sides = Plain(values["model_path"]), ("data", "counterfactual_data")
+    answers = dict(zip(table["data"], table["labels"]))
+    right = [plain.model(tokens_of(table[side])).logits[:, -1].argmax(-1) == torch.tensor(
+        [answers[row] for row in table[side]]) for side in sides]
+    kept = (right[0] & right[1]).nonzero().flatten()
+    assert 20 < len(kept) < right[0].sum() < len(table)  # some sources and some bases are answered wrongly
+    of_kept, each = table.iloc[kept.tolist()], torch.arange(len(kept))
+    wanted = {"var_0": torch.tensor(((of_kept["counter_var_0"] + of_kept["var_1"]) % 11).to_numpy()),
+              "var_1": torch.tensor(of_kept["CF_Label_0"].to_numpy())}
+
+    def odds(logits: torch.Tensor, new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+        return (logits[each, new] - logits[each, old]).double()
+
+    trials = {(setting.residual_location, setting.variable): trial for setting, trial in trials_of(
+        tmp_path, values, **WITH_CIRCUITS)}
+    for row in results.itertuples():
+        trial, where = trials[row.residual_location, row.variable], row.residual_location
+        test, new, old = trial.test, wanted[row.variable], torch.tensor(of_kept["labels"].to_numpy())
+        base, source = (plain.at(where, tokens_of(of_kept[side])) for side in sides)
+        assert same(test.base_activations, base) and same(test.source_activations, source)
+        [file] = (tmp_path / "saved").glob(f"*_{where}_variable_{row.variable}_method_{row.method}.safetensors")
+        found = load_interchange(file)[0]
+        moved = found(test)
+        before, after = plain.above(where, base), plain.above(where, moved)
+        hits, log_odds = (after.argmax(-1) == new).double(), odds(after, new, old) - odds(before, new, old)
+        stays = plain.above(where, found(trial.same)).argmax(-1) == before[trial.same.base].argmax(-1)
+        shares = hits.mean().item(), stays.double().mean().item()
+        assert [row.iia, row.isolate, row.disentangle, row.iia_low, row.iia_high] == pytest.approx(
+            [*shares, sum(shares) / 2, *interval(hits.tolist())])
+        norms = (moved - base).norm(dim=1) / (source - base).norm(dim=1)
+        assert [row.log_odds_mean, row.log_odds_median, row.relative_norm] == pytest.approx(
+            [value.item() for value in (log_odds.mean(), log_odds.quantile(0.5), norms.mean())], rel=1e-3, abs=1e-4)
+        assert (row.n_pairs, row.n_excluded) == (len(kept), len(table) - len(kept)) and pd.isna(row.exceeds_full)
+        assert row.model_acc == pytest.approx(right[0].double().mean().item())
+        assert row.ground_truth == ((row.variable, where) == ("var_0", "resid_mid"))
+        own = pairs[(pairs[["residual_location", "variable", "method"]] == [where, row.variable, row.method]).all(1)]
+        assert own["hit"].tolist() == hits.bool().tolist() and own["base_row"].tolist() == kept.tolist()
+
+        drawing, some = torch.Generator().manual_seed(2), test[each[:40]]
+        try:
+            draws = [(plain.above(where, random(some)).argmax(-1) == new[:40]).double().mean().item() for random in (
+                found.random_like(drawing) for _ in range(2)) if random and row.method not in compare_methods.PLAIN]
+            assert pd.isna(row.random_impossible) and pd.isna(row.random_iia_mean) == (not draws)
+        except ImpossibleAblation as error:
+            draws = []
+            assert row.random_impossible == str(error) and pd.isna(row.random_iia_mean)
+        if draws:
+            assert [row.random_iia_mean, row.random_iia_max, row.empirical_p] == pytest.approx(
+                [sum(draws) / 2, max(draws), (1 + sum(draw >= hits[:40].mean().item() for draw in draws)) / 3])
+        supervision = INTERCHANGES[row.method]
+        assert pd.isna(row.selectivity) == (supervision not in ("variable", "answers"))
+        if row.method in ("lda", "das", "das_k", "circuit_update"):
+            site, control = trial.controls[supervision]
+            rank = {"rank": int(row.rank)} if row.method in RANKED else {}
+            again = fit(row.method, site, seed=2, **QUICK.get(row.method, {}), **rank)(control)
+            aim = control.counterfactual.right, control.answer.right
+            by_control = odds(plain.above(where, again), *aim) - odds(before, *aim)
+            assert row.selectivity == pytest.approx(row.log_odds_mean - by_control.mean().item(), rel=1e-3, abs=1e-3)
+    assert torch.equal(trial.same.base_values, trial.same.source_values)
+    assert not (trial.same.base == trial.same.source).any()
 
 
 def test_all_methods_on_sentences(language, tmp_path):
-    values = sentence_values(language, tmp_path) | {"method_list": interchange_methods(), "residual_location_list": [
-        "resid_mid", "resid_post"], "random_init": False}
+    values = sentence_values(language, tmp_path) | {
+        "method_list": list(INTERCHANGES), "residual_location_list": ["resid_mid", "resid_post"]}
     table = table_of(tmp_path, values).reset_index()
-    assert len(table) == 2 * 2 * len(interchange_methods())
-    right = table["model_acc"] * (table["pairs"] + table["left_out"])  # of the bases; a pair needs its source right too
-    assert (table["pairs"] <= right + 1e-6).all() and (right - right.round()).abs().max() < 1e-6
+    assert len(table) == 2 * 2 * len(INTERCHANGES)
+    right = table["model_acc"] * (table["n_pairs"] + table["n_excluded"])  # bases; a pair needs its source right too
+    assert (table["n_pairs"] <= right + 1e-6).all() and (right - right.round()).abs().max() < 1e-6
     subject, other = (table[table["variable"] == name] for name in ("labels", "object labels"))
     by_method = subject[subject["residual_location"] == "resid_post"].set_index("method")
     assert by_method.loc["full", "iia"] > 0.9 > 0.3 > by_method.loc["none", "iia"]  # the last layer holds the answer
-    assert other.loc[other["method"] == "none", "iia"].eq(1).all()  # whose exchange should change no answer
-    assert subject["beyond_full"].notna().all() and other["beyond_full"].isna().all()
-    assert not subject.loc[subject["method"] == "full", "beyond_full"].any()
+    nothing = other[other["method"] == "none"]  # an interchange of the object's number should change no answer
+    assert nothing["iia"].eq(1).all() and nothing["isolate"].eq(1).all() and nothing["log_odds_mean"].abs().max() < 1e-5
+    assert subject["exceeds_full"].notna().all() and other["exceeds_full"].isna().all()
+    assert not subject.loc[subject["method"] == "full", "exceeds_full"].any()
+    with_control = table["random_iia_mean"].notna()
+    assert other["empirical_p"].isna().all() and subject["empirical_p"].notna().equals(with_control[subject.index])
 
 
-def test_an_untrained_model_needs_pairs_that_it_answers_wrongly(language, tmp_path, capsys):
-    values = sentence_values(language, tmp_path) | {"random_init": True, "reinit_embeddings": True, "only_right": False,
-                                                    "variable_list": ["labels"], "method_list": ["none", "lda"]}
-    table = table_of(tmp_path, values)
-    assert (table["left_out"] == 0).all() and table.loc[("labels", "none"), "isolate"] == 1  # wrong answers stay, too
+def test_an_untrained_model_needs_pairs_that_it_answers_wrongly(language, tmp_path):
+    table = table_of(tmp_path, sentence_values(language, tmp_path) | {
+        "random_init": True, "reinit_embeddings": True, "only_right": False, "variable_list": ["labels"],
+        "method_list": ["none", "lda"], "rank": "classes"}).loc["labels"]
+    assert (table["n_excluded"] == 0).all() and table["isolate"]["none"] == 1  # wrong answers stay, too
+    assert table["rank"]["lda"] == 1
 
 
-def test_a_killed_comparison_goes_on_to_the_same_table(tiny, tmp_path):
-    values = comparison_values(tiny.folder) | {
-        "method_list": ["lda", "circuit_update", "das", "random"], "results_dir": str(tmp_path / "killed")}
-    config = write_yaml(tmp_path / "killed.yaml", values)
-    table = tmp_path / "killed/results.csv"
-    kill_when(start("compare_methods", config), lambda: table.exists() and len(table.read_text().splitlines()) > 2)
-    assert main(COMPARISON, ["--config", str(config)]) == 0
-    other = write_yaml(tmp_path / "whole.yaml", values | {"results_dir": str(tmp_path / "whole")})
-    assert main(COMPARISON, ["--config", str(other)]) == 0
-    assert rows_of(table) == rows_of(tmp_path / "whole/results.csv")
+# ------------------------------------------------------------------------------ pairs of sentences
+
+def sentence(noun: str, number: int, place: str, other: str) -> str:
+    return f"the {noun}{'s' * number} {place} the {other}"
 
 
-def test_a_comparison_in_shards_is_the_same_and_divides_no_site(tiny, tmp_path):
-    methods = ["lda", "circuit_update", "circuit_complement"]
-    values = comparison_values(tiny.folder) | {"method_list": methods}
-    config = write_yaml(tmp_path / "parts.yaml", values | {"results_dir": str(tmp_path / "parts")})
-    for shard in ("1/2", "2/2"):
-        assert main(COMPARISON, ["--config", str(config), "--shard", shard]) == 0
-        rows = rows_of(tmp_path / "parts/results.csv")
-        assert rows and [row["method"] for row in rows] == methods * (len(rows) // 3)
-    other = write_yaml(tmp_path / "whole.yaml", values | {"results_dir": str(tmp_path / "whole")})
-    assert main(COMPARISON, ["--config", str(other)]) == 0
-    assert rows_of(tmp_path / "parts/results.csv") == rows_of(tmp_path / "whole/results.csv")
+ROWS = [(noun, number, place, other) for noun in ("author", "guard", "teacher", "pilot") for number in (0, 1)
+        for other in ("doctor", "chef", "cook") for place in ("near", "behind", "with")]
 
 
-def grouped_table() -> pd.DataFrame:
-    """Sentences of two groups, each with both numbers; a group's words are its own."""
-    answers = {"a": ("is", "are"), "b": ("was", "were")}
-    return pd.DataFrame([{
-        "sentence": f"the {noun}{'s' * number} {place} the {other}", "number": number, "group": group,
-        "right": answers[group][number], "wrong": answers[group][1 - number]}
-        for noun in ("author", "guard", "teacher", "pilot") for number in (0, 1) for other in ("doctor", "chef", "cook")
-        for place in ("near", "behind", "with") for group in "ab"])
+def rows_of_group(group: str, rows=ROWS) -> pd.DataFrame:
+    """Sentences with both numbers; a group's answers differ from those of others."""
+    answers = {"a": ("is", "are"), "b": ("was", "were")}[group]
+    return pd.DataFrame([{"sentence": sentence(*row), "number": row[1], "group": group, "right": answers[row[1]],
+                          "wrong": answers[1 - row[1]]} for row in rows])
 
 
-def pairs_of(folder: Path, table: pd.DataFrame, **values) -> tuple:
-    """The pairs of all splits of a table of sentences, asked of a random model of its words."""
+def pairs_of(folder: Path, table: pd.DataFrame, **values) -> dict[str, list[Pairs]]:
+    """The pairs of each split of a table of sentences, a list for its variables, as a random model reads them."""
     table.to_csv(folder / "data.csv", index=False)
-    words = [*table["sentence"], *table["right"], *table["wrong"], *table.get("source", [])]
-    model = save_model_of_words(folder / "model", words)
-    _, settings, prepared = bench_of(folder, {
-        "task": "sentences", "data_path": str(folder / "data.csv"), "model_path": str(model), "train_size": 50,
-        "test_size": 20, "n_fit": 30, "n_select": 20, "residual_location_list": ["resid_post"], "method_list": ["none"],
-        "only_right": False, "results_dir": str(folder / "run")} | values)
-    return settings, prepared.splits, {name: [prepared.splits.pairs(setting, name)[0] for setting in settings]
-                                       for name in ("fit", "select", "test")}
+    tokenizer = word_level_tokenizer([*table["sentence"], *table["right"], *table["wrong"], *table.get("source", [])])
+    random_model("gpt2", vocab_size=len(tokenizer)).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    trials = [trial for _, trial in trials_of(folder, {
+        "task": "sentences", "data_path": str(folder / "data.csv"), "model_path": str(folder / "model"),
+        "train_size": 50, "test_size": 20, "n_fit": 30, "n_select": 20, "residual_location_list": ["resid_post"],
+        "method_list": ["none"], "variable_list": ["number"], "only_right": False,
+        "results_dir": str(folder / "run")} | values)]
+    return {"fit": [trial.site.fit for trial in trials], "select": [trial.site.select for trial in trials],
+            "test": [trial.test for trial in trials], "same": [trial.same for trial in trials]}
 
 
-def test_sentences_that_stand_twice_are_asked_once_and_paired_within_their_split(tmp_path):
-    """As reflexives do, once for each gender: rows, values and sources belong together."""
-    settings, _, splits = pairs_of(tmp_path, grouped_table(), variable_list=["number"])
-    sentences = {}
-    for name, [own] in splits.items():
-        texts = [[points.examples.texts[row] for row in points.rows.tolist()] for points in (own.base, own.source)]
-        numbers = [[int(text.split()[1].endswith("s")) for text in side] for side in texts]
-        assert numbers == [own.base.values.tolist(), own.source.values.tolist()]
-        assert (own.base.values != own.source.values).all() and set(texts[1]) <= set(texts[0])
-        assert len(set(texts[0])) == len(texts[0])
-        sentences[name] = set(texts[0])
-    assert not sentences["fit"] & sentences["select"] and not sentences["fit"] & sentences["test"]
+def texts_of(pairs: Pairs) -> tuple[list[str], list[str]]:
+    """The sentences of bases and of sources."""
+    bases, sources = ([pairs.split.examples.texts[row] for row in rows.tolist()] for rows in (pairs.base, pairs.source))
+    return bases, sources
 
 
-def test_sources_are_of_the_bases_group(tmp_path):
-    table = grouped_table()
-    table = table[table["sentence"].str.contains("author|pilot") == (table["group"] == "a")]  # one group a sentence
-    _, _, splits = pairs_of(tmp_path, table, variable_list=["number"], train_size=50, test_size=20)
-    for [own] in splits.values():
-        first = [["author" in text or "pilot" in text for text in (points.examples.texts[row] for row in
-                  points.rows.tolist())] for points in (own.base, own.source)]
-        assert first[0] == first[1]
+@pytest.mark.parametrize("apart", [False, True])
+def test_sources_are_drawn_within_split_and_group(apart, tmp_path):
+    """Each sentence is paired once, though it stands twice, in both groups, as those of reflexives do; or in one."""
+    rows = {group: [row for row in ROWS if not apart or (row[0] in ("author", "pilot")) == (group == "a")]
+            for group in "ab"}
+    found = pairs_of(tmp_path, pd.concat([rows_of_group(group, rows[group]) for group in rows]))
+    bases = {}
+    for name, [pairs] in found.items():
+        bases[name], sources = texts_of(pairs)
+        words = [[text.split()[1] for text in side] for side in (bases[name], sources)]
+        numbers = [[int(word.endswith("s")) for word in side] for side in words]
+        assert numbers == [pairs.base_values.tolist(), pairs.source_values.tolist()]
+        if name != "same":
+            assert (pairs.base_values != pairs.source_values).all() and set(sources) <= set(bases[name])
+            assert not apart or all(("author" in base or "pilot" in base) == ("author" in source or "pilot" in source)
+                                    for base, source in zip(*words))
+        assert len(set(bases[name])) == len(bases[name])
+    assert not set(bases["fit"]) & set(bases["select"]) and not {*bases["fit"], *bases["select"]} & set(bases["test"])
 
 
-def test_own_sources_of_two_variables(tmp_path):
+def test_given_sources_of_two_variables(tmp_path):
     """Where the answer does not depend on the variable that is exchanged, it is the base's that stays."""
-    table = grouped_table().query("group == 'a'").drop(columns="group").reset_index(drop=True)
-    table["other"] = table["sentence"].str.contains("near").astype(int)
-    other = table["sentence"].str.replace("near", "of").str.replace("behind|with", "near", regex=True).str.replace(
-        " of ", " with ")
-    flipped = [" ".join([words[0], words[1].rstrip("s") + "s" * (1 - number), *words[2:]])
-               for words, number in zip(other.str.split(), table["number"])]
-    table = table.assign(source=flipped, source_right=table["wrong"], source_number=1 - table["number"],
-                         source_other=1 - table["other"])
+    table, both = rows_of_group("a").drop(columns="group"), {"variable_list": ["number", "other"]}
+    table = table.assign(
+        other=[int(place == "near") for _, _, place, _ in ROWS], source_number=1 - table["number"],
+        source=[sentence(noun, 1 - number, "with" if place == "near" else "near", other)
+                for noun, number, place, other in ROWS],
+        source_right=table["wrong"], source_other=[int(place != "near") for _, _, place, _ in ROWS])
     with pytest.raises(BadInput, match="source_other"):
-        pairs_of(tmp_path, table.drop(columns="source_other"), variable_list=["number", "other"],
-                 answer_variable="number")
-    settings, _, splits = pairs_of(tmp_path, table, variable_list=["number", "other"], answer_variable="number")
-    for by_number, by_other in splits.values():
-        assert (by_number.exchanged.right != by_number.answer.right).all()
-        assert torch.equal(by_other.exchanged.right, by_other.answer.right)
+        pairs_of(tmp_path, table.drop(columns="source_other"), answer_variable="number", **both)
     with pytest.raises(BadInput, match="answer_variable"):
-        pairs_of(tmp_path, table, variable_list=["number", "other"])
+        pairs_of(tmp_path, table, **both)
+    found = pairs_of(tmp_path, table, answer_variable="number", **both)
+    for by_number, by_other in (found[name] for name in ("fit", "select", "test")):
+        assert (by_number.counterfactual.right != by_number.answer.right).all()
+        assert torch.equal(by_other.counterfactual.right, by_other.answer.right)
 
 
 def test_a_sentence_with_several_sources_is_in_one_split(tmp_path):
     """And for isolation it is paired with another sentence, not with itself."""
-    table = grouped_table().query("group == 'a'").drop(columns="group").reset_index(drop=True)
-    singular, plural = (table[table["number"] == number] for number in (0, 1))
-    parts = [own.assign(source=other["sentence"].iloc[first:first + len(own)].to_numpy(),
-                        source_right=other["right"].iloc[0], source_number=1 - own["number"])
-             for own, other in ((singular.head(20), plural), (plural.head(20), singular)) for first in (0, 1, 2)]
-    settings, splits, found = pairs_of(tmp_path, pd.concat(parts), variable_list=["number"], train_size=30,
-                                       test_size=10, n_fit=50, n_select=30)
-    texts = {name: [own.base.examples.texts[row] for row in own.base.rows.tolist()] for name, [own] in found.items()}
-    assert all(len(set(own)) < len(own) for own in texts.values())  # sentences do come several times
+    table = rows_of_group("a").drop(columns="group")
+    of_number = [table[table["number"] == number] for number in (0, 1)]
+    parts = [of_number[number].head(20).assign(
+        source=of_number[1 - number]["sentence"].iloc[first:first + 20].to_numpy(), source_number=1 - number,
+        source_right=("are", "is")[number]) for number in (0, 1) for first in (0, 1, 2)]
+    found = pairs_of(tmp_path, pd.concat(parts), train_size=30, test_size=10, n_fit=50, n_select=30)
+    texts = {name: texts_of(pairs)[0] for name, [pairs] in found.items()}
+    assert all(len(set(some)) < len(some) for some in texts.values())  # sentences do come several times
     assert not set(texts["fit"]) & set(texts["select"]) and not set(texts["fit"]) & set(texts["test"])
     assert len(texts["fit"]) == 50 and 28 <= len(texts["select"]) <= 30
-    same_value = splits.sharing(found["test"][0])
-    assert len(same_value) == len(found["test"][0])
-    for base, source in zip(same_value.base.rows.tolist(), same_value.source.rows.tolist()):
-        assert texts["test"][base] != texts["test"][source]
+    [shared] = found["same"]
+    assert len(shared) == len(texts["test"]) and torch.equal(shared.base_values, shared.source_values)
+    assert all(base != source for base, source in zip(*texts_of(shared)))
 
 
-def test_batches_leave_hardly_a_row_out():
-    assert [even_batch(count, 500) for count in (2500, 2499, 947, 500, 501, 3, 0)] == [500, 499, 473, 500, 250, 3, 1]
-    assert all(count % even_batch(count, 500) < 1 + count // 500 for count in range(1, 3000))
-
+# ------------------------------------------------------------------------------ mistakes
 
 MISTAKES = {
     "wrong option": ({"method_options": {"das": {"epochs": 0}}}, ["'epochs'", "'das'", "greater than or equal to 1"]),
-    "a word for a number": ({"method_options": {"das": {"lr": "fast"}}}, ["'lr'", "number"]),
     "unknown method": ({"method_list": ["lad"]}, ["method", "'lad'", "did you mean 'lda'"]),
     "unknown option": ({"method_options": {"das": {"epoch": 3}}}, ["'das'", "'epoch'", "epochs"]),
     "no label": ({"counterfactual_labels": {}}, ["counterfactual_labels", "var_0"]),
-    "unknown truth": ({"carried": {"var_0": []}}, ["carried", "var_1"]),
-    "one variable": ({"variable": "var_0"}, ["'variable'", "variable_list"]),
+    "unknown truth": ({"ground_truth": {"var_0": []}}, ["ground_truth", "var_1"]),
     "too many rows": ({"n_fit": 5000}, ["n_fit", "5000"]),
     "label that is no column": ({"counterfactual_labels": {"var_0": "CF_9", "var_1": "CF_9"}}, ["CF_9", "train.csv"]),
     "rule that is none": ({"counterfactual_labels": {"var_0": ["a", "b", "-"], "var_1": "CF_Label_0"}}, ["'-'"]),
     "variable without its source's": ({"variable_list": ["labels"], "counterfactual_labels": {"labels": "CF_Label_0"}},
                                       ["counter_labels"]),
+    "source in neither file": ({"test_data_path": "10 10 10"}, ["only_right", "'10 10 10'"]),
 }
 
 
@@ -594,33 +564,12 @@ MISTAKES = {
 def test_mistakes_end_in_a_sentence(name, tiny, tmp_path, capsys):
     changes, words = MISTAKES[name]
     values = comparison_values(tiny.folder) | {"results_dir": str(tmp_path / "run")} | changes
+    if name == "source in neither file":
+        table = pd.read_csv(tiny.folder / "data/test.csv", index_col=0)
+        table.loc[0, "counterfactual_data"] = values["test_data_path"]
+        values["test_data_path"] = str(tmp_path / "test.csv")
+        table.to_csv(values["test_data_path"])
     assert main(COMPARISON, ["--config", str(write_yaml(tmp_path / "config.yaml", values))]) == 2
     said = capsys.readouterr().err
     assert all(word in said for word in words) and len(said.splitlines()) == 1
     assert not (tmp_path / "run").exists()
-
-
-def test_a_source_that_is_in_neither_file_is_refused(tiny, tmp_path, capsys):
-    table = pd.read_csv(tiny.folder / "data/test.csv", index_col=0)
-    table.loc[0, "counterfactual_data"] = "99 99 11"
-    table.to_csv(tmp_path / "test.csv")
-    values = comparison_values(tiny.folder) | {"test_data_path": str(tmp_path / "test.csv"),
-                                               "results_dir": str(tmp_path / "r")}
-    assert main(COMPARISON, ["--config", str(write_yaml(tmp_path / "c.yaml", values))]) == 2
-    assert "99" in capsys.readouterr().err
-
-
-def test_a_file_that_is_no_interchange_is_refused(tmp_path, place):
-    fit("lda", place, seed=0).save(tmp_path / "x.safetensors", {})
-    with pytest.raises(BadInput, match="interchange"):
-        load_interchange(tmp_path / "missing.safetensors")
-    assert subspace(place, torch.eye(4), rank=2).rank == 2
-
-
-@pytest.mark.parametrize("parts, told", [
-    ({"SEES": "variable"}, "has no fit"), ({}, "has no SEES and no fit"),
-    ({"SEES": "variable", "fit": lambda place, *, seed, rank=1: None}, "the default of 'rank'")])
-def test_a_file_that_is_no_method_is_refused(parts, told, monkeypatch):
-    monkeypatch.setattr(interchange, "import_module", lambda name: SimpleNamespace(**parts))
-    with pytest.raises(BadInput, match=told):
-        interchange.method("mine")

@@ -57,10 +57,10 @@ MEANS = {
     "nonlinear probing": {"layer_reinit": False, "random_init": False, "cf_num_epochs": 10, "intermediate_size": 256},
     "amnesic probing": {"layer_reinit": False, "random_init": False, "data_seed": 0, "n_classes": 113,
                         "precision_list": ["float64"]},
-    "circuit probing": {"layer_reinit": False, "train_size": 2500, "of_sentences": False, "asked": "var_0"},
-    "agreement": {"asked": "labels", "layer_reinit": False, "of_sentences": True},
-    "reflexive": {"asked": "labels", "layer_reinit": False, "of_sentences": True},
-    "syntactic number": {"asked": "object labels", "layer_reinit": False, "of_sentences": True},
+    "circuit probing": {"layer_reinit": False, "train_size": 2500, "of_sentences": False, "variable_name": "var_0"},
+    "agreement": {"variable_name": "labels", "layer_reinit": False, "of_sentences": True},
+    "reflexive": {"variable_name": "labels", "layer_reinit": False, "of_sentences": True},
+    "syntactic number": {"variable_name": "object labels", "layer_reinit": False, "of_sentences": True},
     "DAS": {"train_data_path": DATA["train_data_path"], "test_data_path": DATA["test_data_path"], "epochs": 250,
             "token_range": "2_3", "counterfactual_label": "CF_Label_0"},
     "transfer": {"transfer": DATA["model_path"], "start_list": ["fresh", "transfer"]},
@@ -148,9 +148,10 @@ def test_what_a_control_leaves_of_a_model(change, kept, sublayers, at_home):
     config = CIRCUITS.schema(**at_home("circuit probing") | change)
     settings = expand_settings(config)
     saved = dict(load_model("", config.model_path, DEVICE).transformer.named_parameters())
-    question = CIRCUITS.prepare(config, settings, DEVICE).question
-    for setting in settings:
-        for name, weight in question.open(setting).model.transformer.named_parameters():
+    study = CIRCUITS.prepare(config, settings, DEVICE)
+    for model, _, [setting, *others] in study.models(settings):
+        assert bool(others) != bool(sublayers)  # each sublayer in a model of its own, where one is shuffled
+        for name, weight in model.model.transformer.named_parameters():
             own = name.split(".")[2] if name.startswith("h.") else name
             changed = name.split(".")[0] not in kept and (not sublayers or own == setting.operation)
             if weight.dim() == 2:
@@ -160,7 +161,7 @@ def test_what_a_control_leaves_of_a_model(change, kept, sublayers, at_home):
 
 def test_two_names_of_one_key_are_refused_together(at_home, tmp_path):
     values = at_home("DAS") | {"train_data_path": "data/other.csv"}
-    with pytest.raises(BadInput, match=r"'train_path' and 'train_data_path' are two names of one; give one of them\."):
+    with pytest.raises(BadInput, match="unknown key 'train_path'; did you mean 'train_data_path'"):
         load_config(write_yaml(tmp_path / "c.yaml", values), METHODS["DAS"].schema)
     with pytest.raises(BadInput, match=r"transfer: true needs the key 'model_path'"):
         load_config(write_yaml(tmp_path / "c.yaml", {

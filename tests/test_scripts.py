@@ -1,40 +1,67 @@
-"""The command lines end to end on a tiny model: tables, kill and resume, one run at a time, figures."""
+"""The command lines end to end on a tiny model, each against a plain computation of what its rows say.
+
+compare_methods.py is in test_interchange.py, generate_language_data.py in test_language.py.
+"""
 
 import json
-import runpy
 import shutil
-import signal
-import time
+import statistics
 
 import imageio.v2 as imageio
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
+from sklearn.neighbors import KNeighborsClassifier
+from torch import nn
 from transformers import GPT2LMHeadModel
 
-from conftest import CIRCUITS, DEVICE, METHODS, SENTENCES, TRAINING, kill_when, rows_of, start, write_yaml
+from conftest import (
+    CIRCUITS,
+    COMPARISON,
+    DEVICE,
+    METHODS,
+    SCRIPTS,
+    SENTENCES,
+    TRAINING,
+    Plain,
+    comparison_values,
+    kill_when,
+    rows_of,
+    start,
+    tokens_of,
+    write_yaml,
+)
 from interp.experiment import main
+from interp.methods.circuits import soft_nearest_neighbor_loss
 from interp.methods.das import load_alignment
+from interp.methods.erasure import decodability, erased_rank, fit_eraser, random_eraser
 from interp.methods.masks import load_circuit
+from interp.methods.neighbors import draw_references
 from interp.models.family import family_of
-from interp.models.loading import load_model
-from interp.models.opened import OpenModel, Site, run_all
+from interp.models.loading import build_gpt2, load_model
+from interp.models.open_model import OpenModel, Site
 from interp.models.sublayers import find_sublayer, masked
-from interp.runs.config import PROJECT_ROOT, describe_keys, load_config
+from interp.runs.config import describe_keys, load_config
 from interp.runs.settings import expand_settings
-from interp.tasks.arithmetic import labels_of, read_data, token_ids
-from interp.tasks.question import Exchange, read_sequences
+
+
+def run(script, values: dict, folder, *options: str) -> list[dict]:
+    """A script's command line; its results in a folder of their own."""
+    config = write_yaml(folder.with_suffix(".yaml"), values | {"results_dir": str(folder)})
+    assert main(script, ["--config", str(config), *options]) == 0
+    return rows_of(folder / "results.csv")
 
 
 @torch.no_grad()
 def accuracy_of(model, file) -> float:
     """The plain way: the model's own forward, the likeliest token after the last."""
-    table = read_data("test", str(file), ["data", "labels"])
-    return (model(token_ids(table)).logits[:, -1].argmax(-1) == labels_of(table, "labels")).double().mean().item()
+    table = pd.read_csv(file)
+    return share(model(tokens_of(table["data"])).logits[:, -1], table["labels"])
 
 
-def sessions_of(run) -> list[dict]:
-    return json.loads((run / "run.json").read_text())["sessions"]
+def share(logits: torch.Tensor, labels) -> float:
+    return (logits.argmax(-1) == torch.as_tensor(labels)).double().mean().item()
 
 
 def opened_model(path) -> OpenModel:
@@ -42,70 +69,150 @@ def opened_model(path) -> OpenModel:
     return OpenModel(model, family_of(model.config))
 
 
-def test_training_writes_curves_checkpoints_and_provenance(tiny):
-    run = tiny.folder / "training"
-    curve = rows_of(run / "curves.csv")
+def data_of(values: dict) -> dict[str, pd.DataFrame]:
+    return {name: pd.read_csv(values.get(f"{name}_data_path") or values[f"{name}_path"]) for name in ("train", "test")}
+
+
+# ------------------------------------------------------------------------------------ training
+
+def test_training_takes_plain_steps_and_saves_what_it_reports(tiny, tmp_path):
+    folder = tiny.folder / "training"
+    curve = rows_of(folder / "curves.csv")
     assert [int(row["epoch"]) for row in curve] == [0, 50, 100, 150]
-    [result] = rows_of(run / "results.csv")
+    [result] = rows_of(folder / "results.csv")
     assert float(result["train_acc"]) > 0.9 > 0.3 > float(curve[0]["train_acc"])
-    assert {"train_loss", "test_loss", "test_acc", "train_length", "test_length"} <= result.keys()
-    [session] = sessions_of(run)
-    assert session["status"] == "done" and session["packages"]["torch"] == torch.__version__
-    for ending in ("png", "pdf"):
-        assert (run / f"curves.{ending}").stat().st_size > 1000
+    assert json.loads((folder / "run.json").read_text())["sessions"][0]["status"] == "done"
+    assert all((folder / f"curves.{ending}").stat().st_size > 1000 for ending in ("png", "pdf"))
+    models = tiny.folder / "models"
+    assert {path.name for path in models.iterdir()} == {f"model_LR_0.01_Seed_0_{name}" for name in ("100", "final")}
+    model = GPT2LMHeadModel.from_pretrained(models / "model_LR_0.01_Seed_0_final").eval()
+    data = {name: pd.read_csv(tiny.folder / f"data/{name}.csv") for name in ("train", "test")}
+    for name, table in data.items():
+        assert accuracy_of(model, tiny.folder / f"data/{name}.csv") == pytest.approx(float(result[f"{name}_acc"]))
+        assert int(result[f"{name}_length"]) == len(table)
 
-    model = GPT2LMHeadModel.from_pretrained(tiny.folder / "models" / "model_LR_0.01_Seed_0_final").eval()
-    assert accuracy_of(model, tiny.folder / "data/test.csv") == pytest.approx(float(result["test_acc"]))
-    assert (tiny.folder / "models" / "model_LR_0.01_Seed_0_100").is_dir()
+    run(TRAINING, tiny.training | {"num_epochs": 15, "checkpoint_every": 5, "save_checkpoints": [],
+                                   "save_models": False, "model_seed_list": [3]}, tmp_path / "run")
+    model = build_gpt2(3, vocab_size=12, n_positions=3, n_layer=1, n_head=2, n_embd=16, n_inner=32)
+    assert model.config.activation_function == "relu" and model.lm_head.weight is model.transformer.wte.weight
+    optimizer, losses = torch.optim.AdamW(model.parameters(), weight_decay=0.1, betas=(0.9, 0.98)), {}
+    for epoch in range(16):
+        for name, table in data.items():
+            logits = model(tokens_of(table["data"])).logits[:, -1].double()
+            losses[name, epoch] = F.cross_entropy(logits, torch.tensor(table["labels"]))
+        optimizer.param_groups[0]["lr"] = 0.01 * min(1, 1 / 3 + epoch * 2 / 30)  # from a third, over ten steps
+        optimizer.zero_grad()
+        losses["train", epoch].backward()
+        optimizer.step()
+    for row in rows_of(tmp_path / "run/curves.csv"):
+        for name in data:
+            assert float(row[f"{name}_loss"]) == pytest.approx(losses[name, int(row["epoch"])].item(), rel=1e-4)
 
 
-def test_training_killed_and_started_again_ends_bit_identical(tiny, tmp_path):
+def test_training_killed_or_bereft_of_its_files_ends_bit_identical(tiny, tmp_path):
     values = tiny.training | {"num_epochs": 500, "checkpoint_every": 20}
-    folders = {}
-    for name in ("whole", "killed"):
-        folders[name] = tmp_path / name
-        folder = {"results_dir": str(tmp_path / name / "run"), "model_dir": str(tmp_path / name / "models")}
-        config = write_yaml(tmp_path / f"{name}.yaml", values | folder)
-        if name == "killed":
-            kill_when(start("train_algorithmic_models", config),
-                      lambda: (tmp_path / "killed/models/model_LR_0.01_Seed_0_100").exists())
-            assert not (tmp_path / "killed/run/results.csv").exists()
-        assert main(TRAINING, ["--config", str(config)]) == 0
-    assert rows_of(folders["killed"] / "run/results.csv") == rows_of(folders["whole"] / "run/results.csv")
-    assert ((folders["killed"] / "run/curves.csv").read_bytes()
-            == (folders["whole"] / "run/curves.csv").read_bytes())
-    for name in ("100", "final"):
-        weights = [(folders[run] / f"models/model_LR_0.01_Seed_0_{name}/model.safetensors").read_bytes()
-                   for run in folders]
-        assert weights[0] == weights[1]
-    assert len(list((folders["killed"] / "models").iterdir())) == 2  # nothing set aside, no rests
+
+    def made(name: str) -> dict:
+        """What a run leaves in data, in models and as curves, after it has been started again."""
+        run(TRAINING, values | {f"{kind}_dir": str(tmp_path / name / kind) for kind in ("data", "model")},
+            tmp_path / name / "results")
+        return {path.relative_to(tmp_path / name): path.read_bytes() for pattern in (
+            "data/*.csv", "results/curves.csv", "model/*/*.*") for path in (tmp_path / name).glob(pattern)}
+
+    whole = made("whole")
+    config = write_yaml(tmp_path / "killed.yaml", values | {
+        f"{kind}_dir": str(tmp_path / "killed" / kind) for kind in ("data", "model", "results")})
+    kill_when(start("train_algorithmic_models", config),
+              lambda: (tmp_path / "killed/model/model_LR_0.01_Seed_0_100").exists())
+    assert not (tmp_path / "killed/results/results.csv").exists()
+    assert made("killed") == whole and len(whole) == 2 + 1 + 2 * 3
+    record = (tmp_path / "killed/results/run.json").read_bytes()
+    shutil.rmtree(tmp_path / "killed/data")
+    assert made("killed") == whole and (tmp_path / "killed/results/run.json").read_bytes() == record  # nothing computed
+    shutil.rmtree(tmp_path / "killed/model")
+    assert made("killed") == whole
 
 
-def test_circuits_same_seed_same_table_and_what_the_rows_say(tiny, tmp_path):
-    config = write_yaml(tmp_path / "circuits.yaml", tiny.circuits | {
-        "gif": True, "gif_interval": 2, "operation_list": ["mlp", "attn"]})
-    for name in ("one", "two"):
-        assert main(CIRCUITS, ["--config", str(config), "--set", f"results_dir={tmp_path / name}",
-                               f"model_dir={tmp_path / f'circuits_{name}'}"]) == 0
-    assert rows_of(tmp_path / "one/results.csv") == rows_of(tmp_path / "two/results.csv")
-    assert (tmp_path / "one/ablations.csv").read_bytes() == (tmp_path / "two/ablations.csv").read_bytes()
+def test_transfer_trains_from_both_starts(tiny, tmp_path, capsys):
+    shutil.copytree(tiny.circuits["model_path"], tmp_path / "old")
+    (tmp_path / "old/generation_config.json").write_text('{"temperature": 0.5}')  # says nothing of what is trained
+    values = tiny.training | {
+        "transfer": str(tmp_path / "old"), "num_epochs": 20, "checkpoint_every": 1, "save_checkpoints": [],
+        "model_dir": str(tmp_path / "models")}
+    run(TRAINING, values, tmp_path / "run")
+    curves = {(row["start"], int(row["epoch"])): row for row in rows_of(tmp_path / "run/curves.csv")}
+    assert len(curves) == 2 * 21
+    [old] = rows_of(tiny.folder / "training/results.csv")
+    assert curves["transfer", 0]["test_acc"] == old["test_acc"]  # it starts where the other training ended
+    assert float(curves["fresh", 0]["test_acc"]) < 0.4
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == [
+        "model_LR_0.01_Seed_0_fresh_final", "model_LR_0.01_Seed_0_transfer_final"]
+    assert len({file.read_bytes() for file in (tmp_path / "models").glob("*/generation_config.json")}) == 1
 
-    mlp, attention = rows_of(tmp_path / "one/results.csv")
-    assert (mlp["operation"], attention["operation"]) == ("mlp", "attn")
-    assert (int(mlp["l0_max"]), int(attention["l0_max"])) == (2 * 16 * 32, 16 * 64)
-    frames = imageio.mimread(next((tmp_path / "one").glob("updates_*attn*.gif")))
-    assert len(frames) == 1 + 3  # the full model, epochs 2, 4 and 5
 
-    # the accuracies of the table are those of the saved circuit, ablated by one documented call
-    opened = opened_model(tiny.circuits["model_path"])
-    circuit, about = load_circuit(next((tmp_path / "circuits_one").glob("*mlp*")))
-    assert about["variable"] == "var_0" and about["operation"] == "mlp"
-    with masked(find_sublayer(opened, 0, "mlp"), circuit.ablation()):
-        accuracy = accuracy_of(opened.model, tiny.circuits["test_data_path"])
-    assert str(accuracy) == mlp["ablated_acc_test"]
-    ablations = rows_of(tmp_path / "one/ablations.csv")
-    assert [row["accuracy"] for row in ablations if row["operation"] == "mlp"][:2] == [
-        mlp["vanilla_acc_test"], mlp["ablated_acc_test"]]
+def test_a_loss_that_is_no_number_fails_in_one_sentence(tiny, tmp_path, capsys):
+    config = write_yaml(tmp_path / "c.yaml", tiny.training | {
+        "lr_list": [1e30], "results_dir": str(tmp_path / "run"), "model_dir": str(tmp_path / "models")})
+    assert main(TRAINING, ["--config", str(config)]) == 1
+    assert "lr_list" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert json.loads((tmp_path / "run/run.json").read_text())["sessions"][0]["status"] == "failed"
+    assert not (tmp_path / "run/results.csv").exists()
+
+
+# ------------------------------------------------------------------------------------ circuits
+
+def test_circuits_are_what_their_rows_say(tiny, tmp_path):
+    """Neighbors by scikit-learn, losses, and the whole model without the circuit or as many random neurons."""
+    values = tiny.circuits | {
+        "gif": True, "gif_interval": 2, "operation_list": ["mlp", "attn"], "model_seed_list": [3], "data_seed": 1,
+        "l0_lambda": 1e-3, "num_random_ablations": 3, "model_dir": str(tmp_path / "circuits")}
+    rows = run(CIRCUITS, values, tmp_path / "run")
+    assert [(row["operation"], int(row["l0_max"])) for row in rows] == [("mlp", 2 * 16 * 32), ("attn", 16 * 64)]
+    assert list(rows_of(tmp_path / "run/results.csv", drop="")[0])[-1] == "seconds"
+    frames = imageio.mimread(next((tmp_path / "run").glob("updates_*attn*.gif")))
+    assert len(frames) == 1 + 3  # the full sublayer, epochs 2, 4 and 5
+
+    opened, plain, data = opened_model(values["model_path"]), Plain(values["model_path"]), data_of(values)
+    plain.model = opened.model
+    labels = {name: torch.tensor(table["var_0"]) for name, table in data.items()}
+    known = draw_references(labels["train"], torch.Generator().manual_seed(1))
+    rest = [number for number in range(len(labels["train"])) if number not in known]
+    drawing = torch.Generator().manual_seed(3)
+    orders = [torch.randperm(len(labels["train"]), generator=drawing) for _ in range(6)]  # of five epochs, and after
+    for row in rows:
+        circuit, about = load_circuit(next((tmp_path / "circuits").glob(f"*_{row['operation']}_*")))
+        assert about["variable"] == "var_0" and about["operation"] == row["operation"]
+        sublayer, drawing = find_sublayer(opened, 0, row["operation"]), torch.Generator().manual_seed(3)
+        assert int(row["l0_norm"]) == sum(int((score > 0).sum()) * circuit.fan_in[name]
+                                          for name, score in circuit.scores.items()) > 0
+        shares = []
+        for masks in (sublayer.full_masks(), circuit.ablation(), *(circuit.random_ablation(drawing) for _ in range(3))):
+            with masked(sublayer, masks):
+                shares.append(accuracy_of(opened.model, values["test_data_path"]))
+        table = [line for line in rows_of(tmp_path / "run/ablations.csv") if line["operation"] == row["operation"]]
+        assert [float(line["accuracy"]) for line in table] == pytest.approx(shares)
+        assert [line["condition"] for line in table] == ["full", "circuit", *["random"] * 3]
+        assert len(set(shares[2:])) > 1
+        for column, wanted in {
+                "vanilla_acc_test": shares[0], "ablated_acc_test": shares[1],
+                "random_ablated_acc_test_mean": sum(shares[2:]) / 3,
+                "random_ablated_acc_test_std": statistics.stdev(shares[2:])}.items():
+            assert float(row[column]) == pytest.approx(wanted)
+
+        for prefix, masks in (("full_model_", sublayer.full_masks()), ("", circuit.masks())):
+            with masked(sublayer, masks):
+                updates = {name: plain.read(getattr(opened.blocks[0], row["operation"]), tokens_of(table["data"]), True)
+                           for name, table in data.items()}
+            oracle = KNeighborsClassifier(1, metric="cosine").fit(updates["train"][known], labels["train"][known])
+            assert float(row[f"{prefix}knn_dev_acc"]) == pytest.approx(
+                oracle.score(updates["train"][rest], labels["train"][rest]))
+            assert float(row[f"{prefix}knn_test_acc"]) == pytest.approx(oracle.score(updates["test"], labels["test"]))
+        every = torch.arange(len(labels["test"]))
+        for name, batches in (("train", orders[-1][:len(orders[-1]) // 20 * 20].split(20)), ("test", every.split(20))):
+            losses = [soft_nearest_neighbor_loss(updates[name][some], labels[name][some]).item() for some in batches]
+            assert float(row[f"{name}_loss"]) == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+        commonest = labels["train"].bincount().argmax()
+        assert float(row["majority_test_acc"]) == (labels["test"] == commonest).double().mean()
 
 
 def test_circuits_of_two_tasks_are_ablated_whole_and_map_by_map(tiny, tmp_path):
@@ -113,19 +220,16 @@ def test_circuits_of_two_tasks_are_ablated_whole_and_map_by_map(tiny, tmp_path):
         "multitask": True, "n_positions": 5, "num_epochs": 100, "save_checkpoints": [],
         "intermediate_functions_1": [["a_mod_3", 1, 3], ["b_mod_4", 1, 3]],
         "intermediate_functions_2": [["a_mod_3", 1, 2], ["b_mod_5", 1, 2]],
-        "data_dir": str(tmp_path / "data"), "model_dir": str(tmp_path / "models"), "results_dir": str(tmp_path / "run")}
-    assert main(TRAINING, ["--config", str(write_yaml(tmp_path / "t.yaml", training))]) == 0
+        "data_dir": str(tmp_path / "data"), "model_dir": str(tmp_path / "models")}
+    run(TRAINING, training, tmp_path / "training")
     tasks = {task: str(tmp_path / f"data/{task}") for task in ("Task_1", "Task_2")}
-    config = write_yaml(tmp_path / "c.yaml", tiny.circuits | {
+    model = str(tmp_path / "models/model_LR_0.01_Seed_0_final")
+    [row] = run(CIRCUITS, tiny.circuits | {
         "task": "multitask", "train_data_path": f"{tasks['Task_1']}/train.csv", "probe_index_list": [4],
         "test_data_path": f"{tasks['Task_1']}/test.csv", "lm_same_task_path": f"{tasks['Task_1']}/test.csv",
-        "lm_different_task_path": f"{tasks['Task_2']}/test.csv", "operation_list": ["attn"],
-        "model_path": str(tmp_path / "models/model_LR_0.01_Seed_0_final"), "model_dir": str(tmp_path / "circuits"),
-        "results_dir": str(tmp_path / "probing")})
-    assert main(CIRCUITS, ["--config", str(config)]) == 0
-    [row] = rows_of(tmp_path / "probing/results.csv")
-    [file] = (tmp_path / "circuits").iterdir()
-    opened = opened_model(tmp_path / "models/model_LR_0.01_Seed_0_final")
+        "lm_different_task_path": f"{tasks['Task_2']}/test.csv", "operation_list": ["attn"], "model_path": model,
+        "model_dir": str(tmp_path / "circuits")}, tmp_path / "probing")
+    opened, [file] = opened_model(model), (tmp_path / "circuits").iterdir()
     sublayer, (circuit, _) = find_sublayer(opened, 0, "attn"), load_circuit(file)
     for name, task in (("same", "Task_1"), ("different", "Task_2")):
         for prefix, maps in (("", None), ("c_attn_", ("c_attn",)), ("c_proj_", ("c_proj",))):
@@ -136,209 +240,190 @@ def test_circuits_of_two_tasks_are_ablated_whole_and_map_by_map(tiny, tmp_path):
     assert float(row["c_attn_ablated_acc_same"]) < float(row["vanilla_acc_same"])
 
 
-def test_circuits_killed_and_started_again_keep_what_was_done(tiny, tmp_path):
-    values = tiny.circuits | {"num_epochs": 150, "model_seed_list": [0, 1, 2], "save_models": False}
-    whole = write_yaml(tmp_path / "whole.yaml", values | {"results_dir": str(tmp_path / "whole")})
-    killed = write_yaml(tmp_path / "killed.yaml", values | {"results_dir": str(tmp_path / "killed")})
-    table = tmp_path / "killed/results.csv"
-    kill_when(start("circuit_probing", killed), table.exists)
-    done = table.read_text().splitlines()[1:]
-    assert 0 < len(done) < 6
-    assert [session["status"] for session in sessions_of(tmp_path / "killed")] == ["running"]
-    for config in (killed, whole):
-        assert main(CIRCUITS, ["--config", str(config)]) == 0
-    assert table.read_text().splitlines()[1:1 + len(done)] == done  # with their seconds: not recomputed
-    assert rows_of(table) == rows_of(tmp_path / "whole/results.csv")
-    assert (tmp_path / "killed/ablations.csv").read_bytes() == (tmp_path / "whole/ablations.csv").read_bytes()
+def test_checkpoints_sweep_in_one_table_and_data_need_no_further_columns(tiny, tmp_path):
+    for name in ("train", "test"):
+        pd.read_csv(tiny.folder / f"data/{name}.csv")[["data", "labels", "var_0"]].to_csv(tmp_path / f"{name}.csv")
+    models = tiny.folder / "models"
+    rows = run(CIRCUITS, tiny.circuits | {
+        "model_path": str(models / "model_LR_0.01_Seed_{model_seed}_{checkpoint}"), "checkpoint_list": [100, "final"],
+        "operation_list": ["mlp"], "save_models": False,
+        **{f"{name}_data_path": str(tmp_path / f"{name}.csv") for name in ("train", "test")}}, tmp_path / "run")
+    for row in rows:
+        model = GPT2LMHeadModel.from_pretrained(models / f"model_LR_0.01_Seed_0_{row['checkpoint']}").eval()
+        assert float(row["vanilla_acc_test"]) == accuracy_of(model, tiny.circuits["test_data_path"])
+    assert [row["checkpoint"] for row in rows] == ["100", "final"]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_other_methods_same_seed_same_table_also_after_a_kill(method, tiny, tmp_path):
-    seeds = {"model_seed_list": list(range(6))} | ({"epochs": 60} if method == "DAS" else {"num_epochs": 60})
-    for name in ("killed", "whole"):
-        config = write_yaml(tmp_path / f"{name}.yaml", tiny.methods[method] | seeds | {
-            "results_dir": str(tmp_path / name)})
-        if name == "killed":
-            kill_when(start(method, config), (tmp_path / "killed/results.csv").exists)
-            done = (tmp_path / "killed/results.csv").read_text().splitlines()[1:]
-            assert 0 < len(done) < 12
-        assert main(METHODS[method], ["--config", str(config)]) == 0
-    assert (tmp_path / "killed/results.csv").read_text().splitlines()[1:1 + len(done)] == done
-    for table in (tmp_path / "whole").glob("*.csv"):
-        assert rows_of(tmp_path / "killed" / table.name) == rows_of(table)
-    assert len(rows_of(tmp_path / "whole/results.csv")) == 12
+# ------------------------------------------------------------------------------------ the other methods
 
-
-def test_probing_counts_what_its_examples_say(tiny, tmp_path):
-    config = write_yaml(tmp_path / "c.yaml", tiny.methods["probing"] | {"results_dir": str(tmp_path / "run")})
-    assert main(METHODS["probing"], ["--config", str(config)]) == 0
+def test_probing_is_its_plain_computation(tiny, tmp_path):
+    """A probe trained on shuffled batches, and embeddings moved one by one, patched in and run through what follows."""
+    values = tiny.methods["probing"] | {"model_seed_list": [2], "num_epochs": 5}
+    rows = run(METHODS["probing"], values, tmp_path / "run")
+    plain, data = Plain(values["model_path"]), data_of(values)
+    labels = {name: torch.tensor(table["var_0"]) for name, table in data.items()}
+    answers, expected, targets = (torch.tensor(data["test"][column]) for column in (
+        "labels", "CF_Label_1", "counter_var_0"))
+    changed = (answers != expected).nonzero().flatten()
     examples = pd.read_csv(tmp_path / "run/counterfactual_examples.csv")
-    for _, row in pd.read_csv(tmp_path / "run/results.csv").iterrows():
-        own = examples[examples["residual_location"] == row["residual_location"]]
-        assert len(own) == row["counterfactual_dataset_size"]
-        assert (own["label"] != own["cf_label"]).all()
-        for name in ("embedding_success", "predicts_cf_label", "predicts_original_label"):
-            assert own[name].mean() == pytest.approx(row[f"counterfactual_{name}"])
-        assert own["logit_diff"].mean() == pytest.approx(row["counterfactual_average_logit_diff"])
+    assert [row["residual_location"] for row in rows] == ["resid_mid", "resid_post"]
+    for row in rows:
+        where = row["residual_location"]
+        activations = {name: plain.at(where, tokens_of(table["data"])) for name, table in data.items()}
+        torch.manual_seed(2)
+        probe, drawing = nn.Linear(16, 11), torch.Generator().manual_seed(2)
+        optimizer = torch.optim.AdamW(probe.parameters(), lr=0.1)
+
+        def batches(drawing=drawing):
+            return torch.randperm(84, generator=drawing)[:80].split(20)
+
+        def loss(name, some, probe=probe, activations=activations):
+            return F.cross_entropy(probe(activations[name][some]), labels[name][some])
+
+        for some in (some for _ in range(5) for some in batches()):
+            optimizer.zero_grad()
+            loss("train", some).backward()
+            optimizer.step()
+        probe.requires_grad_(False)
+        moved = []
+        for number in changed:
+            moved.append(activations["test"][number].clone().requires_grad_(True))
+            optimizer = torch.optim.AdamW([moved[-1]], lr=0.1)
+            for _ in range(20):
+                optimizer.zero_grad()
+                F.cross_entropy(probe(moved[-1]), targets[number]).backward()
+                optimizer.step()
+        moved, each = torch.stack(moved).detach(), torch.arange(len(changed))
+        after, before = plain.above(where, moved), plain.above(where, activations["test"][changed])
+        differences = [logits[each, expected[changed]] - logits[each, answers[changed]] for logits in (after, before)]
+        wanted = {
+            "train_loss": torch.stack([loss("train", some) for some in batches()]).mean(),
+            "test_loss": torch.stack([loss("test", some) for some in torch.arange(len(answers)).split(20)]).mean(),
+            "test_acc": share(probe(activations["test"]), labels["test"]),
+            "counterfactual_embedding_success": share(probe(moved), targets[changed]),
+            "counterfactual_predicts_cf_label": share(after, expected[changed]),
+            "counterfactual_predicts_original_label": share(after, answers[changed]),
+            "counterfactual_average_logit_diff": (differences[0] / differences[1]).mean(),
+            "counterfactual_dataset_size": len(changed)}
+        assert {name: float(row[name]) for name in wanted} == pytest.approx(
+            {name: float(value) for name, value in wanted.items()}, rel=1e-3)
+        own = examples[examples["residual_location"] == where]
+        assert own["row"].tolist() == changed.tolist() and own["target"].tolist() == targets[changed].tolist()
+        assert own["logit_diff"].mean() == pytest.approx(float(row["counterfactual_average_logit_diff"]))
 
 
-def test_amnesic_probing_of_two_tasks(tiny, tmp_path):
+def test_amnesic_probing_is_its_plain_computation(tiny, tmp_path):
+    """Of a split erased by its own eraser and by that of train; the other task, here the same data, is the same."""
     values = tiny.methods["amnesic_probing"]
-    tasks = {f"t2_{split}_data_path": values[f"{split}_data_path"] for split in ("train", "test")}
-    config = write_yaml(tmp_path / "c.yaml", values | tasks | {
-        "multitask": True, "results_dir": str(tmp_path / "run"), "residual_location_list": ["resid_mid"]})
-    assert main(METHODS["amnesic_probing"], ["--config", str(config)]) == 0
-    [row] = rows_of(tmp_path / "run/results.csv")  # the other task is the same data, so its figures are the same
-    for name in ("train_acc", "test_acc", "train_vanilla_acc", "test_vanilla_acc", "heldout_acc"):
-        assert row[f"same_{name}"] == row[f"diff_{name}"]
-    assert float(row["same_train_acc"]) < float(row["same_train_vanilla_acc"])
-    assert float(row["same_train_post_erasure_probe_acc"]) < float(row["same_train_pre_erasure_probe_acc"])
+    rows = run(METHODS["amnesic_probing"], values | {
+        "model_seed_list": [4], "num_random_erasures": 3, "multitask": True, **{
+            f"t2_{name}_data_path": values[f"{name}_data_path"] for name in ("train", "test")}}, tmp_path / "run")
+    plain, data = Plain(values["model_path"]), data_of(values)
+    labels, answers = ({name: torch.tensor(table[column]) for name, table in data.items()} for column in (
+        "var_0", "labels"))
+    assert [row["residual_location"] for row in rows] == ["resid_mid", "resid_post"]
+    for row in rows:
+        where, drawing = row["residual_location"], torch.Generator().manual_seed(4)
+        points = {name: plain.at(where, tokens_of(table["data"])) for name, table in data.items()}
+        erasers = {name: fit_eraser(points[name], labels[name], 11) for name in data}
+
+        def answered(name, erase=lambda activations: activations, where=where, points=points) -> float:
+            return share(plain.above(where, erase(points[name])), answers[name])
+
+        def read(name, erase=lambda activations: activations, points=points) -> float:
+            return decodability(erase(points[name]), labels[name], 11, lr=0.1, num_steps=100, seed=4)
+
+        rank = erased_rank(erasers["train"])
+        draws = [answered("test", random_eraser(points["train"], rank, drawing)) for _ in range(3)]
+        wanted = {
+            "erased_rank": rank, "same_heldout_acc": answered("test", erasers["train"]),
+            "same_heldout_post_erasure_probe_acc": read("test", erasers["train"]),
+            "same_random_heldout_acc_mean": sum(draws) / 3, "same_random_heldout_acc_std": statistics.stdev(draws)}
+        for name, eraser in erasers.items():
+            wanted |= {f"same_{name}_vanilla_acc": answered(name), f"same_{name}_acc": answered(name, eraser),
+                       f"same_{name}_pre_erasure_probe_acc": read(name),
+                       f"same_{name}_post_erasure_probe_acc": read(name, eraser)}
+        for name, value in wanted.items():  # a probe that reads little hangs on rounding
+            assert float(row[name]) == pytest.approx(value, abs=0.05 if "probe" in name else 1e-9), name
+        assert len(set(draws)) > 1
+        for name in ("train_acc", "test_acc", "train_vanilla_acc", "test_vanilla_acc", "heldout_acc"):
+            assert row[f"same_{name}"] == row[f"diff_{name}"]
 
 
 def test_das_saves_what_it_reports_at_any_position(tiny, tmp_path):
-    config = write_yaml(tmp_path / "c.yaml", tiny.methods["DAS"] | {
-        "save_models": True, "model_dir": str(tmp_path / "alignments"), "location_list": ["attn"]})
-    opened = opened_model(tiny.methods["DAS"]["model_path"])
-    for token_range in ("2_3", "1_2"):  # at the last position the fast way, elsewhere through the whole model
-        run = tmp_path / token_range
-        assert main(METHODS["DAS"], ["--config", str(config), "--set", f"results_dir={run}",
-                                     f"token_range='{token_range}'", f"model_dir={run}"]) == 0
-        [row] = rows_of(run / "results.csv")
-        assert float(row["rotation_error"]) < 1e-5
-        assert len(rows_of(run / "training_log.csv")) == 10
-        alignment, about = load_alignment(next(run.glob("*.safetensors")))
-        pairs = read_sequences("test", tiny.methods["DAS"]["test_path"], [], DEVICE, about["position"],
-                               Exchange("CF_Label_0"))
-        site = Site(about["target_layer"], "resid_mid")
-        exchanged = alignment.intervene(*(opened.read(own, [site])[0] for own in (pairs, pairs.source)))
-        states = run_all(opened.patched(pairs, site), exchanged)
-        accuracy = opened.is_right(states, pairs.exchanged).double().mean().item()
-        assert accuracy == pytest.approx(float(row["interchange_intervention_acc"]), abs=1.5 / len(pairs))
+    values = tiny.methods["DAS"] | {"save_models": True, "location_list": ["attn"]}
+    opened, plain = opened_model(values["model_path"]), Plain(values["model_path"])
+    for token_range in ("2_3", "1_2"):  # at the last position by the suffix forward, elsewhere by the whole model
+        own = values | {"token_range": token_range, "model_dir": str(tmp_path / f"saved_{token_range}")}
+        [row] = run(METHODS["DAS"], own, tmp_path / token_range)
+        assert float(row["rotation_error"]) < 1e-5 and len(rows_of(tmp_path / token_range / "training_log.csv")) == 10
+        alignment, about = load_alignment(next((tmp_path / f"saved_{token_range}").iterdir()))
+        assert float(row["dimensions"]) == pytest.approx(16 * alignment.width) and about["counterfactual_label"]
+        config = load_config(tmp_path / f"{token_range}.yaml", METHODS["DAS"].schema)
+        settings, site = expand_settings(config), Site(0, "resid_mid")
+        data = METHODS["DAS"].prepare(config, settings, DEVICE).data(settings[0])
+        found = {}
+        for name, pairs in data.pairs.items():
+            base, source = (opened.activations(side, [site])[site] for side in (pairs.base, pairs.source))
+            states = opened.patched(pairs.base, site)(alignment.intervene(base, source), torch.arange(len(base)))
+            found[name] = opened.is_right(states, pairs.counterfactual).double()
+            if token_range == "2_3":
+                table = pd.read_csv(values[f"{name}_path"])
+                moved = alignment.intervene(*(plain.at("resid_mid", tokens_of(table[column])) for column in (
+                    "data", "counterfactual_data")))
+                assert found[name].mean() == pytest.approx(
+                    share(plain.above("resid_mid", moved), table["CF_Label_0"]), abs=0.02)
+        validation = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[50:70]
+        assert float(row["val_acc"]) == pytest.approx(found["train"][validation].mean().item(), abs=0.06)
+        assert float(row["interchange_intervention_acc"]) == pytest.approx(found["test"].mean().item(), abs=0.04)
+    [row] = run(METHODS["DAS"], values | {"choose_on": "test", "save_models": False}, tmp_path / "test")
+    assert row["interchange_intervention_acc"] == max(
+        (line["selection_acc"] for line in rows_of(tmp_path / "test/training_log.csv")), key=float)
 
 
-def test_an_answer_after_the_exchange_of_another_variable_is_said(tiny, tmp_path, capsys):
+def test_an_answer_after_the_interchange_of_another_variable_is_said(tiny, tmp_path, capsys):
     """As in the paper's configs of variables that a task does not need."""
     for label, said in (("CF_Label_0", True), ("CF_Label_1", False)):
         config = write_yaml(tmp_path / "c.yaml", tiny.methods["probing"] | {
             "counterfactual_label": label, "results_dir": str(tmp_path / "run")})
         assert main(METHODS["probing"], ["--check", "--config", str(config)]) == 0
-        assert ("CF_Label_0 is the answer after an exchange of var_1, not of var_0" in capsys.readouterr().out) == said
+        assert ("CF_Label_0 is the answer after an interchange of var_1, not of var_0"
+                in capsys.readouterr().out) == said
 
 
-def test_transfer_trains_from_both_starts(tiny, tmp_path, capsys):
-    shutil.copytree(tiny.circuits["model_path"], tmp_path / "old")
-    (tmp_path / "old/generation_config.json").write_text('{"temperature": 0.5}')  # says nothing of what is trained
-    config = write_yaml(tmp_path / "c.yaml", tiny.training | {
-        "transfer": str(tmp_path / "old"), "num_epochs": 20, "checkpoint_every": 1, "save_checkpoints": [],
-        "results_dir": str(tmp_path / "run"), "model_dir": str(tmp_path / "models")})
-    assert main(TRAINING, ["--config", str(config)]) == 0
-    curves = {(row["start"], int(row["epoch"])): row for row in rows_of(tmp_path / "run/curves.csv")}
-    assert len(curves) == 2 * 21
-    [old] = rows_of(tiny.folder / "training/results.csv")
-    assert curves["transfer", 0]["test_acc"] == old["test_acc"]  # it starts where the other training ended
-    assert float(curves["fresh", 0]["test_acc"]) < 0.4
-    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == [
-        "model_LR_0.01_Seed_0_fresh_final", "model_LR_0.01_Seed_0_transfer_final"]
-    assert len({file.read_bytes() for file in (tmp_path / "models").glob("*/generation_config.json")}) == 1
-    shutil.copy(tiny.folder / "models/model_LR_0.01_Seed_0_100/model.safetensors", tmp_path / "old")
-    assert main(TRAINING, ["--config", str(config)]) == 2
-    assert "holds a run of another" in capsys.readouterr().err
+# ------------------------------------------------------------------------------------ every script
+
+def values_of(script, tiny, folder) -> dict:
+    """A quick config of a script, which saves what it can in a folder."""
+    if script in (TRAINING, SENTENCES):
+        own = tiny.training if script is TRAINING else {"file_list": ["SV_Agr"]}
+        return own | {"data_dir": str(folder / "data")} | ({"model_dir": str(folder / "saved")} if script is TRAINING
+                                                           else {})
+    own = {CIRCUITS: tiny.circuits, COMPARISON: comparison_values(tiny.folder) | {
+        "variable_list": ["var_0"], "method_list": ["random", "das", "circuit_update"], "save_pairs": True}}
+    own = own.get(script) or tiny.methods[script.name]
+    return own | ({"save_models": True, "model_dir": str(folder / "saved")} if "model_dir" in script.schema.model_fields
+                  else {})
 
 
-def test_a_run_does_not_go_on_with_another_model_or_other_data(tiny, tmp_path, capsys):
-    shutil.copytree(tiny.circuits["model_path"], tmp_path / "model")
-    shutil.copy(tiny.circuits["test_data_path"], tmp_path / "test.csv")
-    values = tiny.circuits | {"model_path": str(tmp_path / "model"), "test_data_path": str(tmp_path / "test.csv"),
-                              "results_dir": str(tmp_path / "run"), "save_models": False}
-    config = str(write_yaml(tmp_path / "c.yaml", values))
-    assert main(CIRCUITS, ["--config", config]) == 0
-    before = (tmp_path / "run/results.csv").read_bytes()
-    for changed, content in (("model/model.safetensors",
-                              (tiny.folder / "models/model_LR_0.01_Seed_0_100/model.safetensors").read_bytes()),
-                             ("test.csv", (tmp_path / "test.csv").read_bytes()[:-20])):
-        original = (tmp_path / changed).read_bytes()
-        (tmp_path / changed).write_bytes(content.rsplit(b"\n", 1)[0] + b"\n" if changed == "test.csv" else content)
-        assert main(CIRCUITS, ["--config", config]) == 2
-        said = capsys.readouterr().err
-        assert f"holds a run of another {tmp_path / changed}" in said
-        (tmp_path / changed).write_bytes(original)
-    assert main(CIRCUITS, ["--config", config]) == 0
-    assert (tmp_path / "run/results.csv").read_bytes() == before
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+def test_same_seed_same_table_another_seed_another(script, tiny, tmp_path):
+    """And a seed gives the same whatever other seeds are in the list."""
+    made = {}
+    for name, seeds in (("first", [0, 1]), ("second", [1, 0])):
+        rows = run(script, values_of(script, tiny, tmp_path / name) | {"model_seed_list": seeds}, tmp_path / name)
+        assert {row["model_seed"] for row in rows} == {"0", "1"}
+        made[name] = {file.name: sorted(map(str, rows_of(file))) for file in (tmp_path / name).glob("*.csv")} | {
+            file.name: file.read_bytes() for file in (tmp_path / name).glob("saved/*")}
+    assert made["first"] == made["second"]
+    by_seed = [[{name: value for name, value in row.items() if name != "model_seed"} for row in rows
+                if row["model_seed"] == seed] for seed in "01"]
+    assert all(one != other or one.get("method") == "circuit_update"  # whose batch is all there is
+               for one, other in zip(*by_seed, strict=True))
 
 
-def test_what_was_deleted_is_made_again_and_nothing_else(tiny, tmp_path):
-    config = write_yaml(tmp_path / "c.yaml", tiny.training | {
-        "results_dir": str(tmp_path / "run"), "model_dir": str(tmp_path / "models"),
-        "data_dir": str(tmp_path / "data")})
-    assert main(TRAINING, ["--config", str(config)]) == 0
-    before = rows_of(tmp_path / "run/results.csv")
-    weights = {path: path.read_bytes() for path in (tmp_path / "models").rglob("*.safetensors")}
-    for name in ("models", "data"):
-        shutil.rmtree(tmp_path / name)
-    assert main(TRAINING, ["--config", str(config)]) == 0
-    assert rows_of(tmp_path / "run/results.csv") == before
-    assert {path: path.read_bytes() for path in (tmp_path / "models").rglob("*.safetensors")} == weights
-    assert (tmp_path / "data/train.csv").exists()
-    record = (tmp_path / "run/run.json").read_bytes()
-    assert main(TRAINING, ["--config", str(config)]) == 0
-    assert (tmp_path / "run/run.json").read_bytes() == record  # nothing was left to do
-
-
-def test_ctrl_c_ends_in_one_sentence_and_the_run_goes_on(tiny, tmp_path):
-    config = write_yaml(tmp_path / "c.yaml", tiny.circuits | {
-        "num_epochs": 150, "results_dir": str(tmp_path / "run"), "save_models": False})
-    process = start("circuit_probing", config)
-    while not (tmp_path / "run/run.json").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors.splitlines() == ["circuit_probing: interrupted; the same command goes on from here."]
-    assert main(CIRCUITS, ["--config", str(config)]) == 0
-    assert [session["status"] for session in sessions_of(tmp_path / "run")] == ["interrupted", "done"]
-
-
-def test_data_without_an_index_column_will_do(tiny, tmp_path):
-    for name in ("train", "test"):
-        table = pd.read_csv(tiny.folder / f"data/{name}.csv")
-        table[["data", "labels", "var_0"]].to_csv(tmp_path / f"{name}.csv", index=False)
-    config = write_yaml(tmp_path / "c.yaml", tiny.circuits | {
-        "train_data_path": str(tmp_path / "train.csv"), "test_data_path": str(tmp_path / "test.csv"),
-        "results_dir": str(tmp_path / "run"), "save_models": False, "num_epochs": 1})
-    assert main(CIRCUITS, ["--config", str(config)]) == 0
-
-
-def test_a_loss_that_is_no_number_fails_in_one_sentence(tiny, tmp_path, capsys):
-    config = write_yaml(tmp_path / "c.yaml", tiny.training | {
-        "lr_list": [1e30], "results_dir": str(tmp_path / "run"), "model_dir": str(tmp_path / "models")})
-    assert main(TRAINING, ["--config", str(config)]) == 1
-    assert "lr_list" in capsys.readouterr().err.strip().splitlines()[-1]
-    assert [session["status"] for session in sessions_of(tmp_path / "run")] == ["failed"]
-    assert not (tmp_path / "run/results.csv").exists()
-
-
-def test_checkpoints_and_seeds_sweep_in_one_table(tiny, tmp_path):
-    shutil.copytree(tiny.folder / "models", tmp_path / "models")
-    config = write_yaml(tmp_path / "c.yaml", tiny.circuits | {
-        "model_path": str(tmp_path / "models" / "model_LR_0.01_Seed_{model_seed}_{checkpoint}"),
-        "checkpoint_list": [100, "final"], "operation_list": ["mlp"], "results_dir": str(tmp_path / "run"),
-        "save_models": False})
-    assert main(CIRCUITS, ["--config", str(config)]) == 0
-    assert [row["checkpoint"] for row in rows_of(tmp_path / "run/results.csv")] == ["100", "final"]
-
-
-def test_reinitialised_models_do_not_know_the_task(tiny, tmp_path):
-    for control in ("random_init=true", "reinit_embeddings=true", "layer_reinit=0", "layer_reinit=true"):
-        arguments = ["--config", str(write_yaml(tmp_path / "c.yaml", tiny.circuits)), "--set", control,
-                     f"results_dir={tmp_path / control}", "save_models=false", "operation_list=[mlp]"]
-        assert main(CIRCUITS, arguments) == 0
-        [row] = rows_of(tmp_path / control / "results.csv")
-        assert float(row["vanilla_acc_test"]) < 0.3
-
-
-@pytest.mark.parametrize("script", [TRAINING, SENTENCES, CIRCUITS, *METHODS.values()], ids=lambda script: script.name)
-def test_help_tells_every_key_with_its_meaning(script, capsys):
+@pytest.mark.parametrize("script", [TRAINING, SENTENCES, *SCRIPTS.values()], ids=lambda script: script.name)
+def test_help_says_every_key_and_check_computes_and_writes_nothing(script, tiny, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(script, ["--help"])
     said = " ".join(capsys.readouterr().out.split())
@@ -347,24 +432,10 @@ def test_help_tells_every_key_with_its_meaning(script, capsys):
     for name, default, meaning in describe_keys(script.schema):
         assert meaning, name
         assert " ".join(f"{name}{f' ({default})' if default else ''}: {meaning}".split()) in said
-
-
-def test_the_page_of_keys_is_what_the_scripts_say():
-    maker = PROJECT_ROOT / "docs/make_keys.py"
-    if not maker.exists():
-        pytest.skip("there is no docs/make_keys.py")
-    assert runpy.run_path(str(maker))["page"]() == (PROJECT_ROOT / "docs/keys.md").read_text()
-
-
-def test_check_says_what_is_left_and_computes_and_writes_nothing(tiny, tmp_path, capsys):
-    values = {TRAINING: tiny.training | {"data_dir": str(tmp_path / "data"), "model_dir": str(tmp_path / "models")},
-              SENTENCES: {"file_list": ["SV_Agr"], "data_dir": str(tmp_path / "sentences")}, CIRCUITS: tiny.circuits}
-    values |= {METHODS[method]: own for method, own in tiny.methods.items()}
     before = set(tiny.folder.rglob("*"))
-    for script, own in values.items():
-        config = write_yaml(tmp_path / f"{script.name}.yaml", own | {"results_dir": str(tmp_path / script.name)})
-        assert main(script, ["--config", str(config), "--check"]) == 0
-        first, *lines = capsys.readouterr().out.splitlines()
-        count = len(expand_settings(load_config(config, script.schema)))
-        assert first == f"{tmp_path / script.name}: {count} of {count} settings to compute." and len(lines) == count
-    assert {path.suffix for path in tmp_path.iterdir()} == {".yaml"} and set(tiny.folder.rglob("*")) == before
+    config = write_yaml(tmp_path / "c.yaml", values_of(script, tiny, tmp_path) | {"results_dir": str(tmp_path / "run")})
+    assert main(script, ["--config", str(config), "--check"]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    count = len(expand_settings(load_config(config, script.schema)))
+    assert first == f"{tmp_path / 'run'}: {count} of {count} settings to compute." and len(lines) == count
+    assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"] and set(tiny.folder.rglob("*")) == before

@@ -13,11 +13,10 @@ from conftest import CIRCUITS, DEVICE, METHODS, write_yaml
 from interp.experiment import main
 from interp.models.family import family_of
 from interp.models.loading import load_model, load_tokenizer
-from interp.models.opened import OpenModel
+from interp.models.open_model import OpenModel
 from interp.runs.settings import expand_settings
-from interp.tasks.question import Data
+from interp.tasks.study import Data
 from language_model import language_loss, word_level_tokenizer
-from test_analysis import drawn
 
 SHE = ("anna", "clara", "emma", "julia", "laura", "maria", "nora", "olga", "paula", "sara")
 HE = ("adam", "carl", "david", "eric", "frank", "hugo", "ivan", "john", "mark", "paul")
@@ -106,14 +105,14 @@ def ask(own, method: str, variable: str, results: Path, **changes) -> pd.DataFra
     return pd.read_csv(results / "results.csv")
 
 
-def examples_of(own, method: str, variable: str, **changes) -> Data:
+def data_of(own, method: str, variable: str, **changes) -> Data:
     config = SCRIPTS[method].schema(**values_of(own, method, variable, own.folder / "never") | changes)
     settings = expand_settings(config)
     return SCRIPTS[method].prepare(config, settings, DEVICE).data(settings[0])
 
 
 @pytest.mark.parametrize("variable", TASKS)
-def test_every_method_asks_a_task_of_ones_own(variable, own, tmp_path, analyse):
+def test_every_method_asks_a_task_of_ones_own(variable, own, tmp_path):
     values = own.tables[variable][variable].nunique()
     folders = {"circuit_probing": "small"} | {method: f"{folder}/small" for method, folder in (
         ("probing", "linear_probing"), ("amnesic_probing", "amnesic"), ("DAS", "DAS"))}
@@ -145,44 +144,31 @@ def test_every_method_asks_a_task_of_ones_own(variable, own, tmp_path, analyse):
     for method, table in found.items():
         assert len(table) == 4 and ("gen_acc" in table) == (variable == "tense" and method == "probing")
 
-    layers = analyse("summarize_layers", "--model", "small", "--results", tmp_path, "--out", tmp_path / "layers")
-    if variable != "tense":
-        assert layers.returncode == 2 and "gen" in layers.stderr and not (tmp_path / "layers").exists()
-        return
-    assert layers.returncode == 0 and "missing" in layers.stdout  # the MLP probe was not asked
-    table = pd.read_csv(tmp_path / "layers/layers.csv")
-    [row] = [row for _, row in table.iterrows() if (row["layer"], row["component"]) == (1, "MLP")]
-    assert row["linear probe (generalization)"] == pytest.approx(last["probing"]["gen_acc"])
-    assert row["LEACE: accuracy lost (IID)"] == pytest.approx(
-        last["amnesic_probing"]["vanilla_acc"] - last["amnesic_probing"]["heldout_acc"])
-    assert row["circuit ablated: accuracy lost (IID)"] == pytest.approx(
-        last["circuit_probing"]["vanilla_acc_iid"] - last["circuit_probing"]["ablated_acc_iid"])
-    assert drawn(tmp_path / "layers") == {"layers"}
-
 
 @pytest.mark.parametrize("variable", TASKS)
 def test_a_drawn_source_has_another_value_and_its_answer_is_what_an_exchange_should_give(variable, own):
-    data = examples_of(own, "DAS", variable)
+    data = data_of(own, "DAS", variable)
     model = OpenModel(load_model("", str(own.folder / "model"), DEVICE), family_of(GPT2Config()))
-    for examples in (data.train, data.tests["test"]):
-        assert set(examples.source.texts) <= set(examples.texts)  # of the same split
-        assert (examples.source.variables[variable] != examples.variables[variable]).all()
-        assert examples.exchanged.right.equal(examples.source.answer.right)
-        assert (examples.exchanged.right != examples.answer.right).all()
-        untouched = model.answer(examples)
-        assert model.is_right(untouched, examples.answer).double().mean() > 0.97
-        assert not model.is_right(untouched, examples.exchanged).any()  # an exchange that does nothing is no success
-    other = examples_of(own, "DAS", variable, data_seed=1)
-    assert other.train.texts != data.train.texts and other.train.source.texts != data.train.source.texts
+    for pairs in data.pairs.values():
+        base, source = pairs.base, pairs.source
+        assert set(source.texts) <= set(base.texts)  # of the same split
+        assert (source.variables[variable] != base.variables[variable]).all()
+        assert pairs.counterfactual.right.equal(source.answer.right)
+        assert (pairs.counterfactual.right != base.answer.right).all()
+        untouched = model.final_states(base)
+        assert model.is_right(untouched, base.answer).double().mean() > 0.97
+        assert not model.is_right(untouched, pairs.counterfactual).any()  # doing nothing is no success
+    other = data_of(own, "DAS", variable, data_seed=1)
+    assert all(getattr(other.pairs["train"], side).texts != getattr(data.pairs["train"], side).texts
+               for side in ("base", "source"))
 
 
 def test_exchanging_what_the_answer_does_not_depend_on_leaves_it_as_it_is(own, tmp_path, capsys):
     of_role = {"data_path": str(own.folder / "gender.csv"), "answer_variable": "gender"}
-    examples = examples_of(own, "DAS", "role", **of_role).tests["test"]
-    assert (examples.source.variables["role"] != examples.variables["role"]).all()
-    assert examples.exchanged.right.equal(examples.answer.right)
-    assert examples.exchanged.wrong.equal(examples.answer.wrong)
-    same = (examples.source.answer.right == examples.answer.right).double().mean().item()
+    pairs = data_of(own, "DAS", "role", **of_role).pairs["test"]
+    assert (pairs.source.variables["role"] != pairs.base.variables["role"]).all()
+    assert pairs.counterfactual == pairs.base.answer
+    same = (pairs.source.answer.right == pairs.base.answer.right).double().mean().item()
     table = ask(own, "DAS", "role", tmp_path / "run", **of_role, epochs=60)
     assert table["full_interchange_acc"].iloc[-1] == pytest.approx(same, abs=0.02)  # gender goes along with it
     assert table["interchange_intervention_acc"].iloc[-1] > table["full_interchange_acc"].iloc[-1] + 0.2
@@ -203,13 +189,13 @@ def test_sources_of_ones_own_are_what_is_exchanged(own, tmp_path, capsys):
     pairs = minimal_pairs()
     pairs.to_csv(tmp_path / "pairs.csv", index=False)
     changes = {"data_path": str(tmp_path / "pairs.csv")}
-    examples = examples_of(own, "DAS", "gender", **changes).tests["test"]
-    wanted = pairs.set_index("sentence").loc[examples.texts]
-    assert examples.source.texts == wanted["source"].tolist()
-    assert examples.source.variables["gender"].equal(1 - examples.variables["gender"])
+    found = data_of(own, "DAS", "gender", **changes).pairs["test"]
+    wanted = pairs.set_index("sentence").loc[found.base.texts]
+    assert found.source.texts == wanted["source"].tolist()
+    assert found.source.variables["gender"].equal(1 - found.base.variables["gender"])
     tokenizer = load_tokenizer("", str(own.folder / "model"))
-    assert tokenizer.convert_ids_to_tokens(examples.exchanged.right.tolist()) == wanted["source_right"].tolist()
-    assert examples.exchanged.wrong.equal(examples.answer.right)
+    assert tokenizer.convert_ids_to_tokens(found.counterfactual.right.tolist()) == wanted["source_right"].tolist()
+    assert found.counterfactual.wrong.equal(found.base.answer.right)
     for method in ("probing", "DAS"):
         row = ask(own, method, "gender", tmp_path / method, **changes).iloc[-1]
         assert row["interchange_intervention_acc" if method == "DAS" else "counterfactual_predicts_cf_label"] > 0.95
@@ -226,6 +212,6 @@ def test_sources_of_ones_own_are_what_is_exchanged(own, tmp_path, capsys):
         assert main(SCRIPTS["DAS"], ["--config", str(config)]) == 2
         assert word in capsys.readouterr().err
     colours.to_csv(tmp_path / "colours.csv", index=False)
-    examples = examples_of(own, "DAS", "colour", data_path=str(tmp_path / "colours.csv")).train
-    assert examples.source.variables["colour"].equal((examples.variables["colour"] + 1) % 3)
-    assert examples.exchanged.wrong.equal(examples.answer.right)
+    found = data_of(own, "DAS", "colour", data_path=str(tmp_path / "colours.csv")).pairs["train"]
+    assert found.source.variables["colour"].equal((found.base.variables["colour"] + 1) % 3)
+    assert found.counterfactual.wrong.equal(found.base.answer.right)
