@@ -94,11 +94,11 @@ def main() -> None:
     setting_of = namedtuple("Setting", [  # type: ignore[misc]
         name for name in circuits[0][1] if name in ("model_seed", "checkpoint", "target_layer", "operation")])
     settings = [setting_of(*(about[name] for name in setting_of._fields)) for _, about in circuits]
-    study, rows = Study(config, settings, choose_device(options.device)), []
+    study, rows, found = Study(config, settings, choose_device(options.device)), [], dict(zip(settings, circuits))
     for model, data, of_model in study.models(settings):
+        sublayer = find_sublayer(model, *place)
         rows += [setting._asdict() | row for setting in of_model for name, examples in data.evaluated.items()
-                 for row in ablate_by_position(model, find_sublayer(model, *place), circuits[settings.index(setting)][0],
-                                               name, examples)]
+                 for row in ablate_by_position(model, sublayer, found[setting][0], name, examples)]
     table, results = pd.DataFrame(rows), project_path(config.results_dir)
     out = options.out if options.out != options.results / "figures" else (
         results / "figures" / f"ablation_by_position_{options.operation}_{options.layer}")

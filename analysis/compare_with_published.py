@@ -24,10 +24,9 @@ ROUNDING = 0.0005
 PUBLISHED: Options = {"--published": {"type": Path, "required": True, "help": "the CSV of published values"}}
 FORMATS = {"ours": "{:.6g}", "published": "{:.6g}", "difference": "{:+.4g}", "float64": "{:.6g}", "low": "{:.4g}",
            "high": "{:.4g}"}
-ABOUT = """Made by `analysis/compare_with_published.py`. Published: arXiv 2311.04354. Ours are means over models.
-Accuracies and shares that differ by more than the tolerance are marked with **. With several models, low and high is
-where 95 % of models would lie (Student's t), and `inside` says whether the published value does. Metrics are the columns
-of the method's results.csv, which its page in docs/ explains.
+ABOUT = """Made by `analysis/compare_with_published.py`. Published: arXiv 2311.04354. Ours are means over models; low
+and high is where 95 % of models would lie (Student's t). Shares that differ by more than the tolerance are marked **.
+Metrics are the columns of the method's results.csv, which its page in docs/ explains.
 """
 
 
@@ -45,11 +44,8 @@ def read_published(file: Path) -> pd.DataFrame:
 def put_beside(cells: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """The published cells of a run that its results.csv has too, with ours, the mean over models, and the difference.
 
-    Of LEACE `ours` is that of erasers fitted in float32, as published, and `float64` that of the others. low, high:
-    where 95 % of models would lie, nan of one. inside: whether the published value does.
-
-    Raises:
-        BadInput: the run sweeps more than models, places, checkpoints and LEACE's precision, which nothing averages.
+    Of LEACE `ours` is fitted in float32, as published, and `float64` otherwise. low, high: where 95 % of models would
+    lie. Raises BadInput: the run sweeps more than models, places and checkpoints.
     """
     as_published = table.get("precision", pd.Series("float32", table.index)) == "float32"
     place = next((table[name] for name in PLACES if name in table), pd.Series("", table.index))
@@ -79,7 +75,7 @@ def is_apart(cells: pd.DataFrame, tolerance: float = TOLERANCE) -> pd.Series:
 
 def section(cells: pd.DataFrame, tolerance: float) -> str:
     """The cells of a method and task in Markdown, a row for each variable, component, checkpoint and metric."""
-    names = [name for name in [*COLUMNS[3:], *FORMATS, "inside"] if cells[name].notna().any() and cells[name].ne("").any()]
+    names = [name for name in [*COLUMNS[3:], *FORMATS, "inside"] if cells[name].replace("", None).notna().any()]
     text = cells.assign(**{name: cells[name].map(words.format) for name, words in FORMATS.items()})
     text["difference"] += is_apart(cells, tolerance).map({True: " **", False: ""})
     float64 = {"ours": "ours, float32", "float64": "ours, float64"} if "float64" in names else {}
@@ -109,8 +105,8 @@ def main() -> None:
                    for key, cells in merged.groupby(["task", "method"], sort=False))
     title = " ".join(filter(None, [options.experiment, options.task, *map("=".join, options.where.items())]))
     write_text(options.out, f"# {title}: our values beside the published ones\n\n{ABOUT}{body}")
-    print(f"{options.out}: {len(merged)} of {len(published)} values, "
-          f"{is_apart(merged, options.tolerance).sum()} marked, {(merged['inside'] == 'yes').sum()} inside.")
+    marked = is_apart(merged, options.tolerance).sum()
+    print(f"{options.out}: {len(merged)} of {len(published)} values, {marked} marked.")
 
 
 if __name__ == "__main__":

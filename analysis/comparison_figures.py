@@ -25,15 +25,14 @@ LOOKS = {  # the methods in the order of figures, each with its key of COLORS an
     "lda": ("closed form", "P"), "mlp_probe": ("MLP probe", "X"), "circuit_update": ("circuit", "*"),
     "circuit_selected": ("circuit", "s"), "circuit_complement": ("circuit", "h"), "circuit_neurons": ("circuit", "^"),
     "neuron_mask": ("circuit", "D"), "das_k": ("DAS", "d"), "das": ("DAS", "o")}
-LOOKS |= {name: ("other", marker) for name, marker in zip([name for name in INTERCHANGES if name not in LOOKS],
-                                                          cycle("p8H1234"))}
+LOOKS |= {name: ("other", marker) for name, marker in zip(sorted(set(INTERCHANGES) - set(LOOKS)), cycle("p8H1234"))}
 CONTROLS = ("none", "random", "pca", "full", "circuit_complement")  # compared with, not ranked; hollow in figures
 MODEL_MARKERS = "os^Dv<>PX*hpd8H"  # markers of models, where colours tell methods
 SUPERVISION = ("nothing", "activations", "variable", "answers")  # what methods are given, in the order of figures
 SITES = {"resid_mid": "after attention", "resid_post": "after the MLP"}
 TASKS = {  # by the data that are tested on: what is computed, and what the columns of its variables hold
-    "data/Disambiguation/test.csv": ("a² - b² mod 113", {
-        "var_0": "a²", "var_1": "-b²", "aux_0": "a+b", "aux_1": "a-b"}),
+    "data/Disambiguation/test.csv": (
+        "a² - b² mod 113", {"var_0": "a²", "var_1": "-b²", "aux_0": "a+b", "aux_1": "a-b"}),
     "data/Grokking/test.csv": ("a² + b mod 113", {"var_0": "a²", "var_1": "b", "aux_0": "b²"}),
     "data/Shared_Nodes/Task_1/test.csv": ("a mod 29 + b mod 31, one of two tasks of a model", {
         "var_0": "a mod 29", "var_1": "b mod 31", "aux_0": "distractor mod 23"}),
@@ -44,22 +43,16 @@ TASKS = {  # by the data that are tested on: what is computed, and what the colu
 
 
 def describe(table: pd.DataFrame, experiment: str, config: dict[str, Any]) -> pd.DataFrame:
-    """A run's table with what its config says: data and model, which tell cells from those of other runs, and titles.
-
-    experiment: the run's folder, which is the title of data that TASKS lacks.
-    """
+    """A run's table with what its config says: data and model, which tell cells from those of other runs, and names."""
     data = str(config.get("data_path") or config.get("test_data_path") or experiment)
-    model, layer = str(config.get("model_path", experiment)), config.get("layer_reinit", -1)
-    title, names = TASKS.get(data, (experiment, {}))
-    fresh = [text for text, true in (  # weights that were replaced, as controls
-        ("fresh weights", config.get("random_init")), ("fresh embeddings", config.get("reinit_embeddings")),
-        ("the sublayer's weights shuffled", layer is True),
-        (f"fresh weights in layer {layer}", not isinstance(layer, bool) and layer not in (-1, None))) if true]
-    wrong = ["with pairs that the model answers wrongly"] if config.get("only_right") is False else []
-    where = [f"in {Path(model).name}"] if config.get("data_path") else []
+    model, (title, names) = str(config.get("model_path", experiment)), TASKS.get(data, (experiment, {}))
+    controls = [f"{key} {config[key]}" for key in ("random_init", "reinit_embeddings", "layer_reinit")
+                if str(config.get(key)) not in ("None", "False", "-1")]  # weights that were replaced
+    title += f" in {Path(model).name}" if config.get("data_path") else ""
+    title += ", with pairs that the model answers wrongly" if config.get("only_right") is False else ""
     return table.assign(
-        experiment=experiment, title=", ".join([title, *where, *fresh, *wrong]), sentences=bool(where), data=data,
-        model=" ".join([model, *fresh]) + " " + table["model_seed"].astype(str),
+        experiment=experiment, title=", ".join([title, *controls]), sentences=bool(config.get("data_path")), data=data,
+        model=" ".join([model, *controls]) + " " + table["model_seed"].astype(str),
         cell_name=table["variable"].replace(names) + " " + table["residual_location"].map(SITES),
         ground_truth=table["ground_truth"].map({True: True, False: False, "True": True, "False": False}))
 
@@ -102,8 +95,8 @@ def draw_methods(table: pd.DataFrame, path: Path) -> None:
     """Interchange accuracy by method, where the variable is carried and where not; a dot a cell."""
     methods, truths = in_order(table["method"]), sorted(table["ground_truth"].unique(), reverse=True)
     markers = dict(zip(sorted(table["model_seed"].unique()), cycle(MODEL_MARKERS)))
-    figure, axes = figures.grid_of([""], [""] * len(truths), (max(8, 6.4 * len(truths)), 3.3 + 0.42 * len(methods)),
-                                   sharey=True)
+    size = max(8, 6.4 * len(truths)), 3.3 + 0.42 * len(methods)
+    figure, axes = figures.grid_of([""], [""] * len(truths), size, sharey=True)
     for axis, truth in zip(axes[0], truths):
         part = table[table["ground_truth"] == truth]
         highest = np.nan_to_num(part[["iia", "random_iia_max"]].max().max())
@@ -119,20 +112,18 @@ def draw_methods(table: pd.DataFrame, path: Path) -> None:
                 axis.plot(dots["iia"], y + dots["cell_name"].map(heights), alpha=0.7, markersize=4.5,
                           **look(name) | {"marker": markers[seed], "linestyle": "none"})
             draw_interval(axis, y, mean_with_interval(rows, "iia"), fmt="|", color="0.2", markersize=13, zorder=1)
-        axis.set_title(wrapped(f"{'carried' if truth else 'not carried'}: {about(part)}", 62), parse_math=False,
-                       fontsize="medium")
+        axis.set_title(wrapped(f"{'carried' if truth else 'not carried'}: {about(part)}", 62), fontsize="medium")
         axis.set(xlim=(-0.03 * end, 1.03 * end), ylim=(len(methods) - 0.4, -0.6),
                  xlabel="interchange accuracy" + (f" (up to {end:.2f} only)" if end < 1 else ""))
     ranks = table[table["ground_truth"] == truths[0]].groupby("method")["rank"]
     sizes = {name: f", {figures.span(rank)}" for name, rank in ranks if rank.any()}
-    axes[0][0].set_yticks(range(len(methods)), [
-        f"{name} ({INTERCHANGES[name]}{sizes.get(name, '')})" for name in methods])
+    names = [f"{name} ({INTERCHANGES[name]}{sizes.get(name, '')})" for name in methods]
+    axes[0][0].set_yticks(range(len(methods)), names)
     handles = [handle(f"model of seed {seed}", marker=marker) for seed, marker in markers.items()] + [
         handle("hollow: a control", marker="o", markerfacecolor="white"),
         handle("mean where nothing is exchanged (none);\nsome interchanges leave the answer as it is", linestyle="--"),
         handle("in brackets: supervision, dimensions exchanged", marker=""),
-        handle("mean, 95 % interval over models, then pairs\n(of one model, over its pairs; too narrow with few)",
-               marker="|", markersize=13),
+        handle("mean, 95 % interval over models, then pairs\n(too narrow with few models)", marker="|", markersize=13),
         Patch(color="0.8", linewidth=0, label="mean to highest of random draws of the method's size; not an interval\n"
               "(no box: the method has no size, or its circuit leaves too few neurons to draw from)")]
     figures.finish(figure, f"{table['title'].iloc[0]}: does an interchange change the answer as it should?\ncarried or "
@@ -151,13 +142,12 @@ def draw_isolate(table: pd.DataFrame, path: Path) -> None:
                   linestyle="none", markeredgecolor=style["color"] if name in CONTROLS else "0.2", **style)
     for y, left, right in ((1.08, "changes hardly any answer", "the variable, and no more"),
                            (-0.12, "changes more than the variable", "the variable, and more")):
-        figures.note(axis, -0.03, y, left)
-        figures.note(axis, 1.03, y, right, ha="right")
+        axis.text(-0.03, y, left, fontsize="small")
+        axis.text(1.03, y, right, fontsize="small", ha="right")
     axis.set(xlim=(-0.06, 1.06), ylim=(-0.2, 1.18),
              xlabel="interchange accuracy (cause): share of answers as the interchange should give them")
-    figures.finish(figure, f"{table['title'].iloc[0]}: does an interchange change the answer, and nothing else?\n"
-                   f"carried: {about(part)}", path, 4, title="hollow: a control; in brackets: supervision",
-                   fontsize="small")
+    figures.finish(figure, f"{table['title'].iloc[0]}: is the answer changed, and nothing else?\ncarried: "
+                   f"{about(part)}", path, 4, title="hollow: a control; in brackets: supervision", fontsize="small")
 
 
 def draw_detection(board: pd.DataFrame, path: Path) -> None:
@@ -166,15 +156,14 @@ def draw_detection(board: pd.DataFrame, path: Path) -> None:
     figure, [[axis]] = figures.grid_of([""], [""], (8.4, 2.6 + 0.36 * len(board)))
     for y, row in enumerate(board.itertuples()):
         draw_interval(axis, y, (row.auroc, row.auroc_low, row.auroc_high), **look(row.method))
-        figures.note(axis, 1.04, y, f"{row.auroc:.2f}", va="center")
+        axis.text(1.04, y, f"{row.auroc:.2f}", va="center", fontsize="small")
     axis.axvline(0.5, linestyle="--", color="0.4")
     axis.set(yticks=range(len(board)), yticklabels=board["method"], ylim=(len(board) - 0.5, -0.5), xlim=(-0.03, 1.12),
              xlabel="AUROC: how often a cell that carries its variable has a higher\ninterchange accuracy than another")
     cells, carried, models = board[["cells", "carried", "models"]].max()
+    handles = [handle("chance", linestyle="--"), handle("hollow: a control", marker="o", markerfacecolor="white")]
     figures.finish(figure, f"Is interchange accuracy higher where a variable is carried?\n{carried} of {cells} cells "
-                   f"carry it; {models} models; 95 % interval over models, then cells", path, 3, [
-                       handle("chance", linestyle="--"), handle("hollow: a control", marker="o",
-                                                                markerfacecolor="white")], fontsize="small")
+                   f"carry it; {models} models; 95 % interval over models, then cells", path, 3, handles)
 
 
 def draw_layers(table: pd.DataFrame, path: Path) -> None:
@@ -182,14 +171,14 @@ def draw_layers(table: pd.DataFrame, path: Path) -> None:
     methods, layers = in_order(table["method"]), sorted(set(table["target_layer"]))
     stays = table["sentences"].all() and table["exceeds_full"].isna().all()  # they do not depend on the variable
     share: dict[str, Any] = {"vmin": 0, "vmax": 1, "cmap": "viridis"}
+    iia, favoured = ("pairs that keep their answer", "other") if stays else ("pairs with the wanted answer", "wanted")
     panels: dict[str, tuple[str, int, dict[str, Any]]] = {
-        "iia": (f"interchange accuracy: share of pairs that {'keep their' if stays else 'get the wanted'} answer",
-                2, share),
-        "log_odds_mean": (f"log odds (nats): how much further the {'other' if stays else 'wanted'} answer is favoured "
-                          "than without the interchange, mean over pairs", 1, {"center": 0, "cmap": "vlag"}),
+        "iia": (f"interchange accuracy: share of {iia}", 2, share),
+        "log_odds_mean": (f"log odds (nats) of the {favoured} answer, less those without the interchange", 1, {
+            "center": 0, "cmap": "vlag"}),
         "isolate": ("isolate: share of pairs with the same value of the variable that keep their answer", 2, share)}
     panels = {column: panel for column, panel in panels.items() if table[column].notna().any()}
-    width, names = max(7.5, 3.6 + 0.5 * len(layers)), [f"{name}{' (control)' * (name in CONTROLS)}" for name in methods]
+    width, names = max(7.5, 3.6 + 0.5 * len(layers)), [name + " (control)" * (name in CONTROLS) for name in methods]
     figure, axes = figures.grid_of([""] * len(panels), [""], (width, 1 + len(panels) * (1.1 + 0.31 * len(methods))))
     exceeds = table["exceeds_full"].astype(str).eq("True").groupby([table["method"], table["target_layer"]]).all()
     for axis, (column, (title, digits, scale)) in zip(axes[:, 0], panels.items()):
@@ -199,12 +188,10 @@ def draw_layers(table: pd.DataFrame, path: Path) -> None:
         for name, layer in exceeds.index[exceeds]:
             axis.add_patch(Rectangle((layers.index(layer), methods.index(name)), 1, 1, fill=False, hatch="//",
                                      edgecolor=(1, 0.4, 0.3, 0.6), linewidth=1.5))
-        for i in np.flatnonzero(np.diff(layers) > 1):
-            axis.axvline(i + 1, color="white", linewidth=7)
         axis.set_xlabel("layer")
         axis.set_title(wrapped(title, 12 * (width - 3)), fontsize="medium")
     figures.finish(figure, f"{table['title'].iloc[0]}; exchanged: {about(table)}\nmeans over models; hatched: exceeds "
-                   "the interchange of everything; white gap: layers not run; grey: not run, or no pairs", path)
+                   "the interchange of everything; grey: not run, or no pairs", path)
 
 
 def draw_checkpoints(table: pd.DataFrame, path: Path) -> None:
@@ -215,8 +202,8 @@ def draw_checkpoints(table: pd.DataFrame, path: Path) -> None:
         return
     table = table.assign(column=table["cell_name"] + ", layer " + table["target_layer"].astype(str))
     lines = table.rename(columns={"method": "line", "iia": "value", "iia_low": "low", "iia_high": "high"})
-    keys, several = ["row", "column", "x"], table["model"].nunique() > 1
-    if several:
+    keys = ["row", "column", "x"]
+    if table["model"].nunique() > 1:
         means = [(*key, *mean_with_interval(rows, "iia")) for key, rows in table.groupby([*keys, "method"])]
         lines = pd.DataFrame(means, columns=[*keys, "line", "value", "low", "high"])
     accuracy = "the model's test accuracy, nothing exchanged"
@@ -228,6 +215,5 @@ def draw_checkpoints(table: pd.DataFrame, path: Path) -> None:
                                         columns, looks, "epoch", (max(8, 4.6 * len(columns)), 4.8), sharey=True)
     for axis in panels.values():
         axis.set(xscale="log", ylim=(-0.03, 1.03))
-    figures.finish(figure, f"{table['title'].iloc[0]}: when does an interchange change the answer as it should?\n"
-                   f"{about(table)}; fitted at each checkpoint; shaded: 95 % intervals over "
-                   f"{'models, then ' * several}pairs", path, fontsize="small")
+    figures.finish(figure, f"{table['title'].iloc[0]}: when is the answer changed as it should be?\n{about(table)}; "
+                   "shaded: 95 % intervals over models, then pairs", path, fontsize="small")

@@ -1,7 +1,7 @@
-"""The functions that every figure is made of: grouped bars, lines, heat maps."""
+"""The functions that every figure is made of: grouped bars, lines, heat maps; and those of methods on arithmetic."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from analysis.tables import FLOAT32
+from analysis.tables import COMPONENTS, FLOAT32, present
+from interp.methods.table import METHODS
 from interp.plotting import COLORS, LETTERS_AN_INCH, plt, save_figure, sns, wrapped
 from interp.statistics import interval
 
@@ -22,6 +23,14 @@ STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))  # lines of a panel,
 ROLES = {"circuit_probing": "circuit", "linear_probing": "linear probe", "nonlinear_probing": "MLP probe",
          "amnesic": "LEACE", FLOAT32: "LEACE", "DAS": "DAS"}  # the methods' keys of COLORS
 OTHER_ROLES = {"majority": "baseline", "full_": "whole", "vanilla": "whole", "random": "random"}  # by words in columns
+NEIGHBORS = {"circuit_probing:knn_test_acc": "circuit", "circuit_probing:full_model_knn_test_acc": "full sublayer",
+             "circuit_probing:majority_test_acc": "majority baseline"}
+PROBES = {"circuit_probing:knn_test_acc": "circuit (nearest neighbors)", "linear_probing:test_acc": "linear probe",
+          "nonlinear_probing:test_acc": "MLP probe", "circuit_probing:majority_test_acc": "majority baseline"}
+THERE = {f"{name}:{column}": label for name, method in METHODS.items() for column, label in method.there.items()}
+USED = {f"{name}:{column}": label for name, method in METHODS.items() for column, label in method.used.items()}
+USED |= {f"{FLOAT32}:{column}": f"{label}, float32 as published" for column, label in METHODS["amnesic"].used.items()}
+USED |= {column: USED.pop(column) for column in [*USED] if column.startswith("DAS")}  # below both fits of LEACE
 
 Frames = tuple[pd.DataFrame, pd.DataFrame]
 Drawn = tuple[Figure, dict[tuple[str, str], Axes]]  # panels by row and column
@@ -56,13 +65,10 @@ def reach(means: pd.DataFrame, each: Sequence[pd.DataFrame]) -> Frames:
     return (means - low).clip(lower=0), (high - means).clip(lower=0)
 
 
-def of_models(table: pd.DataFrame, measures: Iterable[str], spread: str = "") -> str:
-    """Over how many models a figure's values are means: methods need not all have the same. spread: what is shown."""
-    if "model_seed" not in table or table["model_seed"].nunique() < 2:
-        return "one model"
-    keys = [name for name in ("component", "variable", "checkpoint") if name in table]
-    counts = table.groupby(keys)[list(measures)].count().stack()
-    return f"mean of {span(counts[counts > 0])} models{spread}"
+def of_models(table: pd.DataFrame, spread: str = "") -> str:
+    """Over how many models a figure's values are means: not all methods need have the most. spread: what is shown."""
+    models = table["model_seed"].nunique() if "model_seed" in table else 1
+    return f"mean of up to {models} models{spread}" if models > 1 else "one model"
 
 
 def span(counts: pd.Series) -> str:
@@ -74,14 +80,14 @@ def draw_bars(axis: Axes, heights: pd.DataFrame, ends: Frames, roles: Sequence[s
               each: Sequence[pd.DataFrame] = ()) -> None:
     """A group of bars for each row, a bar for each column, its value above it, n/a where there is none.
 
-    ends: how far error bars reach. roles: of the columns, keys of COLORS; a further bar of the same role is hatched, and
-    a baseline is a line across the group. each: the heights of every model, as dots.
+    ends: how far error bars reach. roles: of the columns, keys of COLORS; further bars of a role are hatched, and a
+    baseline is a line across the group. each: the heights of every model, as dots.
     """
     bars = [label for label, role in zip(heights, roles) if role != "baseline"]
     width, seen, groups = min(0.8 / max(len(bars), 1), 0.3), Counter[str](), np.arange(len(heights))
     for label, role in zip(heights, roles):
         if role == "baseline":
-            axis.hlines(heights[label], groups - 0.45, groups + 0.45, COLORS[role], "--", label, zorder=3)
+            axis.hlines(heights[label], groups - 0.45, groups + 0.45, COLORS[role], "--", label=label, zorder=3)
             continue
         places = groups + (bars.index(label) - (len(bars) - 1) / 2) * width
         axis.bar(places, heights[label], width, color=COLORS[role], label=label, yerr=[end[label] for end in ends],
@@ -108,8 +114,8 @@ def draw_lines(table: pd.DataFrame, rows: dict[str, str], columns: dict[str, str
                xlabel: str, size: tuple[float, float], **options) -> Drawn:
     """Panels of lines over x, which are layers or checkpoints.
 
-    table: long, with columns row, column, line, x, value and, for bands, low and high; where a value is nan its line is
-    interrupted. rows, columns: what panels are called. looks: of each line its color, and what differs from the defaults.
+    table: long, with columns row, column, line, x, value (nan interrupts a line) and, for bands, low and high.
+    rows, columns: what panels are called. looks: of each line its color, and what differs from the defaults.
     """
     figure, axes = grid_of([*rows.values()], [*columns.values()], size, sharex=True, **options)
     panels = {(row, column): axes[i][j] for i, row in enumerate(rows) for j, column in enumerate(columns)}
@@ -125,7 +131,7 @@ def draw_lines(table: pd.DataFrame, rows: dict[str, str], columns: dict[str, str
                     "linewidth": max(1.2, 2.6 - 0.4 * number)} | looks[line]
             axis.plot(points["x"], points["value"], **look)
             if "low" in points:
-                axis.fill_between(points["x"], points["low"], points["high"], color=look["color"], alpha=0.25, linewidth=0)
+                axis.fill_between(points["x"], points["low"], points["high"], color=look["color"], alpha=0.25, lw=0)
     return figure, panels
 
 
@@ -153,17 +159,77 @@ def finish(figure: Figure, heading: str, path: Path, columns: int = 3, handles: 
     entries = {entry.get_label(): entry for entry in handles} or {
         label: entry for axis in figure.axes for entry, label in zip(*axis.get_legend_handles_labels())}
     if entries:
-        figure.legend(entries.values(), entries, loc="outside lower center", ncols=min(len(entries), columns), **options)
+        ncols = min(len(entries), columns)
+        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=ncols, **options)
     figure.suptitle(heading, parse_math=False)
     save_figure(figure, path)
-
-
-def note(axis: Axes, x: float, y: float, text: str, **options) -> None:
-    """A remark in a panel, which no line strikes out."""
-    axis.text(x, y, text, color="0.3", fontsize="small", parse_math=False, zorder=5,
-              bbox={"facecolor": "white", "edgecolor": "none", "pad": 1}, **options)
 
 
 def handle(label: str, **options) -> Line2D:
     """An entry of a legend."""
     return Line2D([], [], label=label, **{"linestyle": "none", "color": "0.3"} | options)
+
+
+def draw_by_variable(table: pd.DataFrame, labels: dict[str, str], measures: dict[str, str], components: list[str],
+                     ylabel: str, title: str, path: Path) -> None:
+    """Bars: a panel for each component, a group for each variable, a bar for each measure of methods that have values.
+
+    labels, measures: how variables and columns are called in the figure, in order.
+    """
+    there = {column.partition(":")[0] for column in table if table[column].notna().any()}
+    measures = {column: label for column, label in measures.items()
+                if column in table and column.partition(":")[0] in there}
+    models = [rows for _, rows in table.groupby("model_seed")] if "model_seed" in table else []
+    if len(models) < 2:  # the bar on random neurons is the standard deviation of their draws
+        models = []
+        measures = {column: f"{label} (sd)" if "random" in column else label for column, label in measures.items()}
+    names = {name: labels[name].replace(" (", "\n(") for name in labels if name in set(table["variable"])}
+    width = max(5.5 * max(1, 1.3 / len(components)), 0.36 * len(names) * len(measures))  # a value has 0.36 inches
+    figure, axes = grid_of([ylabel], [COMPONENTS[name] for name in components],
+                                   (width * len(components), 4.2), sharey=True)
+    for axis, component in zip(axes[0], components):
+        (means, spreads), *each = [
+            [found.reindex([*names]).rename(index=names) for found in mean_and_sd(
+                rows[rows["component"] == component].groupby("variable"), measures)] for rows in (table, *models)]
+        heights = [found for found, _ in each]
+        ends = reach(means, heights) if heights else (spreads, spreads)
+        draw_bars(axis, means, ends, [*map(role_of, measures)], heights)
+        axis.set_xlabel("intermediate variable")
+    columns = 2 if len(measures) == 4 else 3
+    finish(figure, f"{title} ({of_models(table, ', dots; bars: 95 % interval')})", path, columns)
+
+
+def draw_there_and_used(table: pd.DataFrame, labels: dict[str, str], path: Path, of: str) -> None:
+    """Heat maps: is the variable there (above), is it used (below); a row a method, a column a variable and place."""
+    questions = {question: present(table, measures) for question, measures in (
+        ("Is it there? accuracy of reading it off", THERE), ("Is it used? effect of an intervention", USED))}
+    questions = {question: measures for question, measures in questions.items() if measures}
+    components = [name for name in COMPONENTS if name in set(table["component"])]
+    columns = [(component, variable) for component in components for variable in labels]
+    names = [wrapped(f"{labels[variable]}\n{PLACE_NAMES[component]}".replace(" (", "\n("), 12)
+             for component, variable in columns]
+    width = max(0.9, *(0.09 * len(line) for name in names for line in name.splitlines()))  # inches, of a cell
+    sizes = [len(measures) for measures in questions.values()]
+    size = 5 + width * len(columns), 2 + 0.45 * sum(sizes)
+    figure, axes = grid_of([""] * len(sizes), [""], size, height_ratios=sizes)
+    for axis, (question, measures) in zip(axes[:, 0], questions.items()):
+        means = table.groupby(["component", "variable"])[list(measures)].mean().reindex(columns)
+        draw_heat_map(axis, means.T, [*measures.values()], vmin=0, vmax=1, cmap="Blues", linewidths=1,
+                              cbar=axis is axes[0, 0], cbar_kws={"label": "share"}, annot_kws={"fontsize": 10})
+        axis.set_xticks(np.arange(len(columns)) + 0.5, names, rotation=0, fontsize=10)
+        axis.set_title(question)
+        axis.axvline(len(labels), color="black", linewidth=2)
+    finish(figure, f"Is it there, is it used?{of} ({of_models(table)})", path)
+
+
+def draw_probes(table: pd.DataFrame, labels: dict[str, str], out: Path, of: str = "") -> None:
+    """What can be read: nearest neighbors, beside other probes where there are any. of: which model, for titles."""
+    components = [name for name in COMPONENTS if name in set(table["component"])]
+    if present(table, NEIGHBORS):
+        draw_by_variable(table, labels, NEIGHBORS, components, "nearest-neighbor accuracy (test)",
+                         f"Is the variable there? Nearest neighbors of updates{of}", out / "nearest_neighbors")
+    if set(present(table, PROBES)) - set(NEIGHBORS):
+        for component in components:
+            draw_by_variable(table, labels, PROBES, [component], "accuracy (test)",
+                             f"Is the variable there? Three probes{of}", out / f"probe_accuracy_{component}")
+        draw_there_and_used(table, labels, out / "there_and_used", of)

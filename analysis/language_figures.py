@@ -41,11 +41,7 @@ SMALLEST = 1e-6  # accuracies that differ by less are equal: they are shares of 
 
 
 def read_run(results: Path, task: str, sets: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A run's settings, and the ablations of its circuits: a row for each evaluation set, condition and draw.
-
-    Raises:
-        BadInput: there is no run, or it is of another task, without ablations, or sweeps more than models and sublayers.
-    """
+    """A run's settings, and its circuits' ablations: a row for each evaluation set, condition and draw; or BadInput."""
     table, other = read_method(results / "results.csv"), read_config(results).get("task", task)
     file = results / "ablations.csv"
     ablations = check_columns(file, read_csv(file), ["operation", "evaluation", "maps", "condition"],
@@ -58,9 +54,9 @@ def read_run(results: Path, task: str, sets: dict[str, str]) -> tuple[pd.DataFra
 
 
 def measure_effects(ablations: pd.DataFrame) -> pd.DataFrame:
-    """What each circuit's ablation does, indexed by layer, operation and evaluation set; nan where unknown.
+    """What each circuit's ablation does to accuracies, by layer, operation and evaluation set, with columns of compare.
 
-    Columns: full, ablated, ablated_sd (over settings), random, random_sd (over all draws), p_holm and those of compare.
+    full, ablated, random: accuracies, ablated_sd over settings, random_sd over all draws. p_holm.
     """
     ablations = ablations.assign(seed=ablations["model_seed"] if "model_seed" in ablations else 0)
     keys = [*SUBLAYER, "evaluation"]
@@ -74,10 +70,10 @@ def measure_effects(ablations: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare(group: pd.DataFrame) -> dict[str, float]:
-    """How a circuit compares with its random draws. group: the rows of a sublayer and evaluation set.
+    """How a circuit compares with its random draws. group: the rows of a sublayer and evaluation set; nan: unknown.
 
-    beyond: the accuracy that its ablation costs more than a random one. p. draws: of a setting, of several the fewest.
-    ablated_low, ablated_high: its accuracy's 95 % interval over settings, then sentences. examples: sentences.
+    beyond: what its ablation costs more than a random one. draws: of a setting, of several the fewest. ablated_low,
+    ablated_high: its accuracy's 95 % interval over settings, then sentences. examples: sentences.
     """
     circuits = group[group["condition"] == "circuit"].set_index("seed")
     draws = group[group["condition"] == "random"].pivot(index="draw", columns="seed", values="accuracy")
@@ -134,8 +130,9 @@ def draw_ablation_by_layer(effects: pd.DataFrame, sets: dict[str, str], title: s
     parts = [effects.assign(line=line, value=value, low=value - sd.fillna(0), high=value + sd.fillna(0))
              for line, value, sd in ((FULL, full, none), (RANDOM, effects["random"], effects["random_sd"]),
                                      (CIRCUIT, effects["ablated"], effects["ablated_sd"]))]
-    looks = {FULL: {"color": COLORS["whole"], "marker": ""}, RANDOM: {"color": COLORS["random"]},
-             CIRCUIT: {"color": COLORS["circuit"], "marker": "", "linestyle": "-", "linewidth": 2.6}}
+    looks: dict[str, dict[str, Any]] = {
+        FULL: {"color": COLORS["whole"], "marker": ""}, RANDOM: {"color": COLORS["random"]},
+        CIRCUIT: {"color": COLORS["circuit"], "marker": "", "linestyle": "-", "linewidth": 2.6}}
     figure, panels = draw_by_layer(pd.concat(parts), sets, looks, "model accuracy")
     for (name, operation), axis in panels.items():
         here = effects[(effects["evaluation"] == name) & (effects["operation"] == operation)].set_index("target_layer")
@@ -145,12 +142,7 @@ def draw_ablation_by_layer(effects: pd.DataFrame, sets: dict[str, str], title: s
         for mark, points in here.groupby(marks_of(here)):
             marker, size, text = MARKS[mark]
             axis.plot(points.index, points["ablated"], marker, markersize=size, color=COLORS["circuit"], label=text)
-    figures.finish(figure, f"{title} ({counts(effects)}; bars: 95 % interval)", path)
-
-
-def counts(effects: pd.DataFrame) -> str:
-    """Of how many sentences and random draws a figure is, for its title."""
-    return f"n = {effects['examples'].max():.0f} sentences, {effects['draws'].max():.0f} random draws a circuit"
+    figures.finish(figure, title, path)
 
 
 def draw_neighbors_by_layer(table: pd.DataFrame, title: str, path: Path) -> None:
@@ -158,12 +150,11 @@ def draw_neighbors_by_layer(table: pd.DataFrame, title: str, path: Path) -> None
     known = {name: measures for name, measures in NEIGHBORS.items() if len(present(table, measures)) == len(measures)}
     if not known:
         return
-    baselines = {f"majority_{name}_acc": table[f"majority_{name}_acc"].mean() for name in known}
-    lines = pd.concat([figures.long_of(table.assign(**baselines), SUBLAYER, measures).assign(evaluation=name)
+    lines = pd.concat([figures.long_of(table, SUBLAYER, measures).assign(evaluation=name)
                        for name, measures in known.items()])
     looks: dict[str, dict[str, Any]] = {
         "full sublayer": {"color": COLORS["whole"]}, "circuit": {"color": COLORS["circuit"]},
-        "majority baseline": {"color": COLORS["baseline"], "marker": "", "linestyle": "--", "linewidth": 1.5}}
+        "majority baseline": {"color": COLORS["baseline"], "marker": "", "linestyle": "--"}}
     names = {name: label for name, label in (("test", IID), ("gen", GEN)) if name in known}
     figure, _ = draw_by_layer(lines, names, looks, "nearest-neighbor accuracy")
     settings = figures.span(table.groupby(SUBLAYER).size())
@@ -185,7 +176,7 @@ def draw_one_circuit(effects: pd.DataFrame, ablations: pd.DataFrame, sets: dict[
         draws = ablations.loc[(ablations["evaluation"] == name) & (ablations["condition"] == "random"), "accuracy"]
         x = group + 0.8 / 3 + np.resize([0.06, 0.09], len(draws))  # in the right half of the third bar
         axis.plot(x, draws, "o", color="0.15", markersize=3)
-    figures.finish(figure, f"{title} ({counts(effects)})", path)
+    figures.finish(figure, title, path)
 
 
 def summarize(task: str, description: str | None) -> None:
@@ -203,11 +194,11 @@ def summarize(task: str, description: str | None) -> None:
     if not chosen:
         raise BadInput(f"there is no circuit with --layer {options.layer} --operation {options.operation}.")
     (layer, operation), about, out = chosen[0], f"{subject} ({options.results.name})", options.out
+    size = f"n = {effects['examples'].max():.0f} sentences, {effects['draws'].max():.0f} random draws a circuit"
     of_one = ablations[(ablations["target_layer"] == layer) & (ablations["operation"] == operation)]
     draw_one_circuit(effects.loc[(layer, operation)], of_one, sets,
-                     f"{about}: circuit in {COMPONENTS[operation]}, layer {layer}", out / "one_circuit")
-    draw_ablation_by_layer(effects, sets, f"{about}: are the circuits used?", out / "ablation_by_layer")
+                     f"{about}: circuit in {COMPONENTS[operation]}, layer {layer} ({size})", out / "one_circuit")
+    draw_ablation_by_layer(effects, sets, f"{about}: are they used? ({size}; bars: 95 %)", out / "ablation_by_layer")
     draw_neighbors_by_layer(table, f"{about}: is it there?", out / "nearest_neighbors")
     write_text(out / "strongest_sublayers.csv", ranking.to_csv())
-    columns = [column for column in ranking if column.startswith(("l0", "knn_test", "ablated", "random", "p_"))]
-    print(ranking[columns].to_string(float_format="%.3f", na_rep=""))
+    print(ranking.filter(regex="^(l0|knn_test|ablated|random_ablated|p_)").to_string(float_format="%.3f", na_rep=""))

@@ -2,14 +2,13 @@
 
     python analysis/report.py [--results DIR] [--out report.html] [--published results.csv]
 
-Reads whatever lies in DIR (Results) and writes one HTML file (DIR/report.html) that needs nothing else: no network, no
-other file. A file that cannot be read is named in the page. With --published, a CSV as compare_with_published.py takes
-it, ours stand beside the published values. Nothing in DIR but the page is written.
+Reads whatever lies in DIR (Results) and writes one HTML file (DIR/report.html) that needs no network and no other file.
+A file that cannot be read is named in the page. --published takes the CSV of compare_with_published.py.
 """
 
 import base64
-import hashlib
 import io
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,15 +19,12 @@ from PIL import Image
 
 from analysis.compare_with_published import is_apart, put_beside, read_published
 from analysis.tables import RESULTS, count_settings, find_runs, parse, read_config, read_csv, run, swept
-from interp.methods.table import ABLATION_COLUMNS, BEFORE_AND_AFTER, METHODS, PLACES
+from interp.methods.table import PLACES
 from interp.runs.config import BadInput, shown
 from interp.runs.files import write_text
 
 ROWS_AT_MOST = 500  # of one table; the file has the rest
-HEADLINES = {  # columns of results.csv that tell a run's outcome; all are shown where there are none of them
-    *(column for method in METHODS.values() for column in method.there | method.used), *sum(BEFORE_AND_AFTER, ()),
-    "iia", "isolate", "disentangle", "selectivity", "empirical_p", "train_acc", "test_acc"}
-ABLATED = tuple(column.format("") for column in ABLATION_COLUMNS.values())  # what their names begin with
+HEADLINES = "(acc|label|iia|isolate|disentangle|selectivity)$|_acc_"  # in the names of columns that tell the outcome
 
 
 @dataclass
@@ -39,20 +35,19 @@ class Group:
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)  # by caption
     figures: dict[str, str] = field(default_factory=dict)  # data URIs, by file
     folded: dict[str, str] = field(default_factory=dict)  # the text of config and record
-    state: str = ""  # of a run
-    finished: bool = True
+    unfinished: str = ""  # why a run is not finished
 
 
 def read_run(results: Path, folder: Path, published: pd.DataFrame | None, problems: list[str]) -> Group:
     """A run directory; what of it cannot be read is added to the problems."""
-    group = Group(folder.relative_to(results).as_posix(), state="no results.csv that can be read", finished=False)
+    group = Group(folder.relative_to(results).as_posix(), unfinished="no results.csv that can be read")
     try:
         group.folded = {name: (folder / name).read_text(encoding="utf-8") for name in ("config.yaml", "run.json")
                         if (folder / name).exists()}
         config, table = read_config(folder), read_csv(folder / "results.csv")
         group.tables["results.csv"] = headlines(table, [*swept(config)])
         done, wanted = count_settings(config, table)
-        group.state, group.finished = f"{done} of {wanted} settings", done >= wanted
+        group.unfinished = f"{done} of {wanted} settings" if done < wanted else ""
         cells = published[published["run"] == group.name] if published is not None else pd.DataFrame()
         if len(cells):
             merged = put_beside(cells, table)
@@ -66,9 +61,9 @@ def read_run(results: Path, folder: Path, published: pd.DataFrame | None, proble
 
 def headlines(table: pd.DataFrame, settings: list[str]) -> pd.DataFrame:
     """The settings that vary and the columns that tell the outcome; all columns where there are none of these."""
-    found = [column for column in table if column in HEADLINES or column.startswith(ABLATED)]
+    found = [column for column in table if re.search(HEADLINES, column)]
     chosen = [name for name in table if name in PLACES or (name in settings and table[name].nunique() > 1)]
-    return table[list(dict.fromkeys([*chosen, *found]))] if found else table
+    return table[[*chosen, *found]] if found else table
 
 
 def add_files(results: Path, groups: dict[str, Group], problems: list[str]) -> None:
@@ -94,16 +89,6 @@ def data_uri(file: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-def as_html(table: pd.DataFrame) -> str:
-    """The first rows of a table, its text escaped."""
-    return table.head(ROWS_AT_MOST).to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format)
-
-
-def digest(script: str) -> str:
-    """By which the page's policy allows its script, and no other, to run."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
 def main() -> None:
     options = parse(__doc__, RESULTS, {
         "--out": {"type": Path, "help": "the HTML file to write; default: RESULTS/report.html"},
@@ -119,14 +104,13 @@ def main() -> None:
     experiments: dict[str, list[Group]] = {}
     for name in sorted(groups):
         experiments.setdefault(name.partition("/")[0], []).append(groups[name])
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"as_html": as_html, "digest": digest}
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
+                              lstrip_blocks=True, undefined=StrictUndefined)
     page = environment.get_template("report.html.jinja").render(
         experiments=experiments, runs=runs, problems=problems, results=shown(results), most=ROWS_AT_MOST,
         made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
     write_text(out, page)
-    print(f"{shown(out)}: {len(runs)} runs, {sum(not group.finished for group in runs)} of them unfinished, "
+    print(f"{shown(out)}: {len(runs)} runs, {sum(bool(group.unfinished) for group in runs)} of them unfinished, "
           f"{len(problems)} files that could not be read, {len(page.encode()) / 1e6:.1f} MB.")
 
 

@@ -3,10 +3,9 @@
     python analysis/summarize_across_models.py --published results.csv [--results Results] [--out DIR]
 
 Reads RESULTS/{SV_Agreement,Reflexives,Syntactic_Number}/MODEL/results.csv of circuit probing, whichever exist, and the
-published file, whose columns compare_with_published.py names and which tells layers by a column `layer`. Draws TASK.png
-and .pdf for each task, and writes TASK.csv, their values: nearest neighbors on the circuit's updates and on the full
-sublayer's, and the accuracy that the circuit's ablation costs beyond that of as many random neurons, by the layer's
-place between the model's first (0) and last (1). Settings of the same sublayer (seeds) are averaged.
+published file, whose columns compare_with_published.py names and which has a column `layer`. Draws TASK.png and .pdf,
+and writes TASK.csv: nearest neighbors on the circuit's updates and the full sublayer's, and what its ablation costs
+beyond that of random neurons, by the layer's place between the first (0) and last (1). Seeds are averaged.
 """
 
 from pathlib import Path
@@ -27,38 +26,34 @@ TASKS = {  # folder of results: what figures call it, the evaluation set, ours a
 THEIRS = {"gpt2": ("GPT-2 small", 12, "0.6", "s"), "gpt2-medium": ("GPT-2 medium", 24, "0.1", "D")}
 OURS = {"smollm2": ("SmolLM2-135M", 30, "#332288", "o"), "gemma3": ("Gemma 3 270M", 18, "#44aa99", "^")}
 MODELS = THEIRS | OURS  # name, layers, colour and marker; the colours are of no role
+METHOD = "circuit_probing"
 MEASURES = {"circuit": "nearest neighbors,\ncircuit", "full_sublayer": "nearest neighbors,\nfull sublayer",
             "beyond_random": "accuracy lost beyond\nrandom neurons"}
 
 
 def tables_of(results: Path, published: Path, task: str) -> dict[str, pd.DataFrame]:
-    """By model that has been published or computed: its circuits with columns layer, component and MEASURES.
-
-    Prints which of ours are missing. Raises BadInput where a table lacks a column.
-    """
-    _, ours, theirs = TASKS[task]
-    cells, found = read_published(published), {}
-    check_columns(published, cells, ["layer"], [])
-    cells = cells[(cells["experiment"] == task) & cells["task"].isin([*THEIRS]) & (cells["method"] == "circuit_probing")]
+    """By model, published or ours: its circuits with columns layer, component and MEASURES. Raises BadInput."""
+    (_, ours, theirs), found = TASKS[task], {}
+    cells = check_columns(published, read_published(published), ["layer"], [])
+    cells = cells[(cells["experiment"] == task) & cells["task"].isin([*THEIRS]) & (cells["method"] == METHOD)]
     for model, rows in cells.assign(layer=pd.to_numeric(cells["layer"], errors="coerce")).groupby("task", sort=False):
-        table = rows.pivot_table(index=["layer", "component"], columns="metric", values="value")
-        found[model] = table.reset_index().rename(columns=lambda name: name.removesuffix(f"_{theirs}").replace(
-            f"_{theirs}_", "_"))
+        found[model] = rows.pivot_table("value", ["layer", "component"], "metric").reset_index(), theirs
     for model in OURS:
         file = results / task / model / "results.csv"
         if file.exists():
-            table = read_method(file).rename(columns={"target_layer": "layer"})
-            found[model] = table.rename(columns=lambda name: name.removesuffix(f"_{ours}").replace(f"_{ours}_", "_"))
+            found[model] = read_method(file).rename(columns={"target_layer": "layer"}), ours
         else:
             print(f"missing: {shown(file)}")
-    columns = ["knn_test_acc", "full_model_knn_test_acc", "vanilla_acc", "ablated_acc", "random_ablated_acc_mean"]
-    for model, table in found.items():
+    measured = {}
+    for model, (table, name) in found.items():
+        columns = ["knn_test_acc", "full_model_knn_test_acc", f"vanilla_acc_{name}", f"ablated_acc_{name}",
+                   f"random_ablated_acc_{name}_mean"]
         check_columns(results / task / model, table, ["component"], ["layer", *columns])
         means = table.groupby(["layer", "component"], as_index=False)[columns].mean()
         circuit, sublayer, full, ablated, random = (means[column] for column in columns)
-        found[model] = means[["layer", "component"]].assign(
+        measured[model] = means[["layer", "component"]].assign(
             circuit=circuit, full_sublayer=sublayer, full_accuracy=full, beyond_random=random - ablated, model=model)
-    return found
+    return measured
 
 
 def draw(table: pd.DataFrame, task: str, path: Path) -> None:
@@ -69,8 +64,8 @@ def draw(table: pd.DataFrame, task: str, path: Path) -> None:
                      "linewidth": 2} for model, (name, _, color, marker) in MODELS.items()}
     for model, (name, *_) in THEIRS.items():
         looks[model] |= {"label": f"{name} (published)", "linestyle": "--", "linewidth": 1.2, "markerfacecolor": "none"}
-    figure, panels = figures.draw_lines(lines, MEASURES, COMPONENTS, looks, "relative depth: 0 first layer, 1 last layer",
-                                        (11, 8.5), sharey="row")
+    figure, panels = figures.draw_lines(lines, MEASURES, COMPONENTS, looks,
+                                        "relative depth: 0 first layer, 1 last layer", (11, 8.5), sharey="row")
     for (measure, _), axis in panels.items():
         axis.axhline(0 if measure == "beyond_random" else 0.5, color=COLORS["baseline"], linewidth=1, linestyle=":")
     figures.finish(figure, f"{TASKS[task][0]}: circuits of language models, on the patterns trained on (IID)\n"

@@ -2,11 +2,9 @@
 
     python analysis/summarize_agreement.py [--results DIR] [--layer L --operation attn] [--out DIR]
 
-Reads DIR/results.csv and DIR/ablations.csv and draws one_circuit, what ablating one circuit does to the model's answers
-(by default that whose ablation costs most accuracy beyond that of as many random neurons), ablation_by_layer, the same
-of each sublayer (a triangle where it costs more than every random draw, a star where it does so significantly), and
-nearest_neighbors, is the variable there? Writes and prints strongest_sublayers.csv, sublayers by what their ablation
-costs beyond a random one's.
+Draws one_circuit, what ablating one circuit does to the model's answers (by default that whose ablation costs most
+beyond that of as many random neurons), ablation_by_layer, the same of each sublayer, and nearest_neighbors, is the
+variable there? Writes and prints strongest_sublayers.csv, sublayers by what their ablation costs beyond a random one's.
 """
 
 from functools import partial

@@ -8,9 +8,8 @@ leaderboard.csv, .md, detection   how methods tell cells (a model, site and vari
                                   others; they are compared by the cells that all of them were run on
 EXPERIMENT/methods, /isolate      interchange accuracy by method, a dot a cell; cause against isolate
 
-and one that does not (language) into EXPERIMENT/VARIABLE_SITE, heat maps of layers and methods, and their tables. A run
-that sweeps checkpoints gives EXPERIMENT/checkpoints instead. sites.csv has all settings of all runs, with p_holm:
-empirical_p corrected over a run's sites.
+and one that does not (language) into EXPERIMENT/VARIABLE_SITE, heat maps of layers and methods, and their tables; one
+that sweeps checkpoints into EXPERIMENT/checkpoints. sites.csv has all settings, with p_holm: empirical_p corrected.
 """
 
 import sys
@@ -48,35 +47,26 @@ def read_runs(results: Path) -> pd.DataFrame:
                 raise BadInput(f"{shown(file)}: there is no method '{min(unknown)}'.")
             tables.append(comparison_figures.describe(table, file.parent.name, read_config(file.parent)))
     if not tables:
-        raise BadInput(f"nothing to draw in {shown(results)}: it has no */results.csv of compare_methods.py.")
+        raise BadInput(f"{shown(results)} has no */results.csv, as compare_methods.py writes it.")
     return pd.concat(tables, ignore_index=True)
 
 
 def shared_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of cells that all methods were run on, by which alone they can be compared; says how many those are.
-
-    Raises:
-        BadInput: a method was run twice on a cell, so that nothing says which row counts.
-    """
+    """The rows of cells that all methods were run on; raises BadInput if one was run twice."""
     table = table.dropna(subset="iia")
     twice = table[table.duplicated([*CELL, "method"], keep=False)].sort_values([*CELL, "method"])
     if len(twice):
-        cell = ", ".join(map(str, twice[CELL].iloc[0]))
-        raise BadInput(f"{twice['method'].iloc[0]} was run more than once on {cell} (in "
-                       f"{', '.join(twice['experiment'].unique())}); move the runs that should not count away.")
+        what, runs = ", ".join(map(str, twice[["method", *CELL]].iloc[0])), ", ".join(twice["experiment"].unique())
+        raise BadInput(f"{what}: it was run more than once (in {runs}); move the runs that should not count away.")
     methods, run_on = table["method"].nunique(), table.groupby(CELL)["method"].transform("nunique")
     shared = table[run_on == methods]
     if len(shared) < len(table):
-        print(f"leaderboard: over the {len(shared) // methods} of {table.groupby(CELL).ngroups} cells that all "
-              f"{methods} methods were run on.", file=sys.stderr)
+        print(f"leaderboard: over {len(shared) // methods} cells, which all methods were run on.", file=sys.stderr)
     return shared
 
 
 def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
-    """A row for each method, the best by cause and isolation where a variable is carried first, controls last.
-
-    table: of cells that all methods share.
-    """
+    """A row for each method, by cause and isolation where a variable is carried; controls, without place, come last."""
     rows = []
     for name in in_order(table["method"]):
         cells, truth = table[table["method"] == name], table.loc[table["method"] == name, "ground_truth"].astype(bool)
@@ -130,8 +120,8 @@ def main() -> None:
     shared = shared_cells(known)
     if shared["ground_truth"].any():
         board = leaderboard(shared)
-        size = "the same {cells} cells, {carried} of which carry their variable, of {models} models; {pairs} pairs in all.\n"
-        text = f"{markdown_table(as_cells(board))}\nOver {size.format(**board.iloc[0])}"
+        size = "{cells} cells, {carried} of which carry their variable, of {models} models; {pairs} pairs in all.\n"
+        text = f"{markdown_table(as_cells(board))}\nOver the same {size.format(**board.iloc[0])}"
         write_text(out / "leaderboard.csv", board.to_csv(index=False))
         write_text(out / "leaderboard.md", text)
         comparison_figures.draw_detection(board, out / "detection")

@@ -2,19 +2,13 @@
 
     python analysis/summarize_disambiguation.py [--results DIR] [--out DIR]
 
-Reads DIR/METHOD/VARIABLE/results.csv of the five methods and four variables, whichever exist, and draws
-
-nearest_neighbors      is the variable there? circuit and full sublayer
-ablation               is the circuit used?
-probe_accuracy_attn    circuit, linear and MLP probe, after attention; _mlp: after the MLP
-there_and_used         every method's answer to both questions, for each variable
-
-and writes and prints circuits.csv, the circuits' accuracies. Of several models figures show means, dots and intervals;
-of several layers --where target_layer=LAYER takes one.
+Reads DIR/METHOD/VARIABLE/results.csv of the five methods and four variables, or your own, whichever exist. Draws
+nearest_neighbors, probe_accuracy_attn and probe_accuracy_mlp (is the variable there?), ablation (is the circuit used?)
+and there_and_used (every method's answer to both), and writes and prints circuits.csv, the circuits' accuracies. Of
+several models figures show means, dots and intervals; of several layers --where target_layer=LAYER takes one.
 """
 
-from analysis.figures import of_models
-from analysis.method_figures import METHODS, draw_by_variable, draw_probes
+from analysis.figures import METHODS, draw_by_variable, draw_probes, of_models
 from analysis.tables import RESULTS, WHERE, parse, present, read_experiment, run
 from interp.runs.files import write_text
 
@@ -28,10 +22,9 @@ ABLATION = {"circuit_probing:vanilla_acc_test": "full model", "circuit_probing:a
 
 def main() -> None:
     options = parse(__doc__, RESULTS / "Disambiguation", WHERE)
-    found = {file.parent.name for method in METHODS for file in options.results.glob(f"{method}/*/results.csv")}
-    variables = {name: name for name in sorted(found - set(VARIABLES))}  # the user's
-    if found & set(VARIABLES) or not variables:
-        variables = VARIABLES | variables
+    found = sorted({file.parent.name for method in METHODS for file in options.results.glob(f"{method}/*/results.csv")})
+    variables = {name: label for name, label in VARIABLES.items() if name in found} | {
+        name: name for name in found if name not in VARIABLES}  # the user's
     table = read_experiment(options.results, variables, options.where)
     draw_probes(table, variables, options.out)
     if present(table, ABLATION):
@@ -40,7 +33,7 @@ def main() -> None:
     if measures := present(table, MEASURES):
         groups = table.groupby(["layer", "variable", "component"], sort=False)[list(measures)]
         circuits = groups.mean().dropna(how="all").rename(columns=measures)
-        print(f"Circuits, {of_models(table, measures)}:\n{circuits.to_string(float_format='%.3f')}")
+        print(f"Circuits, {of_models(table)}:\n{circuits.to_string(float_format='%.3f')}")
         write_text(options.out / "circuits.csv", circuits.to_csv())
 
 

@@ -2,18 +2,16 @@
 
     python analysis/summarize_grokking.py [--results DIR] [--curves FILE] [--out DIR]
 
-Reads DIR/METHOD/{a2,b2}/results.csv, each a sweep over checkpoints, and DIR/METHOD/{a2,b2}_EPOCH/results.csv, each of
-one checkpoint, whichever exist, and the training's curves.csv. Draws probe_accuracy, ablation, amnesic and DAS over
-training, below the model's accuracy, for a² and for b², which the task does not need (the selectivity control), and
-writes all their values to over_training.csv.
+Reads DIR/METHOD/{a2,b2}/results.csv, sweeps over checkpoints, whichever exist, and the training's curves.csv. Draws
+probe_accuracy, ablation, amnesic and DAS over training, below the model's accuracy, for a² and for b², which the task
+does not need (the selectivity control), and writes all their values to over_training.csv.
 """
 
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.figures import PLACE_NAMES, draw_lines, finish, long_of, of_models, role_of
-from analysis.method_figures import PROBES
+from analysis.figures import PLACE_NAMES, PROBES, draw_lines, finish, long_of, of_models, role_of
 from analysis.tables import FLOAT32, RESULTS, WHERE, check_columns, parse, present, read_csv, read_experiment, run
 from interp.plotting import COLORS
 from interp.runs.files import write_text
@@ -51,7 +49,7 @@ def draw_over_training(curves: pd.DataFrame, table: pd.DataFrame, name: str, pat
         "epoch (one full-batch step each, log scale)", (12, 8), sharey=True)
     for axis in panels.values():
         axis.set(xscale="log", ylim=(-0.03, 1.03))
-    finish(figure, f"{title}   a² + b mod 113 ({of_models(table, measures, ', bands: standard deviation')})", path)
+    finish(figure, f"{title}   a² + b mod 113 ({of_models(table, ', bands: standard deviation')})", path)
 
 
 def main() -> None:

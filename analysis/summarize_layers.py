@@ -4,18 +4,18 @@
 
 Reads RESULTS/METHOD/MODEL/results.csv of the methods and RESULTS/MODEL/results.csv of circuit probing, whichever exist,
 and writes layers.csv and layers.md, a row for each layer and site, a column for each measure and evaluation set, and
-layers.png and .pdf, the same over layers. Circuits stand at the site that their sublayer writes to. Settings of the same
-site (seeds) are averaged.
+layers.png and .pdf. Circuits stand at the site that their sublayer writes to. Settings of a site (seeds) are averaged.
 """
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from analysis import figures
 from analysis.language_figures import GEN, IID
 from analysis.tables import COMPONENTS, RESULTS, check_columns, markdown_table, parse, read_method, run
-from interp.plotting import COLORS, plt
+from interp.plotting import COLORS
 from interp.runs.config import BadInput, shown
 from interp.runs.files import write_text
 
@@ -32,7 +32,8 @@ MEASURES = {
         "{prefix}vanilla_acc", "{prefix}random_heldout_acc_mean"]),
     "DAS: interchange accuracy": ("DAS", "used", "DAS", ["{prefix}interchange_intervention_acc"]),
     "everything exchanged: interchange accuracy": ("DAS", "used", "whole", ["{prefix}full_interchange_acc"]),
-    "circuit ablated: accuracy lost": ("circuit_probing", "used", "circuit", ["vanilla_acc_{set}", "ablated_acc_{set}"])}
+    "circuit ablated: accuracy lost": ("circuit_probing", "used", "circuit", [
+        "vanilla_acc_{set}", "ablated_acc_{set}"])}
 
 
 def read_tables(results: Path, model: str) -> dict[str, pd.DataFrame]:
@@ -41,8 +42,8 @@ def read_tables(results: Path, model: str) -> dict[str, pd.DataFrame]:
     for method in dict.fromkeys(method for method, *_ in MEASURES.values()):
         file = (results / model if method == "circuit_probing" else results / method / model) / "results.csv"
         if file.exists():
-            wanted = [column.format(**NAMES[name]) for owner, *_, columns in MEASURES.values() for column in columns
-                      for name in SETS if owner == method]
+            wanted = [column.format(**NAMES[name]) for owner, *_, columns in MEASURES.values() if owner == method
+                      for column in columns for name in SETS]
             found[method] = check_columns(file, read_method(file), [], ["target_layer", *wanted])
         else:
             print(f"missing: {shown(file)}")
@@ -52,10 +53,7 @@ def read_tables(results: Path, model: str) -> dict[str, pd.DataFrame]:
 
 
 def collect(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """A row for each layer, site, measure and evaluation set, with its mean `value` and the number n of settings.
-
-    tables: of the methods, as read_tables gives them.
-    """
+    """A row for each layer, site, measure and evaluation set, with its mean `value` and the number n of settings."""
     parts = []
     for label, (method, kind, _, columns) in MEASURES.items():
         for name in SETS if method in tables else ():
@@ -85,7 +83,7 @@ def as_cells(table: pd.DataFrame) -> list[list[str]]:
 
 def draw(rows: pd.DataFrame, model: str, path: Path) -> None:
     """Rows: read, used. Columns: attention, MLP. A line for each measure and evaluation set."""
-    looks = {}
+    looks: dict[str, dict[str, Any]] = {}
     for marker, (label, (_, _, role, _)) in zip("os^ovD*P", MEASURES.items()):
         look = {"color": COLORS[role], "marker": marker, "markersize": 5, "linewidth": 1.5}
         looks |= {f"{label} iid": look | {"label": label, "linestyle": "-"},
@@ -96,9 +94,8 @@ def draw(rows: pd.DataFrame, model: str, path: Path) -> None:
                                         figures.PLACE_NAMES, looks, "layer", (12, 7.5), sharey=True)
     for axis in panels.values():
         axis.set_ylim(min(-0.08, rows["value"].min() - 0.05), 1.03)
-        axis.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
-    figures.finish(figure, f"{model}: is the variable read (above), is it used (below)? (mean of {figures.span(rows['n'])} "
-                   f"settings a point)\nsolid: {IID}, dashed: {GEN}", path, fontsize="small")
+    figures.finish(figure, f"{model}: is the variable read (above), is it used (below)?\nmean of "
+                   f"{figures.span(rows['n'])} settings a point; solid: {IID}, dashed: {GEN}", path, fontsize="small")
 
 
 def main() -> None:

@@ -4,10 +4,9 @@
     python analysis/summarize_model_overlap.py --circuits A.safetensors B.safetensors --out Results/overlap
 
 Takes the circuits that two configs of circuit_probing.py have saved, sublayer by sublayer, or two files. Counts, for
-each linear map, each block of a map (query, key and value of GPT-2's c_attn) and the whole sublayer, the neurons of
-each circuit alone (alone_1, alone_2) and of both (common), with their Jaccard index and chance: the probability that
-random sets of these sizes have as many in common, or more (hypergeometric; the maps of a sublayer are drawn from
-apart). Writes OUT.csv and draws OUT.png and OUT.pdf, of more than four sublayers each as a whole only.
+each linear map, its blocks (query, key and value of GPT-2's c_attn) and the whole sublayer, the neurons of each circuit
+alone and of both, their Jaccard index, and chance: the probability that random sets have as many in common. Writes
+OUT.csv and draws OUT.png and OUT.pdf, of more than four sublayers as wholes only.
 """
 
 from itertools import product
@@ -19,7 +18,7 @@ import pandas as pd
 from scipy.stats import hypergeom
 
 from analysis import figures
-from analysis.tables import COMPONENTS, RESULTS, Options, parse, run, swept
+from analysis.tables import COMPONENTS, RESULTS, parse, run, swept
 from interp.methods.masks import Circuit, load_circuit
 from interp.plotting import COLORS
 from interp.runs.config import BadInput, project_path, read_yaml
@@ -27,7 +26,6 @@ from interp.runs.files import write_text
 
 BLOCKS = {"c_attn": ("query", "key", "value")}  # maps whose neurons are several maps' in one
 WHOLE, ALL = "whole", "all maps"
-SUBLAYERS_IN_DETAIL = 4  # drawn with their maps; of more the figure would be longer than a page
 PARTS = {"alone_1": (0.35, ""), "common": (1, ""), "alone_2": (0.35, "//")}  # how strong a circuit's colour, hatching
 MAY_DIFFER = {"task", "variable", "lr", "batch_size"}  # in the descriptions of circuits that are compared
 
@@ -40,8 +38,7 @@ def circuits_of(file: Path) -> list[Saved]:
     paths = sorted(project_path(config["model_dir"]).glob("circuit_*.safetensors")) if config.get("model_dir") else []
     found = [(circuit, about) for circuit, about in map(load_circuit, paths)
              if all(about.get(key, values[0]) in values for key, values in swept(config).items())]
-    if not found or any(about.get(key) != config.get(key, about.get(key)) for _, about in found for key in (
-            "task", "variable")):
+    if not found or any(about[key] != config[key] for _, about in found for key in ("variable",) if key in config):
         raise BadInput(f"{file}: there is no circuit in its model_dir, or another run's; 'python circuit_probing.py "
                        f"--config {file}' makes them, with save_models: true.")
     return found
@@ -49,8 +46,7 @@ def circuits_of(file: Path) -> list[Saved]:
 
 def overlap(one: Saved, other: Saved) -> list[dict[str, Any]]:
     """A row for each map, each block, and the sublayer as a whole; raises BadInput if they are of other sublayers."""
-    places = [{key: about.get(f"target_{key}", about.get(key)) for key in ("layer", "operation")} for _, about in (
-        one, other)]
+    places = [{"layer": about["target_layer"], "operation": about["operation"]} for _, about in (one, other)]
     sizes = [{name: len(scores) for name, scores in circuit.scores.items()} for circuit, _ in (one, other)]
     if places[0] != places[1] or sizes[0] != sizes[1]:
         raise BadInput(f"these are circuits of different sublayers: {places[0] | sizes[0]} and {places[1] | sizes[1]}.")
@@ -97,24 +93,23 @@ def draw(table: pd.DataFrame, names: list[str], path: Path) -> None:
 
 def main() -> None:
     files: dict[str, Any] = {"nargs": 2, "type": Path, "metavar": ("A", "B")}
-    known: Options = {"--config": files | {"help": "configs of circuit_probing.py"},
-                      "--circuits": files | {"help": "saved circuits"},
-                      "--out": {"type": Path, "required": True, "help": "OUT.csv, OUT.png and OUT.pdf are written"}}
-    options = parse(__doc__, RESULTS, known)
+    options = parse(__doc__, RESULTS, {
+        "--config": files | {"help": "configs of circuit_probing.py"}, "--circuits": files | {"help": "saved circuits"},
+        "--out": {"type": Path, "required": True, "help": "OUT.csv, OUT.png and OUT.pdf are written"}})
     if bool(options.config) == bool(options.circuits):
         raise BadInput("give either --config A B or --circuits A B.")
-    found = [tuple(load_circuit(file.absolute()) for file in options.circuits or ())]
-    if options.config:  # those of the same sublayer of one model
-        found = [(one, other) for one, other in product(*map(circuits_of, options.config)) if all(
-            one[1][key] == other[1][key] for key in set(one[1]) & set(other[1]) - MAY_DIFFER)]
-    if not found:
+    found = product(*map(circuits_of, options.config)) if options.config else [[
+        load_circuit(file.absolute()) for file in options.circuits]]
+    alike = [(one, other) for one, other in found if options.circuits or all(  # of the same sublayer of one model
+        one[1][key] == other[1][key] for key in set(one[1]) & set(other[1]) - MAY_DIFFER)]
+    if not alike:
         raise BadInput("--config: there are no two circuits of the same sublayer of one model.")
-    table = pd.DataFrame([row for one, other in found for row in overlap(one, other)])
+    table = pd.DataFrame([row for one, other in alike for row in overlap(one, other)])
     write_text(options.out.with_name(f"{options.out.name}.csv"), table.to_csv(index=False))
     print(table.to_string(index=False, float_format="%.3g"))
-    wholes = table[table["map"] == ALL]
-    drawn = table if len(wholes) <= SUBLAYERS_IN_DETAIL else wholes
-    draw(drawn, [*map(str, options.config or options.circuits)], options.out)
+    if len(alike) > 4:  # the figure would be longer than a page
+        table = table[table["map"] == ALL]
+    draw(table, [*map(str, options.config or options.circuits)], options.out)
 
 
 if __name__ == "__main__":

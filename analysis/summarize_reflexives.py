@@ -1,7 +1,6 @@
 """Reflexives in figures: where is the antecedent's number, and does the pronoun need it? As summarize_agreement.py.
 
-Circuits are of masculine sentences, and the answers without them are of both genders; for nearest neighbors, which read
-sentences up to the pronoun, the two are the same.
+Circuits are of masculine sentences, answers of both genders; nearest neighbors read sentences up to the pronoun.
 """
 
 from functools import partial

@@ -3,12 +3,10 @@
     python analysis/summarize_shared_nodes.py [--results DIR] [--out DIR]
 
 Reads DIR/Task_{1,2}/METHOD/VARIABLE/results.csv, whichever exist, and draws in OUT/Task_1 and OUT/Task_2 what
-summarize_disambiguation.py draws, but for the ablations:
-
-ablation_attn, _mlp    which task needs the circuit: all of it, and its first linear map alone
+summarize_disambiguation.py draws; ablation_attn and ablation_mlp: which task needs the circuit, or its first map?
 """
 
-from analysis.method_figures import draw_by_variable, draw_probes
+from analysis.figures import draw_by_variable, draw_probes
 from analysis.tables import RESULTS, WHERE, parse, present, read_experiment, run
 from interp.runs.config import BadInput, shown
 

@@ -1,7 +1,6 @@
 """The one reader of what runs have written, as pandas frames, and the command line of the scripts of this folder."""
 
 import math
-import re
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Sequence
@@ -88,52 +87,26 @@ def read_experiment(results: Path, variables: Iterable[str], where: dict[str, st
                     over: Sequence[str] = ()) -> pd.DataFrame:
     """RESULTS/METHOD/VARIABLE/results.csv of all methods, a row for each variable, component, model and `over`.
 
-    Columns are METHOD:COLUMN. Over checkpoints, runs of single ones, METHOD/VARIABLE_EPOCH, are read too; of a
-    checkpoint that both have, the sweep's row counts. where: values of settings, of which only the rows are taken.
-
-    Raises:
-        BadInput: there is no run, a table cannot be read, or a run sweeps more than that, which nothing averages.
+    Columns are METHOD:COLUMN. Raises BadInput: there is no run, a table cannot be read, or a run sweeps more than that.
     """
     tables = []
-    for method in METHODS:
-        for variable in variables:
-            folder, found = results / method / variable, []
-            single = sorted(run for run in folder.parent.glob(f"{variable}_*") if run.name.split("_")[-1].isdigit())
-            for run in [folder, *single] if over else [folder]:
-                if (run / "results.csv").exists():
-                    table = select(read_method(run / "results.csv"), where)
-                    if over and "checkpoint" not in table:
-                        table = table.assign(checkpoint=epoch_of(run))
-                    found.append(tidy(table, method).assign(variable=variable))
-                    keys = [name for name in (*IDENTITY, *over) if name in found[-1]]
-                    if found[-1].duplicated(keys).any():
-                        lists = [key for key, values in swept(read_config(run)).items() if len(values) > 1]
-                        raise BadInput(f"{shown(run)} sweeps {', '.join(lists)}; figures average over models only, so "
-                                       "take one value with --where KEY=VALUE.")
-            if found:
-                both = pd.concat(found)
-                tables.append(both[~both.duplicated(keys)])
-            elif folder.parent.exists():
-                print(f"missing: {shown(folder / 'results.csv')}", file=sys.stderr)
+    for folder in [results / method / variable for method in METHODS for variable in variables]:
+        if (folder / "results.csv").exists():
+            table = tidy(select(read_method(folder / "results.csv"), where), folder.parent.name)
+            if table.duplicated([name for name in (*IDENTITY, *over) if name in table]).any():
+                lists = [key for key, values in swept(read_config(folder)).items() if len(values) > 1]
+                raise BadInput(f"{shown(folder)} sweeps {', '.join(lists)}; figures average over models only, so take "
+                               "one value with --where KEY=VALUE.")
+            tables.append(table.assign(variable=folder.name))
+        elif folder.parent.exists():
+            print(f"missing: {shown(folder / 'results.csv')}", file=sys.stderr)
     if not tables:
         raise BadInput(f"nothing to draw in {shown(results)}.")
     return pd.concat(tables, ignore_index=True)
 
 
-def epoch_of(run: Path) -> int:
-    """The checkpoint of the model that a run's config names: what a folder is called is no evidence of it."""
-    model = str(read_config(run).get("model_path"))
-    epoch = re.search(r"_Seed_(?:\d+|{model_seed})_(\d+)/?$", model)
-    if not epoch:
-        raise BadInput(f"{shown(run)}: neither a column 'checkpoint' nor its model_path ({model}) tells its epoch.")
-    return int(epoch[1])
-
-
 def tidy(table: pd.DataFrame, method: str) -> pd.DataFrame:
-    """A method's table with columns METHOD:COLUMN, and the accuracy that its intervention costs on test.
-
-    Rows of LEACE fitted in float32 have the columns AMNESIC_FLOAT32:COLUMN.
-    """
+    """A method's table with columns METHOD:COLUMN, also of the accuracy that its intervention costs on test."""
     for before, after in BEFORE_AND_AFTER:
         if before in table:
             table = table.assign(accuracy_lost=table[before] - table[after])
@@ -161,7 +134,7 @@ def parse(description: str | None, results: Path, further: Options | None = None
     """The command line of a script: `results` to read, `out` to write, both as whole paths, and further options."""
     known: Options = {"--results": {"type": Path, "default": results, "help": "the folder to read"},
                       "--out": {"type": Path, "help": "default: RESULTS/figures"}}
-    parser = ArgumentParser(description=(description or "").partition("\n")[0])
+    parser = ArgumentParser(description=str(description).partition("\n")[0])
     for name, option in (known | (further or {})).items():
         parser.add_argument(name, **option)
     options = parser.parse_args()

@@ -74,8 +74,8 @@ def clustered_auroc_interval(positive: Sequence[Numbers], negative: Sequence[Num
     found = []
     for _ in range(resamples):
         drawn = drawing.integers(len(positive), size=len(positive))
-        above, below = [np.concatenate([drawing.choice(some[k], len(some[k])) for k in drawn if len(some[k])] or [[]])
-                     for some in (positive, negative)]
+        above, below = [np.concatenate([drawing.choice(some[k], len(some[k])) if len(some[k]) else np.empty(0)
+                                        for k in drawn]) for some in (positive, negative)]
         if len(above) and len(below):
             found.append(auroc(above, below))
     low, high = np.quantile(found, TAILS) if found else (np.nan, np.nan)

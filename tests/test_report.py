@@ -153,7 +153,7 @@ def test_complete_runs_are_kept_as_text(tmp_path, monkeypatch, capsys):
     assert keep("Grokking/another", "Grokking/circuit_probing") == 2
     assert "is of another config" in capsys.readouterr().out and not (tmp_path / "kept/Grokking/another").exists()
     (run / "config.yaml").rename(run / "moved.yaml")
-    assert keep("Grokking/circuit_probing/a2") == 2 and "has no config.yaml" in capsys.readouterr().out
+    assert keep("Grokking/circuit_probing/a2") == 2 and "has no config.yaml of its own" in capsys.readouterr().out
     (run / "moved.yaml").rename(run / "config.yaml")
     assert keep("Grokking/circuit_probing/a2") == 2 and "is of another config" in capsys.readouterr().out
     assert keep("Grokking/circuit") == 2 and "there is no run in Grokking/circuit" in capsys.readouterr().out
@@ -313,6 +313,16 @@ def test_no_run_is_passed_over(tmp_path, report):
         assert f"{name}: done, 1 row" in page.text, name
     assert "loop: a link makes it the same as a folder that is read already" in said
     assert "this is a run itself" in fail(report, results / "mine")
+
+
+def test_a_run_in_parts_tells_of_each(tmp_path, report):
+    run = tmp_path / "r/mine"
+    for part, status in ((1, "done"), (2, "failed")):
+        write_run(run / f"part_{part}_of_2", pd.DataFrame({"lr": [part]}), {"lr_list": [1, 2]}, status=status,
+                  device_name=f"machine{part}", threads=part)
+    page, _ = report(tmp_path / "r")
+    text = re.sub(r"\s+", " ", page.text)
+    assert "unfinished, part 2/2 failed" in text and "machine1" in text and "machine2" in text
 
 
 def test_a_command_is_of_the_same_config(tmp_path, report):
