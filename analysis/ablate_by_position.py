@@ -11,8 +11,8 @@ FILE.pdf. stream_norm, change_norm: mean norms, where a case ablates, of the ful
 layer and of what the ablation changes in it.
 """
 
-from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -91,14 +91,12 @@ def main() -> None:
                 if (about["target_layer"], about["operation"]) == place]
     if not circuits or not config.of_sentences:
         raise BadInput(f"{options.config}: it has no circuit of the {where}, or is not of sentences.")
-    setting_of = namedtuple("Setting", [  # type: ignore[misc]
-        name for name in circuits[0][1] if name in ("model_seed", "checkpoint", "target_layer", "operation")])
-    settings = [setting_of(*(about[name] for name in setting_of._fields)) for _, about in circuits]
-    study, rows, found = Study(config, settings, choose_device(options.device)), [], dict(zip(settings, circuits))
+    settings = [SimpleNamespace(**about, circuit=circuit) for circuit, about in circuits]
+    study, rows = Study(config, settings, choose_device(options.device)), []
     for model, data, of_model in study.models(settings):
-        sublayer = find_sublayer(model, *place)
-        rows += [setting._asdict() | row for setting in of_model for name, examples in data.evaluated.items()
-                 for row in ablate_by_position(model, sublayer, found[setting][0], name, examples)]
+        rows += [{"model_seed": setting.model_seed, **row} for setting in of_model
+                 for name, examples in data.evaluated.items() for row in ablate_by_position(
+                     model, find_sublayer(model, *place), setting.circuit, name, examples)]
     table, results = pd.DataFrame(rows), project_path(config.results_dir)
     out = options.out if options.out != options.results / "figures" else (
         results / "figures" / f"ablation_by_position_{options.operation}_{options.layer}")
