@@ -13,12 +13,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.text import Text
 
+from analysis.method_figures import stored_config
 from interp.methods.interchange import method
 from interp.methods.table import interchange_methods
 from interp.plotting import COLORS, draw_line, plt, save_figure, sns, wrapped
 from interp.runs.config import shown
 from interp.runs.files import write_text
-from interp.runs.store import stored_config
 from interp.statistics import clustered_interval
 
 LOOKS = {  # the methods in the order of figures, each with its key of COLORS and its marker

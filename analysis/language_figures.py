@@ -26,12 +26,12 @@ from analysis.method_figures import (
     present,
     read_csv,
     read_results_table,
+    stored_config,
 )
 from interp.methods.table import ABLATION_COLUMNS
 from interp.plotting import COLORS, draw_bars, draw_line, plt, save_figure
 from interp.runs.config import BadInput, shown
 from interp.runs.files import write_text
-from interp.runs.store import stored_config
 from interp.statistics import clustered_interval, holm, rank_among
 
 SUBLAYER = ["target_layer", "operation"]

@@ -15,7 +15,7 @@ from interp.methods.table import BEFORE_AND_AFTER, COMPONENT_OF, METHODS, PLACES
 from interp.plotting import draw_bars, plt, save_figure, sns, wrapped
 from interp.runs.config import CONFIGS, PROJECT_ROOT, BadInput, project_path, read_yaml, shown
 from interp.runs.files import check_folder
-from interp.runs.store import CONFIG, stored_config, tables_below
+from interp.runs.store import CONFIG
 from interp.statistics import interval
 
 RESULTS = PROJECT_ROOT / "Results"
@@ -161,6 +161,16 @@ def shipped_configs() -> Iterator[tuple[Path, dict[str, Any]]]:
     for file in sorted(CONFIGS.rglob("*.yaml"), key=lambda file: (TRAINING not in file.parts, file)):
         with suppress(BadInput):
             yield file, read_yaml(file)
+
+
+def stored_config(folder: Path) -> dict[str, Any]:
+    """A run's config, {} where there is none."""
+    return read_yaml(folder / CONFIG) if (folder / CONFIG).exists() else {}
+
+
+def tables_below(results: Path, pattern: str) -> list[Path]:
+    """The results.csv of the runs whose folders match."""
+    return sorted(results.glob(f"{pattern}/results.csv"))
 
 
 def config_that_writes(results: Path) -> str | None:

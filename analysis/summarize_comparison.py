@@ -36,12 +36,11 @@ from analysis.comparison_figures import (
     mean_with_interval,
     told_of,
 )
-from analysis.method_figures import RESULTS, check_columns, markdown_table, read_csv, run, whole_out
+from analysis.method_figures import RESULTS, check_columns, markdown_table, read_csv, run, tables_below, whole_out
 from interp.methods.interchange import method
 from interp.methods.table import interchange_methods
 from interp.runs.config import BadInput, shown
 from interp.runs.files import write_text
-from interp.runs.store import tables_below
 from interp.statistics import auroc, clustered_auroc_interval, holm
 
 CELL = ["model", "data", "target_layer", "residual_location", "variable"]

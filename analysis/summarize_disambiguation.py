@@ -30,11 +30,11 @@ from analysis.method_figures import (
     present,
     read_results,
     run,
+    tables_below,
 )
 from analysis.papers import why_not_the_papers
 from interp.runs.config import CONFIGS
 from interp.runs.files import write_text
-from interp.runs.store import tables_below
 
 PAPER = Path(__file__).with_name("paper_experiment_1.csv")
 PAPERS = CONFIGS / "Disambiguation/circuit_probing"
