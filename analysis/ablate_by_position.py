@@ -11,8 +11,8 @@ FILE.pdf. stream_norm, change_norm: mean norms, where a case ablates, of the ful
 layer and of what the ablation changes in it.
 """
 
+from collections import namedtuple
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -91,7 +91,8 @@ def main() -> None:
                 if (about["target_layer"], about["operation"]) == place]
     if not circuits or not config.of_sentences:
         raise BadInput(f"{options.config}: it has no circuit of the {where}, or is not of sentences.")
-    settings = [SimpleNamespace(**about, circuit=circuit) for circuit, about in circuits]
+    setting_of: Any = namedtuple("Setting", ["circuit", *circuits[0][1]])  # type: ignore[misc]
+    settings = [setting_of(circuit, *about.values()) for circuit, about in circuits]
     study, rows = Study(config, settings, choose_device(options.device)), []
     for model, data, of_model in study.models(settings):
         rows += [{"model_seed": setting.model_seed, **row} for setting in of_model

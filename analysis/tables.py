@@ -11,6 +11,7 @@ import pandas as pd
 
 from interp.methods.table import BEFORE_AND_AFTER, COMPONENT_OF, METHODS, PLACES
 from interp.runs.config import PROJECT_ROOT, BadInput, read_yaml, shown
+from interp.runs.files import check_folder
 
 RESULTS = PROJECT_ROOT / "Results"
 COMPONENTS = {"attn": "attention", "mlp": "MLP"}
@@ -140,6 +141,7 @@ def parse(description: str | None, results: Path, further: Options | None = None
     options = parser.parse_args()
     options.results = options.results.absolute()
     options.out = (options.out or options.results / "figures").absolute()
+    check_folder("--out", options.out.parent if options.out.is_file() else options.out)
     if "where" in options:
         options.where = dict(pair.partition("=")[::2] for pair in options.where)
     return options

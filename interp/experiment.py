@@ -85,7 +85,7 @@ def check(script: Script, file: str, options: argparse.Namespace) -> tuple:
     config, settings = read_config(file, script.schema, options)
     device = choose_device(options.device or config.device)
     share = share_of(settings, *options.shard)
-    prepared = script.prepare(config, share, device) if share else None
+    prepared = script.prepare(config, share or settings, device)
     artifacts = [path for setting in settings for path in script.artifacts(config, setting)]
     check_run(config, artifacts, options.overwrite)
     return config, settings, share, artifacts, prepared, device

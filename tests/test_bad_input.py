@@ -182,13 +182,13 @@ def test_circuit_probing_refuses_data(mistake, words, tiny, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("mistake, words", [
-    ("no weights", ["model_path", "no weights"]),
-    ("half a weight file", ["model_path", "model.safetensors", "broken"]),
+    ("no weights", ["model_path", "weights", "missing"]),
+    ("half a weight file", ["model_path", "weights", "damaged"]),
     ("no config", ["model_path", "config.json"]),
     ("another architecture", ["model_path", "'t5'"]),
     ("weights of another model", ["model_path", "lack", "wte"]),
     ("weights of another shape", ["model_path", "shape", "config.json"]),
-    ("impossible config", ["model_path", "config.json", "makes no model"]),
+    ("impossible config", ["model_path", "config.json", "do not fit"]),
     ("negative heads", ["model_path", "config.json", "n_head -2"]),
     ("a pickle that runs code", ["model_path", "code in it is not run"]),
     ("blocks that do more than add", ["model_path", "'opt'", "do more"]),

@@ -55,10 +55,11 @@ def artifacts(config, setting):
 
 
 def finish(config, prepared, directory):
+    assert prepared in config.word_list  # also where a shard has no settings
     write_text(directory.path / "figure.txt", f"{len(directory.table('results'))} settings")
 
 
-TOY = Script("toy", Config, lambda config, settings, device: None, run, artifacts, finish)
+TOY = Script("toy", Config, lambda config, settings, device: settings[0].word, run, artifacts, finish)
 
 
 @pytest.fixture
@@ -185,7 +186,7 @@ def test_shards_are_one_run(toy, tmp_path, capsys):
     assert toy("one", "--shard", "2/4") == 0
     assert [(row["word"], row["method"]) for row in rows_of(tmp_path / "one/results.csv")] == [("b", "x"), ("b", "y")]
     assert not (tmp_path / "one/figure.txt").exists()
-    for shard in ("1/4", "4/4", "3/4"):  # the fourth has no settings
+    for shard in ("4/4", "4/4", "1/4", "3/4", "4/4"):  # the fourth has no settings
         assert toy("one", "--shard", shard) == 0
     assert at_once(toy, *((["many", "--shard", f"{shard}/3"], {"pause": 0.01}) for shard in (1, 2, 3))) == [0, 0, 0]
     assert result(tmp_path / "one") == result(tmp_path / "many") == result(tmp_path / "whole")
@@ -292,7 +293,7 @@ def test_what_belongs_to_others_is_refused_before_anything_is_computed(toy, tmp_
             ("foreign", {}, "is not empty and holds no run"),
             ("new", {"model_dir": str(tmp_path / "other_models")}, "word_a_method_x.txt is there already"),
             ("file/x", {}, f"results_dir: {tmp_path / 'file'} is a file"),
-            ("new", {"model_dir": str(tmp_path / "link/x")}, f"model_dir: {tmp_path / 'link'} leads nowhere"),
+            ("new", {"model_dir": str(tmp_path / "link/x")}, f"model_dir: {tmp_path / 'link'} is a file, or"),
             ("new", {"data_path": str(tmp_path / "no.csv")}, f"data_path: there is no {tmp_path / 'no.csv'}.")]:
         before = snapshot(tmp_path)
         for options in (["--check"], []):

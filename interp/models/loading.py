@@ -33,6 +33,7 @@ logging.disable_progress_bar()  # loading a few tensors needs none, and it would
 logging.set_verbosity_error()   # what is wrong with a model is said in one sentence
 
 NO_DROPOUT = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 SPREAD: str | dict[str, str] = "auto"  # the device map
 
@@ -74,8 +75,9 @@ def read_model_config(key: str, path: str):
     folder, gguf = locate_model(key, path)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, **gguf)
-        if config.num_hidden_layers < 1 or config.vocab_size < 1:
-            raise ValueError("its config.json describes no layers or no vocabulary")
+        for size in SIZES:
+            if isinstance(value := getattr(config, size, None), int) and value < 1:
+                raise ValueError(f"its config.json has {config.attribute_map.get(size, size)} {value}")
     except Exception as error:  # whatever a hand-edited configuration raises, the user sees its folder named
         raise BadInput(f"{key}: {shown(folder)} cannot be read as a model: {first_line(error)}") from None
     try:

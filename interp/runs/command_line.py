@@ -1,11 +1,10 @@
 """The command line of every script, and what of it is answered before torch is loaded, which takes seconds."""
 
 import argparse
-import re
 import sys
 import textwrap
 
-from interp.runs.config import DATA, BadInput, C, ScriptConfig, describe_keys, inputs_of, load_config, require_file
+from interp.runs.config import BadInput, C, ScriptConfig, describe_keys, load_config
 from interp.runs.settings import Setting, expand_settings
 from interp.runs.store import check_run
 
@@ -22,18 +21,18 @@ def parse_arguments(name: str, schema: type[ScriptConfig], arguments: list[str] 
                         help="override a key of every config")
     parser.add_argument("--overwrite", action="store_true", help="move an earlier run aside and start again")
     parser.add_argument("--check", action="store_true", help="read and check everything, list what is left to compute")
-    parser.add_argument("--shard", type=parse_shard, default=(1, 1), metavar="K/N",
+    parser.add_argument("--shard", type=shard, default=(1, 1), metavar="K/N",
                         help="compute every N-th setting from the K-th on (of a comparison: with all methods); all "
                              "shards write into the same results_dir, at once or one after another")
     parser.add_argument("--device", help="auto (cuda if present, else cpu), cpu, cuda, cuda:1, mps")
     return parser.parse_args(arguments)
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not found or not 1 <= int(found[1]) <= int(found[2]):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a shard such as 3/8, the third of eight")
-    return int(found[1]), int(found[2])
+def shard(text: str) -> tuple[int, int]:
+    number, of = map(int, text.split("/"))
+    if not 1 <= number <= of:
+        raise ValueError
+    return number, of
 
 
 def answer_early(name: str, schema: type[ScriptConfig]) -> None:
@@ -48,10 +47,8 @@ def answer_early(name: str, schema: type[ScriptConfig]) -> None:
 
 
 def read_config(file: str, schema: type[C], options: argparse.Namespace) -> tuple[C, list[Setting]]:
-    """A config and its settings; raises BadInput as load_config and check_run, and where a data file is missing."""
+    """A config and its settings; raises BadInput as load_config and check_run."""
     config = load_config(file, schema, options.set)
     settings = expand_settings(config)
     check_run(config, overwrite=options.overwrite)
-    for key, path in inputs_of(config, DATA).items():
-        require_file(key, path)
     return config, settings

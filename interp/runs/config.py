@@ -17,8 +17,6 @@ ALIASES = {  # several names for one key, most of them the paper's: read under t
     "precision": "precision_list"}  # one value for a list of one
 
 T = TypeVar("T")
-
-
 Whole = Annotated[int, Field(strict=True, gt=-2**32, lt=2**32)]  # more overflows C's integers; strict: no truth value
 Real = Annotated[float, Field(strict=True, ge=-1e30, le=1e30)]  # beyond that float32 overflows
 NonEmpty = Annotated[list[T], Field(min_length=1)]

@@ -1,7 +1,6 @@
 """Files written in one step, so that a kill leaves the old one or the new one; nothing is ever deleted."""
 
 import csv
-import errno
 import io
 import itertools
 import os
@@ -47,10 +46,8 @@ def writing(target: Path) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(target)) from error
-    except SafetensorError as error:
-        raise OSError(errno.EIO, f"it cannot be written ({error})", str(target)) from error
+    except (OSError, SafetensorError) as error:
+        raise OSError(None, getattr(error, "strerror", None) or str(error), str(target)) from error
     finally:  # where writing failed, a full disk has room again
         shutil.rmtree(temporary, ignore_errors=True) if temporary.is_dir() else temporary.unlink(missing_ok=True)
 
@@ -73,10 +70,8 @@ def write_table(path: Path, rows: list[Row]) -> None:
 def check_folder(key: str, path: Path) -> None:
     """Refuse a folder that cannot be made or written; raises BadInput naming the key."""
     existing = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
-    why = ("leads nowhere" if not existing.exists() else "is a file, not a folder" if not existing.is_dir()
-           else "cannot be written to" if not os.access(existing, os.W_OK) else "")
-    if why:
-        raise BadInput(f"{key}: {shown(existing)} {why}.")
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise BadInput(f"{key}: {shown(existing)} is a file, or a folder that cannot be written to.")
 
 
 def check_data_files(files: dict[Path, str]) -> None:

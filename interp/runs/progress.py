@@ -10,12 +10,12 @@ SECONDS_BETWEEN_LINES = 30
 class Progress(tqdm):
     """tqdm, which in a log (where standard error is no terminal) writes a line at times instead of moving a bar."""
 
-    def __init__(self, steps, *, desc: str, unit: str, leave: bool = False, **options):
+    def __init__(self, steps, **options):
         self.in_log = not sys.stderr.isatty()
         if self.in_log:
-            options |= {"mininterval": SECONDS_BETWEEN_LINES, "maxinterval": SECONDS_BETWEEN_LINES, "bar_format": (
-                "{desc}: {n_fmt} of {total_fmt} {unit}s after {elapsed}{postfix}")}
-        super().__init__(steps, desc=desc, unit=unit, leave=leave and not self.in_log, **options)
+            options |= {"mininterval": SECONDS_BETWEEN_LINES, "maxinterval": SECONDS_BETWEEN_LINES, "leave": False,
+                        "bar_format": "{desc}: {n_fmt} of {total_fmt} {unit}s after {elapsed}{postfix}"}
+        super().__init__(steps, **({"leave": False} | options))
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         if not self.in_log:

@@ -78,7 +78,7 @@ class RunDirectory:
         """Whether the last process ended well, and results.csv is as new as all that is finished; not after a kill."""
         files = [file for file in [self.path / RESULTS, *map(self.file, settings)] if file.exists()]
         return ([session["status"] for session in self.record()["sessions"]][-1:] == ["done"]
-                and max(files, key=lambda file: file.stat().st_mtime_ns).name == RESULTS)
+                and max(files, key=lambda file: file.stat().st_mtime_ns, default=self.path / RESULTS).name == RESULTS)
 
     def refuse_changed(self, inputs: dict[str, str]) -> None:
         """A run goes on only with the models and data it began with; raises BadInput naming what changed."""
@@ -161,33 +161,21 @@ def check_run(config: ScriptConfig, artifacts: Iterable[Path] = (), overwrite: b
     check_folder("results_dir", path)
     for folder in {file.parent for file in artifacts}:
         check_folder("model_dir", folder)
-    files = path.exists() and [file for file in path.iterdir() if not file.name.startswith(".")]
-    others = [file for file in artifacts if file.exists()]
-    if not (path / CONFIG).exists():  # looked at last: another process writes it before all else
-        if files:
-            raise BadInput(f"results_dir: {shown(path)} is not empty and holds no run; give another results_dir.")
-        if others and not overwrite:
-            raise BadInput(f"model_dir: {shown(others[0])} is there already, from another run; give another model_dir, "
-                           "or --overwrite, which sets it aside.")
-    elif not overwrite:
-        if (path / RESULTS).exists() and not (path / "settings").is_dir():
-            raise BadInput(f"results_dir: {shown(path)} holds a run of an earlier version; {INSTEAD}.")
-        if changed := changed_keys(path, config):
-            raise BadInput(f"results_dir: {shown(path)} holds a run with another {', '.join(changed)}; {INSTEAD}.")
+    there, others = path.exists() and [*path.glob("[!.]*")], [file for file in artifacts if file.exists()]
+    begun = (path / CONFIG).exists()  # looked at last: another process writes it before all else
+    if there and not begun:
+        raise BadInput(f"results_dir: {shown(path)} is not empty and holds no run; give another results_dir.")
+    if others and not begun and not overwrite:
+        raise BadInput(f"model_dir: {shown(others[0])} is there already, from another run; give another model_dir, or "
+                       "--overwrite, which sets it aside.")
+    if (path / RESULTS).exists() and not (path / "settings").is_dir() and not overwrite:
+        raise BadInput(f"results_dir: {shown(path)} holds a run of an earlier version; {INSTEAD}.")
+    if begun and not overwrite and (changed := changed_keys(path, config)):
+        raise BadInput(f"results_dir: {shown(path)} holds a run with another {', '.join(changed)}; {INSTEAD}.")
 
 
 def changed_keys(folder: Path, config: ScriptConfig) -> list[str]:
     """The keys in which a run's config differs from another, but for those that change no number."""
-    old, fields = stored_config(folder), type(config).model_fields
+    old, fields = read_yaml(folder / CONFIG), type(config).model_fields
     return [key for key, value in config.model_dump(mode="json").items()  # a key may be newer than the run
             if key not in FREE_KEYS and old.get(key, fields[key].default) != value]
-
-
-def stored_config(folder: Path) -> dict[str, Any]:
-    """A run's config, {} where there is none; raises BadInput where it is damaged."""
-    return read_yaml(folder / CONFIG) if (folder / CONFIG).exists() else {}
-
-
-def tables_below(results: Path, pattern: str) -> list[Path]:
-    """The results.csv of the runs whose folders match."""
-    return sorted(results.glob(f"{pattern}/{RESULTS}"))

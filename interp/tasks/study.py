@@ -85,7 +85,8 @@ class Study:
                     variable = self.variable(of_data[0])
                     self.data_by_key[key] = tables.data(variable, paired) if tables else read_sequences_of(
                         config, of_data[0], variable, device, (counterfactuals or {}).get(variable), extra)
-                check_data(self.data_by_key[key], config, configuration)
+                counterfactual = (counterfactuals or {}).get(self.variable(of_data[0]))
+                check_data(self.data_by_key[key], config, configuration, counterfactual)
 
     def path(self, setting: Setting) -> str:
         return fill_in("model_path", self.config.model_path, setting)
@@ -341,7 +342,8 @@ class Sentences:
 
 # ------------------------------------------------------------------------------------- checks
 
-def check_data(data: Data, config: QuestionConfig, model: PretrainedConfig) -> None:
+def check_data(data: Data, config: QuestionConfig, model: PretrainedConfig,
+               counterfactual: Counterfactual | None) -> None:
     """Refuse rows that a model cannot read; raises BadInput."""
     if config.of_sentences:
         for name, examples in {TRAIN: data.train, **data.evaluated}.items():
@@ -350,7 +352,8 @@ def check_data(data: Data, config: QuestionConfig, model: PretrainedConfig) -> N
     for key, examples in {**dict(zip(SEQUENCE_KEYS, (data.train, data.tests[TEST]))), **data.extra}.items():
         check_fits(key, examples, model)
     for key, pairs in zip(SEQUENCE_KEYS, data.pairs.values()):
-        check_fits(key, replace(pairs.source, answer=pairs.counterfactual), model, "the counterfactual answer")
+        label = f"the answer '{counterfactual.label}'" if counterfactual else "the answer"
+        check_fits(key, replace(pairs.source, answer=pairs.counterfactual), model, label)
 
 
 def check_layers(model: PretrainedConfig, path: str, config: QuestionConfig, setting: Setting) -> None:
