@@ -91,8 +91,9 @@ def main() -> None:
                 if (about["target_layer"], about["operation"]) == place]
     if not circuits or not config.of_sentences:
         raise BadInput(f"{options.config}: it has no circuit of the {where}, or is not of sentences.")
-    setting_of: Any = namedtuple("Setting", ["circuit", *circuits[0][1]])  # type: ignore[misc]
-    settings = [setting_of(circuit, *about.values()) for circuit, about in circuits]
+    names = ["circuit", *circuits[0][1]]
+    settings = [namedtuple("Setting", names)(circuit, *about.values())  # type: ignore
+                for circuit, about in circuits]
     study, rows = Study(config, settings, choose_device(options.device)), []
     for model, data, of_model in study.models(settings):
         rows += [{"model_seed": setting.model_seed, **row} for setting in of_model

@@ -279,13 +279,11 @@ OUT = {script: [] for script in ("summarize_disambiguation", "summarize_shared_n
     "ablate_by_position": ["--layer", "0", "--operation", "attn", "--config",
                            PROJECT_ROOT / "configs/SV_Agreement/sv_agreement-smollm2.yaml"],
     "compare_with_published": ["--published", "none", "--experiment", "x"]}
-NAMES_FILES = ("summarize_model_overlap", "ablate_by_position", "compare_with_published")  # --out FILE, not a folder
 
 
 @pytest.mark.parametrize("script", OUT)
 def test_figures_that_cannot_be_written_are_refused_before_anything_is_read(script, tmp_path, analyse):
     (tmp_path / "file").write_text("mine")
-    for out, words in [("file/x/y", "is a file")] + [("/", "file's name")] * (script in NAMES_FILES):
-        said = analyse(script, *OUT[script], "--out", tmp_path / out)
-        assert said.returncode == 2 and len(said.stderr.splitlines()) == 1, said.stderr
-        assert "--out" in said.stderr and words in said.stderr
+    said = analyse(script, *OUT[script], "--out", tmp_path / "file/x/y")
+    assert said.returncode == 2 and len(said.stderr.splitlines()) == 1, said.stderr
+    assert "--out" in said.stderr and "is a file" in said.stderr
