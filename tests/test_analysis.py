@@ -1,23 +1,26 @@
-"""The analysis scripts and the graph of experiments: what they say about tables that the scripts have written."""
+"""The analysis scripts: what they say about tables that the scripts have written, or that are written here."""
 
 import itertools
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.container import BarContainer
 
-from analysis.method_figures import of_models
-from analysis.papers import why_not_the_papers
+from analysis import figures
+from analysis.figures import draw_by_variable, of_models, reach
 from analysis.summarize_model_overlap import overlap
-from conftest import CIRCUITS, METHODS, TRAINING, circuit_values, rows_of, training_values, write_yaml
+from analysis.tables import find_runs, read_experiment
+from conftest import CIRCUITS, METHODS, rows_of, write_yaml
 from interp.experiment import main
-from interp.methods.masks import Circuit, load_circuit
+from interp.methods.masks import Circuit
 from interp.runs.config import PROJECT_ROOT
 from interp.runs.files import write_table
+from interp.statistics import interval
 
 
 def drawn(folder: Path) -> set[str]:
@@ -26,6 +29,13 @@ def drawn(folder: Path) -> set[str]:
                 for ending in ("pdf", "png"))
     assert pdf == png
     return pdf
+
+
+def kept_figures(monkeypatch) -> dict:
+    """The figures that would be saved from now on, by name."""
+    kept = {}
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: kept.update({path.name: figure}))
+    return kept
 
 
 def test_comparison_puts_each_published_cell_beside_ours(tiny, tmp_path, analyse):
@@ -39,7 +49,8 @@ def test_comparison_puts_each_published_cell_beside_ours(tiny, tmp_path, analyse
         "Toy,,circuit_probing,a2,mlp,ablated_acc_test,-1\nToy,,circuit_probing,b2,mlp,ablated_acc_test,0\n")
     command = ("compare_with_published", "--results", tmp_path, "--published", tmp_path / "published.csv",
                "--out", tmp_path / "table.md", "--experiment")
-    assert analyse(*command, "Toy").returncode == 0
+    finished = analyse(*command, "Toy")
+    assert finished.returncode == 0 and "2 of 3 values, 1 marked" in finished.stdout and "missing" in finished.stderr
     cells = [line.strip("| ").split(" | ") for line in (tmp_path / "table.md").read_text().splitlines()
              if line.startswith("| a2")]
     assert [cell[2] for cell in cells] == ["vanilla_acc_test", "ablated_acc_test"]
@@ -48,131 +59,143 @@ def test_comparison_puts_each_published_cell_beside_ours(tiny, tmp_path, analyse
     assert failed.returncode == 2 and "Toys" in failed.stderr and len(failed.stderr.splitlines()) == 1
 
 
-def test_figures_of_what_exists_from_any_directory(tiny, tmp_path):
-    for variable in ("a2", "a_plus_b"):
-        config = write_yaml(tmp_path / f"{variable}.yaml", tiny.circuits | {
-            "variable": "var_0" if variable == "a2" else "aux_0", "save_models": False,
-            "results_dir": str(tmp_path / "circuit_probing" / variable)})
-        assert main(CIRCUITS, ["--config", str(config)]) == 0
-    finished = subprocess.run([sys.executable, PROJECT_ROOT / "analysis/summarize_disambiguation.py", "--results",
-                               tmp_path], cwd="/", capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
-    assert [line.split("circuit_probing/")[1].split("/")[0] for line in finished.stderr.splitlines()
-            if line.startswith("missing")] == ["minus_b2", "a_minus_b"]
-    table = {(row["variable"], row["component"]): row for row in rows_of(tmp_path / "figures/circuits.csv")}
-    [mlp] = [row for row in rows_of(tmp_path / "circuit_probing/a2/results.csv") if row["operation"] == "mlp"]
-    assert table["a2", "mlp"]["accuracy ablated"] == mlp["ablated_acc_test"]
-    assert not any("paper" in column for column in table["a2", "mlp"])  # a stranger's model is not set beside the paper
-    assert "not set beside the paper's figures: a2" in finished.stdout
-    assert drawn(tmp_path / "figures") == {"nearest_neighbors", "ablation"}
-
-
-def test_a_run_is_the_papers_only_with_its_settings_and_its_model(tiny, tmp_path):
-    shutil.copytree(tiny.folder, tmp_path / "tiny")
-    training = write_yaml(tmp_path / "training.yaml", training_values(tmp_path / "tiny"))
-    values = circuit_values(tmp_path / "tiny") | {"save_models": False, "results_dir": str(tmp_path / "run")}
-    paper = write_yaml(tmp_path / "paper.yaml", values)
-    assert main(TRAINING, ["--config", str(training), "--overwrite"]) == 0
-    assert main(CIRCUITS, ["--config", str(paper), "--set", f"results_dir={tmp_path / 'elsewhere'}"]) == 0
-    assert main(CIRCUITS, ["--config", str(paper), "--set", "l0_lambda=1e-3"]) == 0
-
-    def why(run: str) -> str | None:
-        return why_not_the_papers(tmp_path / run, paper, CIRCUITS.schema, training)
-
-    assert why("elsewhere") is None
-    assert "l0_lambda" in why("run") and "config.yaml" in why("nothing")
-    other = write_yaml(tmp_path / "other.yaml", training_values(tmp_path / "tiny") | {"wd": 0.2})
-    assert why_not_the_papers(tmp_path / "elsewhere", paper, CIRCUITS.schema, other).endswith("wd than " + str(other))
-    weights = Path(values["model_path"]) / "model.safetensors"
-    shutil.copy(weights.parent.with_name("model_LR_0.01_Seed_0_100") / weights.name, weights)
-    assert "no longer, the model that" in why("elsewhere")
-
-
-def test_layers_are_drawn_apart_and_other_sweeps_are_not_averaged(tmp_path, analyse):
-    """Two layers, two models, two learning rates."""
-    rows = [{"model_seed": seed, "target_layer": layer, "probe_index": 2, "operation": "mlp", "lr": lr,
-             "knn_test_acc": 0.1 * layer + 0.01 * seed + lr, "full_model_knn_test_acc": 0.2, "majority_test_acc": 0.1}
-            for seed in (0, 1) for layer in (0, 3) for lr in (0.1, 0.2)]
-    folder = tmp_path / "circuit_probing/a2"
-    folder.mkdir(parents=True)
-    write_table(folder / "results.csv", rows)
-    write_yaml(folder / "config.yaml", {"model_seed_list": [0, 1], "target_layer_list": [0, 3], "lr_list": [0.1, 0.2]})
-    refused = analyse("summarize_disambiguation", "--results", tmp_path)
-    assert refused.returncode == 2 and "sweeps lr" in refused.stderr and "--where lr=VALUE" in refused.stderr
-    assert analyse("summarize_disambiguation", "--results", tmp_path, "--where", "lr=0.2").returncode == 0
-    assert drawn(tmp_path / "figures/layer_0") == drawn(tmp_path / "figures/layer_3") == {"nearest_neighbors"}
-    table = {int(row["layer"]): float(row["KNN circuit"]) for row in rows_of(tmp_path / "figures/circuits.csv")}
-    assert table == pytest.approx({0: 0.205, 3: 0.505})
-
-
-def test_a_figure_says_over_how_many_models_its_values_are():
-    """Where not all methods have the same models, too."""
-    measures = {"circuit_probing:knn_test_acc": "circuit", "linear_probing:test_acc": "probe"}
-    rows = [{"component": "mlp", "variable": "a2", "model_seed": seed, column: 0.5}
-            for column in measures for seed in range(3 if "circuit" in column else 1)]
-    table = pd.DataFrame(rows)
-    assert of_models(table, measures, ", dots") == "mean of 1 to 3 models, dots"
-    assert of_models(table, {"circuit_probing:knn_test_acc": "circuit"}) == "mean of 3 models"
-    assert of_models(table[table["model_seed"] == 0], measures) == "one model"
-
-
-@pytest.mark.parametrize("column, value, words", [
-    ("knn_test_acc", "", ["line 2", "nothing", "'knn_test_acc'", "a number"]),
-    ("knn_test_acc", "much", ["line 2", "'much'", "'knn_test_acc'"]),
-    ("operation", "attention", ["line 2", "'attention'", "'operation'", "attn, mlp"]),
-    ("target_layer", "", ["line 2", "'target_layer'"])])
-@pytest.mark.parametrize("script", ["summarize_disambiguation", "summarize_grokking"])
-def test_damaged_tables_are_refused_by_file_line_and_column(script, column, value, words, tmp_path, analyse):
-    folder = tmp_path / "circuit_probing/a2"
-    folder.mkdir(parents=True)
-    row = {"model_seed": 0, "checkpoint": 100, "target_layer": 0, "operation": "mlp", "knn_test_acc": 0.5}
-    write_table(folder / "results.csv", [row | {column: value}, row | {"checkpoint": 200}])
-    curves = tmp_path / "curves.csv"
-    write_table(curves, [{"epoch": 100, "train_acc": 1, "test_acc": 1}])
-    options = ["--curves", curves] if script == "summarize_grokking" else []
-    refused = analyse(script, "--results", tmp_path, *options)
-    assert refused.returncode == 2 and all(word in refused.stderr for word in ["a2/results.csv", *words])
-    if script == "summarize_grokking":
-        write_table(folder / "results.csv", [row])
-        write_table(curves, [{"epoch": 100, "train_acc": "all", "test_acc": 1}])
-        refused = analyse(script, "--results", tmp_path, *options)
-        assert refused.returncode == 2 and "curves.csv is damaged: line 2 holds 'all'" in refused.stderr
-
-
-@pytest.mark.parametrize("script", ["summarize_disambiguation", "summarize_shared_nodes"])
-def test_an_analysis_with_nothing_to_draw_says_so(script, tmp_path, analyse):
-    finished = analyse(script, "--results", tmp_path)
-    assert finished.returncode == 2
-    assert "nothing to draw" in finished.stderr.splitlines()[-1]
-    assert not list(tmp_path.iterdir())
-
-
 def test_leace_is_set_beside_the_published_in_both_precisions_and_checkpoint_by_checkpoint(tmp_path, analyse):
     rows = [{"model_seed": 0, "checkpoint": epoch, "residual_location": "resid_mid", "precision": precision,
              "test_acc": epoch / 1000 + (precision == "float64") / 2} for epoch in (100, 200)
             for precision in ("float64", "float32")]
     folder = tmp_path / "Toy/amnesic/a2"
-    folder.mkdir(parents=True)
     write_table(folder / "results.csv", rows)
     write_table(tmp_path / "published.csv", [
         {"experiment": "Toy", "task": "", "method": "amnesic", "variable": "a2", "component": "resid_mid",
          "metric": "test_acc", "value": 0.2, "checkpoint": epoch, "layer": ""} for epoch in (100, 200, 300)])
     command = ("compare_with_published", "--results", tmp_path, "--published", tmp_path / "published.csv",
                "--out", tmp_path / "table.md", "--experiment", "Toy")
-    assert analyse(*command).returncode == 0
-    lines = [line for line in (tmp_path / "table.md").read_text().splitlines() if line.startswith("|")]
-    assert lines[0] == ("| variable | component | checkpoint | metric | ours, float32 | published | difference | "
-                        "ours, float64 |")
-    assert lines[2:] == ["| a2 | resid_mid | 100 | test_acc | 0.1 | 0.2 | -0.1 ** | 0.6 |",
-                         "| a2 | resid_mid | 200 | test_acc | 0.2 | 0.2 | +0 | 0.7 |"]
-    write_table(folder / "results.csv", [{**rows[1], "checkpoint": None}])
-    table = pd.read_csv(folder / "results.csv").drop(columns="checkpoint")
-    table.to_csv(folder / "results.csv", index=False)  # of one checkpoint, which it does not tell
-    assert analyse(*command).returncode == 2
+
+    def lines() -> list[str]:
+        assert analyse(*command).returncode == 0
+        return [line for line in (tmp_path / "table.md").read_text().splitlines() if line.startswith("|")]
+
+    assert lines() == ["| variable | component | checkpoint | metric | ours, float32 | published | difference | "
+                       "ours, float64 |", "|---|---|---|---|---|---|---|---|",
+                       "| a2 | resid_mid | 100 | test_acc | 0.1 | 0.2 | -0.1 ** | 0.6 |",
+                       "| a2 | resid_mid | 200 | test_acc | 0.2 | 0.2 | +0 | 0.7 |"]
+    write_table(folder / "results.csv", [row | {"model_seed": seed, "test_acc": row["test_acc"] + seed / 10}
+                                         for row in rows for seed in (0, 1, 2)])
+    assert lines()[2].endswith("| 0.2 | 0.2 | +0 | 0.7 | -0.2968 | 0.6968 | yes |")  # t.ppf(0.975, 2) * 0.1 * 2 / √3
+    write_table(folder / "results.csv", [{key: value for key, value in rows[1].items() if key != "checkpoint"}])
+    assert analyse(*command).returncode == 2  # of one checkpoint, which it does not tell
     write_table(folder / "results.csv", [row | {"lr": lr} for row in rows for lr in (1, 2)])
     refused = analyse(*command)
     assert refused.returncode == 2 and "--where" in refused.stderr
     assert analyse(*command, "--where", "lr=1").returncode == 0
+
+
+def test_figures_of_what_exists_from_any_directory(tiny, tmp_path):
+    for variable, column in (("a2", "var_0"), ("a_plus_b", "aux_0")):
+        config = write_yaml(tmp_path / f"{variable}.yaml", tiny.circuits | {
+            "variable": column, "save_models": False, "results_dir": str(tmp_path / "circuit_probing" / variable)})
+        assert main(CIRCUITS, ["--config", str(config)]) == 0
+    config = write_yaml(tmp_path / "amnesic.yaml", tiny.methods["amnesic_probing"] | {
+        "results_dir": str(tmp_path / "amnesic/a2")})
+    assert main(METHODS["amnesic_probing"], ["--config", str(config)]) == 0
+    finished = subprocess.run([sys.executable, PROJECT_ROOT / "analysis/summarize_disambiguation.py", "--results",
+                               tmp_path], cwd="/", capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert [line.rpartition(f"{tmp_path.name}/")[2] for line in finished.stderr.splitlines()
+            if line.startswith("missing")] == ["amnesic/a_plus_b/results.csv"]
+    table = {(row["variable"], row["component"]): row for row in rows_of(tmp_path / "figures/circuits.csv")}
+    [mlp] = [row for row in rows_of(tmp_path / "circuit_probing/a2/results.csv") if row["operation"] == "mlp"]
+    assert table["a2", "mlp"]["accuracy ablated"] == mlp["ablated_acc_test"]
+    assert drawn(tmp_path / "figures") == {"nearest_neighbors", "ablation"}
+    effects = read_experiment(tmp_path, ["a2"], {}).set_index("component")
+    assert effects["circuit_probing:accuracy_lost"].dropna()["mlp"] == pytest.approx(
+        float(mlp["vanilla_acc_test"]) - float(mlp["ablated_acc_test"]))
+    (tmp_path / "amnesic/a2.old-1").mkdir()
+    (tmp_path / "amnesic/a2.old-1/results.csv").touch()
+    assert [folder.name for folder in find_runs(tmp_path)] == ["a2", "a2", "a_plus_b"]
+
+
+def test_models_are_averaged_and_other_sweeps_are_not(tmp_path, analyse):
+    """Two layers, two models, two learning rates."""
+    rows = [{"model_seed": seed, "target_layer": layer, "probe_index": 2, "operation": "mlp", "lr": lr,
+             "knn_test_acc": 0.1 * layer + 0.01 * seed + lr, "full_model_knn_test_acc": 0.2, "majority_test_acc": 0.1}
+            for seed in (0, 1) for layer in (0, 3) for lr in (0.1, 0.2)]
+    write_table(tmp_path / "circuit_probing/a2/results.csv", rows)
+    write_yaml(tmp_path / "circuit_probing/a2/config.yaml", {"target_layer_list": [0, 3], "lr_list": [0.1, 0.2]})
+    for where in ((), ("--where", "lr=0.2")):
+        refused = analyse("summarize_disambiguation", "--results", tmp_path, *where)
+        assert refused.returncode == 2 and "sweeps target_layer, lr" in refused.stderr
+        assert "--where KEY=VALUE" in refused.stderr and len(refused.stderr.splitlines()) == 1
+    where = ("--where", "lr=0.2", "target_layer=3")
+    assert analyse("summarize_disambiguation", "--results", tmp_path, *where).returncode == 0
+    assert drawn(tmp_path / "figures") == {"nearest_neighbors"}
+    [row] = rows_of(tmp_path / "figures/circuits.csv")
+    assert row["layer"] == "3" and float(row["KNN circuit"]) == pytest.approx(0.505)
+
+
+def bars_of(figure) -> dict:
+    """By label, the heights of the bars of a figure's first panel and how far their error bars reach."""
+    found = {}
+    for bar in figure.axes[0].containers:
+        if isinstance(bar, BarContainer):
+            [lines] = bar.errorbar.lines[2]
+            found[bar.get_label()] = (bar.datavalues, [segment[:, 1].tolist() for segment in lines.get_segments()])
+    return found
+
+
+def test_bars_are_means_over_models_with_intervals_and_say_what_is_missing(tmp_path, monkeypatch):
+    kept, values = kept_figures(monkeypatch), [0.2, 0.5, 0.6]
+    ablated, random = "circuit_probing:ablated_acc_test", "circuit_probing:random_ablated_acc_test"
+    table = pd.DataFrame([{"component": component, "variable": variable, "model_seed": seed, ablated: value,
+                           f"{random}_mean": None if variable == "b" else 0.9, f"{random}_std": 0.05}
+                          for seed, value in enumerate(values) for variable in ("a", "b")
+                          for component in ("attn", "mlp") if component == "mlp" or seed == 0])
+    options = {"a": "a", "b": "b"}, {ablated: "circuit", f"{random}_mean": "random"}, ["mlp"], "accuracy", "Title"
+    draw_by_variable(table, *options, tmp_path / "models")
+    heights, errors = bars_of(kept["models"])["circuit"]
+    assert heights == pytest.approx([np.mean(values)] * 2) and errors[0] == pytest.approx(interval(values))
+    assert bars_of(kept["models"])["random"][0].tolist() == pytest.approx([0.9, np.nan], nan_ok=True)
+    texts = [text.get_text() for text in kept["models"].axes[0].texts]
+    assert sorted(texts) == ["0.43", "0.43", "0.90", "n/a"] and "up to 3 models" in kept["models"].get_suptitle()
+    dots = [line.get_ydata().tolist() for line in kept["models"].axes[0].lines if line.get_marker() == "o"]
+    assert [0.2, 0.2] in dots and [0.6, 0.6] in dots
+    draw_by_variable(table[table["model_seed"] == 0], *options, tmp_path / "model")
+    heights, errors = bars_of(kept["model"])["random (sd)"]  # over draws, where there is one model
+    assert errors[0] == pytest.approx([0.85, 0.95]) and "one model" in kept["model"].get_suptitle()
+    means, each = pd.DataFrame({"x": [0.4]}), [pd.DataFrame({"x": [value]}) for value in (0.3, 0.5, np.nan)]
+    assert [end["x"].tolist() for end in reach(means, each)] == [pytest.approx([0.1])] * 2
+    assert of_models(table, ", dots") == "mean of up to 3 models, dots"
+
+
+@pytest.mark.parametrize("script, column, value, words", [
+    (script, *case) for script in ("summarize_disambiguation", "summarize_grokking") for case in (
+        ("knn_test_acc", "much", ["a2/results.csv, line 2: the column 'knn_test_acc' holds 'much'"]),
+        ("operation", "attention", ["a2/results.csv", "'operation' is not always one of attn, mlp"]))] + [
+    ("summarize_grokking", "epoch", 0, ["curves.csv, line 2: the column 'train_acc' holds 'all'"])])
+def test_damaged_tables_are_refused_by_file_line_and_column(script, column, value, words, tmp_path, analyse):
+    file, curves = tmp_path / "circuit_probing/a2/results.csv", tmp_path / "curves.csv"
+    row = {"model_seed": 0, "checkpoint": 100, "target_layer": 0, "operation": "mlp", "knn_test_acc": 0.5}
+    write_table(file, [row | {column: value}, row | {"checkpoint": 200}])
+    write_table(curves, [{"epoch": 100, "train_acc": "all" if column == "epoch" else 1, "test_acc": 1}])
+    options = ["--curves", curves] if script == "summarize_grokking" else []
+    refused = analyse(script, "--results", tmp_path, *options)
+    assert refused.returncode == 2 and all(word in refused.stderr for word in words)
+    assert len(refused.stderr.splitlines()) == 1 and not (tmp_path / "figures").exists()
+
+
+def test_shared_nodes_draws_both_tasks_and_the_first_map(tmp_path, analyse, monkeypatch):
+    refused = analyse("summarize_shared_nodes", "--results", tmp_path)
+    assert refused.returncode == 2 and "nothing to draw" in refused.stderr and not list(tmp_path.iterdir())
+    for task, same in (("Task_1", 0.25), ("Task_2", 0.5)):
+        write_table(tmp_path / task / "circuit_probing/shared/results.csv", [
+            {"operation": "mlp", "knn_test_acc": 1, "ablated_acc_same": same, "c_fc_ablated_acc_different": 0.75}])
+    assert analyse("summarize_shared_nodes", "--results", tmp_path).returncode == 0
+    for task in ("Task_1", "Task_2"):
+        assert drawn(tmp_path / "figures" / task) == {"nearest_neighbors", "ablation_mlp"}
+    kept = kept_figures(monkeypatch)
+    assert analyse("summarize_shared_nodes", "--results", tmp_path).returncode == 0
+    heights = {label: values.tolist() for label, (values, _) in bars_of(kept["ablation_mlp"]).items()}
+    assert heights == {"circuit ablated: same task": [0.5], "its first map ablated: other task": [0.75]}
 
 
 def test_grokking_is_followed_over_checkpoints(tiny, tmp_path, analyse):
@@ -192,44 +215,36 @@ def test_grokking_is_followed_over_checkpoints(tiny, tmp_path, analyse):
     assert float(table["mlp"]["test_acc"]) == float(at_100["test_acc"])
 
 
-def test_runs_of_single_checkpoints_are_drawn_as_a_sweep_of_them_is(tmp_path, analyse):
-    curves = tmp_path / "curves.csv"
-    write_table(curves, [{"epoch": epoch, "train_acc": 1, "test_acc": 1} for epoch in (100, 200, 300)])
-
-    def write(name: str, *epochs: int, value: float = 0.5, model: str | None = None) -> None:
-        folder = tmp_path / "Grokking/circuit_probing" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        write_table(folder / "results.csv", [
-            {"model_seed": 0, "target_layer": 0, "operation": "mlp", "knn_test_acc": value}
-            | ({} if model else {"checkpoint": epoch}) for epoch in epochs])
-        write_yaml(folder / "config.yaml", {"model_path": model or "Models/model_LR_0.001_Seed_0_{checkpoint}"})
-
-    def drawn_values() -> dict[int, float]:
-        said = analyse("summarize_grokking", "--results", tmp_path / "Grokking", "--curves", curves)
-        assert said.returncode == 0, said.stderr
-        return {int(row["checkpoint"]): float(row["circuit_probing:knn_test_acc"])
-                for row in rows_of(tmp_path / "Grokking/figures/over_training.csv")}
-
-    write("a2_100", 100)
-    write("a2_200", 200)  # as configs/Grokking/circuit_probing/circuit_probing/a2/200.yaml writes it
-    write("a2_300", 0, value=0.7, model="Models/model_LR_0.001_Seed_{model_seed}_300")  # without checkpoint_list
-    assert drawn_values() == {100: 0.5, 200: 0.5, 300: 0.7}
-    write("a2", 100, value=0.9)
-    assert drawn_values() == {100: 0.9, 200: 0.5, 300: 0.7}  # of what both have, the sweep's
-    write("a2_300", 0, model="Models/model_LR_0.001_Seed_300")
-    refused = analyse("summarize_grokking", "--results", tmp_path / "Grokking", "--curves", curves)
-    assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1
-    assert all(words in refused.stderr for words in ("a2_300/results.csv does not tell the epoch",
-                                                     "model_LR_0.001_Seed_300"))
+def test_layers_and_models_are_summarized_as_means_over_seeds(tmp_path, analyse):
+    erased = {"vanilla_acc": 0.9, "gen_vanilla_acc": 0.8, "gen_heldout_acc": 0.8, "random_heldout_acc_mean": 0.9,
+              "gen_random_heldout_acc_mean": None}
+    results = tmp_path / "SV_Agreement"
+    write_table(results / "amnesic/smollm2/results.csv", [
+        {"target_layer": 3, "residual_location": "resid_post", "heldout_acc": value} | erased for value in (0.5, 0.7)])
+    finished = analyse("summarize_layers", "--results", results, "--model", "smollm2")
+    assert finished.returncode == 0 and finished.stdout.count("missing: ") == 4, finished.stderr
+    assert drawn(results / "figures/smollm2") == {"layers"}
+    assert "| 3, MLP | 0.30 / 0.00 | 0.00 /  |" in (results / "figures/smollm2/layers.md").read_text()
+    row = {"target_layer": 29, "operation": "attn", "full_model_knn_test_acc": 0.6, "vanilla_acc_iid": 0.95,
+           "ablated_acc_iid": 0.7, "random_ablated_acc_iid_mean": 0.9}
+    write_table(results / "smollm2/results.csv", [row | {"knn_test_acc": accuracy} for accuracy in (0.7, 0.8)])
+    columns = ("experiment", "task", "method", "variable", "component", "metric", "value", "layer")
+    (tmp_path / "p.csv").write_text(",".join(columns) + "\n")
+    command = ("summarize_across_models", "--published", tmp_path / "p.csv", "--results", tmp_path)
+    assert analyse(*command).returncode == 0
+    assert drawn(tmp_path / "figures/across_models") == {"SV_Agreement"}
+    [model] = rows_of(tmp_path / "figures/across_models/SV_Agreement.csv")
+    assert [float(model[name]) for name in ("depth", "circuit", "beyond_random")] == pytest.approx([1, 0.75, 0.2])
+    write_table(results / "smollm2/results.csv", [row])
+    refused = analyse(*command)
+    assert refused.returncode == 2 and "smollm2 has no column 'knn_test_acc'" in refused.stderr
 
 
 def test_overlap_is_counted_and_its_chance_is_the_share_of_all_pairs_of_sets():
-    first = Circuit({"c_attn": torch.tensor([1.0, 1, -1, -1, 1, -1]), "c_proj": torch.tensor([1.0, -1])},
-                    {"c_attn": 2, "c_proj": 2})
-    second = Circuit({"c_attn": torch.tensor([1.0, -1, 1, -1, 1, -1]), "c_proj": torch.tensor([1.0, -1])},
-                     {"c_attn": 2, "c_proj": 2})
+    first, second = (Circuit({"c_attn": torch.tensor(scores), "c_proj": torch.tensor([1.0, -1])}, {})
+                     for scores in ([1.0, 1, -1, -1, 1, -1], [1.0, -1, 1, -1, 1, -1]))
     about = {"target_layer": 0, "operation": "attn"}
-    rows = {(row["map"], row["block"]): row for row in overlap(("1", about, first), ("2", about, second))}
+    rows = {(row["map"], row["block"]): row for row in overlap((first, about), (second, about))}
     assert set(rows) == {("c_attn", "whole"), ("c_attn", "query"), ("c_attn", "key"), ("c_attn", "value"),
                          ("c_proj", "whole"), ("all maps", "whole")}
     assert [rows["c_attn", "whole"][key] for key in ("alone_1", "common", "alone_2", "jaccard")] == [1, 2, 1, 0.5]
@@ -253,16 +268,11 @@ def test_overlap_finds_circuits_by_config_or_by_name(tiny, tmp_path, analyse):
     named = [sorted((tmp_path / name).glob("*attn*"))[0] for name in ("a2", "b")]
     assert analyse("summarize_model_overlap", "--circuits", *named, "--out", tmp_path / "named").returncode == 0
     assert rows_of(tmp_path / "named.csv") == [row for row in rows if row["operation"] == "attn"]
-    circuit, _ = load_circuit(named[0])
-    [whole] = [row for row in rows_of(tmp_path / "named.csv") if row["map"] == "c_attn" and row["block"] == "whole"]
-    assert int(whole["alone_1"]) + int(whole["common"]) == int((circuit.scores["c_attn"] > 0).sum())
-
     other = sorted((tmp_path / "b").glob("*mlp*"))[0]
+    further = write_yaml(tmp_path / "c.yaml", {"base": str(configs[0]), "variable": "aux_0"})  # made no circuit
     for arguments, word in ((("--circuits", named[0], other), "different sublayers"),
                             (("--circuits", named[0], configs[0]), "not a saved circuit"),
-                            (("--config", configs[0], tmp_path / "no.yaml"), "no.yaml")):
+                            (("--config", configs[0], tmp_path / "no.yaml"), "no.yaml"),
+                            (("--config", further, configs[1]), "circuit_probing.py --config")):
         refused = analyse("summarize_model_overlap", *arguments, "--out", tmp_path / "never")
         assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1 and word in refused.stderr
-    shutil.rmtree(tmp_path / "a2")
-    refused = analyse("summarize_model_overlap", "--config", *configs, "--out", tmp_path / "never")
-    assert refused.returncode == 2 and "circuit_probing.py --config" in refused.stderr

@@ -3,27 +3,26 @@
 import pandas as pd
 import pytest
 
-from analysis.comparison_figures import accuracy_by_step, told_of
-from analysis.report_figures import Figure
-from analysis.report_summaries import comparison_in_words
-from analysis.summarize_comparison import leaderboard, read_runs, shared_cells
+from analysis.comparison_figures import draw_checkpoints, draw_layers, draw_methods, in_order, mean_with_interval
+from analysis.summarize_comparison import as_cells, leaderboard, read_runs, shared_cells
 from conftest import COMPARISON, comparison_values, write_yaml
 from interp.experiment import main
 from interp.runs.config import BadInput
+from interp.statistics import holm
+from test_analysis import drawn, kept_figures
 
 METHODS = {"full": (0.02, 0.02), "none": (0.02, 0.02), "lda": (0.99, 0.02), "linear_probe": (0.8, 0.02),
            "das": (0.9, 0.3)}
 
 
 def table_of(seeds=(0, 1), known=True, **changes) -> pd.DataFrame:
-    """One carried variable and one that is not, at two sites."""
+    """One variable that is carried and one that is not, at two sites."""
     rows = [{"model_seed": seed, "target_layer": 0, "residual_location": site, "variable": variable, "method": name,
              "iia": iia[0] if (carried := variable == "var_0" and site == "resid_mid") else iia[1],
-             "iia_low": 0.01, "iia_high": 1.0, "log_odds_mean": 3.0, "log_odds_median": 3.0,
-             "isolate": 0.9 if carried else 1.0, "disentangle": (iia[0] + 0.9) / 2 if carried else 0.5,
-             "change": 0.5, "pairs": 500, "left_out": 3, "carried": carried if known else None, "rank": 4,
-             "random_iia_mean": 0.03, "random_iia_max": 0.05, "rank_among_random": 0.05, "selectivity": 1.0,
-             "beyond_full": None if known else name == "das", "seconds": 1.0}
+             "iia_low": 0.01, "iia_high": 1.0, "log_odds_mean": 3.0, "isolate": 0.9 if carried else 1.0,
+             "relative_norm": 0.5, "n_pairs": 500, "n_excluded": 3, "ground_truth": carried if known else None,
+             "rank": 4, "random_iia_mean": 0.03, "random_iia_max": 0.05, "empirical_p": 0.05, "selectivity": 1.0,
+             "exceeds_full": None if known else name == "das", "model_acc": 1.0, "seconds": 1.0}
             for seed in seeds for site in ("resid_mid", "resid_post") for variable in ("var_0", "aux_0")
             for name, iia in METHODS.items()]
     return pd.DataFrame(rows).assign(**changes)
@@ -39,36 +38,44 @@ def save(folder, config=None, **tables) -> None:
 
 def test_the_leaderboard_ranks_methods_and_not_controls(tmp_path):
     save(tmp_path, A=table_of(), B=table_of(seeds=(0,)))
-    board = leaderboard(shared_cells(read_runs(tmp_path))).set_index("method")
-    assert list(board.index[:3]) == ["lda", "das", "linear_probe"] and list(board["place"][:3]) == [1, 2, 3]
-    assert board.loc[["none", "full"], "place"].isna().all()
-    assert board.loc["lda", "iia_carried"] == pytest.approx(0.99) and board.loc["lda", "models"] == 3
-    assert board.loc["lda", "iia_carried_low"] < 0.99 < board.loc["lda", "iia_carried_high"]
-    assert board.loc["lda", "auroc"] == 1 and board.loc["none", "auroc"] == 0.5
-    assert board.loc["das", "iia_not_carried_max"] == pytest.approx(0.3)
-
-
-def test_runs_of_the_same_models_are_not_counted_twice(tmp_path, capsys):
-    """Nor is what --overwrite set aside; and methods are compared by the cells that all of them have."""
-    save(tmp_path, A=table_of(), B=table_of(), **{"B.old-1": table_of(seeds=(5,))})
-    for run in "AB":
-        write_yaml(tmp_path / run / "config.yaml", {"model_path": "m_{model_seed}"})
-    fresh = table_of(seeds=(0,), carried=False)
-    save(tmp_path, Fresh=fresh[fresh["method"] == "lda"])
-    board = leaderboard(shared_cells(read_runs(tmp_path))).set_index("method")
-    assert set(board["models"]) == {2} and set(board["cells"]) == {16} and board.loc["lda", "iia_not_carried"] < 0.03
-    assert "over the 16 of 20 cells that all 5 methods were run on" in capsys.readouterr().err
-
-
-def test_a_method_in_a_run_of_its_own_is_compared_by_the_same_cells(tmp_path):
-    """A method that was added later has a folder of its own; one that was run twice is refused."""
-    config, table = {"model_path": "m_{model_seed}", "test_data_path": "data/test.csv"}, table_of()
-    save(tmp_path, config, A=table[table["method"] != "das"], Mine=table[table["method"] == "das"])
     board = leaderboard(shared_cells(read_runs(tmp_path)))
-    together = leaderboard(shared_cells(read_runs(tmp_path).assign(experiment="A")))
-    assert set(board["cells"]) == {8} and board["auroc"].notna().all() and board.equals(together)
+    assert [row[:3] for row in as_cells(board)[1:]] == [
+        ["1", "lda", "variable"], ["2", "das", "answers"], ["3", "linear_probe", "variable"],
+        ["", "full", "nothing"], ["", "none", "nothing"]]
+    board = board.set_index("method")
+    lda, das = board.loc["lda"], board.loc["das"]
+    assert (lda["models"], lda["cells"], lda["carried"], lda["pairs"]) == (3, 12, 3, 6000)
+    assert lda[["iia_carried", "isolate_carried", "disentangle_carried", "iia_not_carried"]].tolist() == (
+        pytest.approx([0.99, 0.9, 0.945, 0.02]))
+    assert lda["iia_carried_low"] < 0.99 < lda["iia_carried_high"] < 1
+    assert (lda["auroc"], das["auroc"], board.loc["none", "auroc"]) == (1, 1, 0.5)
+    assert das[["iia_not_carried_max", "relative_norm_carried", "rank_carried"]].tolist() == [0.3, 0.5, 4]
+
+
+def test_means_are_over_cells_that_were_measured_and_intervals_over_models():
+    rows = pd.DataFrame({"model": ["m", "m", "n", "o"], "iia": [0.2, 0.4, 0.9, 0.7], "n_pairs": [10**6] * 3 + [0]})
+    mean, low, high = mean_with_interval(rows, "iia")
+    assert mean == pytest.approx(0.5) and (low, high) == pytest.approx((0.3, 0.9), abs=0.002)
+    assert mean_with_interval(rows.assign(iia=[0.2, None, 0.4, None]), "iia")[0] == pytest.approx(0.3)
+    assert pd.isna(mean_with_interval(rows.tail(1), "iia")[0])
+    rows = rows.head(1).assign(n_pairs=100)  # of one model the interval is over its pairs
+    assert mean_with_interval(rows, "iia")[1:] == pytest.approx((0.12, 0.28), abs=0.015)
+
+
+def test_methods_are_compared_by_the_cells_that_all_of_them_have(tmp_path, capsys):
+    """What --overwrite set aside is not read, and runs of the same models have the same cells."""
+    table, config = table_of(), {"model_path": "m_{model_seed}", "test_data_path": "data/test.csv"}
+    save(tmp_path, config, A=table[table["method"] != "das"], Mine=table[table["method"] == "das"],
+         **{"A.old-1": table_of(seeds=(5,))})
+    board = leaderboard(shared_cells(read_runs(tmp_path)))
+    assert set(board["cells"]) == {8} and set(board["models"]) == {2} and board["auroc"].notna().all()
+    assert not capsys.readouterr().err
+    fresh = table_of(seeds=(0,), ground_truth=False)
+    save(tmp_path, Fresh=fresh[fresh["method"] == "lda"])
+    assert leaderboard(shared_cells(read_runs(tmp_path))).equals(board)
+    assert "over 8 cells, which all methods were run on" in capsys.readouterr().err
     save(tmp_path, config, Again=table[table["method"] == "lda"])
-    with pytest.raises(BadInput, match="lda was run more than once on .*A, Again"):
+    with pytest.raises(BadInput, match=r"lda, .*more than once \(in A, Again\)"):
         shared_cells(read_runs(tmp_path))
 
 
@@ -76,43 +83,57 @@ def test_controls_of_fresh_weights_are_other_models(tmp_path):
     for name, keys in (("A", {}), ("B", {"layer_reinit": True}), ("C", {"layer_reinit": -1}),
                        ("D", {"reinit_embeddings": True}), ("E", {"layer_reinit": 0})):
         save(tmp_path, {"model_path": "m_{model_seed}"} | keys, **{name: table_of(seeds=(0,))})
-    models = read_runs(tmp_path).groupby("experiment")["model"].first()
-    assert models["A"] == models["C"] and len(set(models)) == 4
-    assert told_of(tmp_path / "E").title == "E, fresh weights in layer 0"
+    runs = read_runs(tmp_path).groupby("experiment")[["model", "title"]].first()
+    assert runs["model"]["A"] == runs["model"]["C"] and len(set(runs["model"])) == 4
+    assert "layer_reinit 0" in runs["title"]["E"]
 
 
-def test_lines_over_checkpoints_of_several_models_have_intervals_over_models():
-    rows = pd.concat([table_of(seeds=(0,), checkpoint=100, step=100, model=f"m {seed}", iia=0.2 + 0.2 * seed)
-                      for seed in range(3)])
-    [(step, line)] = accuracy_by_step(rows[rows["method"] == "lda"].head(9)).iterrows()
-    assert step == 100 and line["iia_low"] < 0.3 < 0.5 < line["iia_high"]
-    alone = accuracy_by_step(rows[(rows["model"] == "m 0") & (rows["method"] == "lda")])
-    assert alone["iia_low"].iloc[0] == 0.01
+def test_a_figure_of_methods_shows_cells_means_and_random_draws(tmp_path, monkeypatch):
+    save(tmp_path, A=table_of())
+    figures, table = kept_figures(monkeypatch), read_runs(tmp_path)
+    table.loc[(table["method"] == "lda") & (table["model_seed"] == 1), "iia"] = 0.59
+    draw_methods(table, tmp_path / "methods")
+    axis, y = figures["methods"].axes[0], in_order(table["method"]).index("lda")
+    assert axis.get_yticklabels()[y].get_text() == "lda (variable, 4)" and axis.get_title().startswith("carried: var_0")
+    assert (axis.patches[y].get_x(), axis.patches[y].get_width()) == pytest.approx((0.03, 0.02))  # random draws
+    shown = [x for line in axis.lines for x, at in zip(line.get_xdata(), line.get_ydata()) if at == y]
+    assert {0.59, 0.79, 0.99} <= {round(float(x), 2) for x in shown}  # two models and their mean
 
 
-def test_the_leaderboard_is_over_what_it_says(tmp_path, analyse):
-    save(tmp_path, Run=table_of())
-    assert analyse("summarize_comparison", "--results", tmp_path).returncode == 0
-    said = (tmp_path / "figures/leaderboard.md").read_text()
-    assert ("Over the same 8 cells (a model, site and variable each) for all methods, of 2 models; 2 cells, of 2 "
-            "models, carry their variable; 4000 test pairs in all.") in said
+@pytest.mark.parametrize("seeds, value, ends", [((0, 1, 2), 0.4, (0.2, 0.6)), ((0,), 0.2, (0.01, 1.0))])
+def test_lines_over_checkpoints_have_intervals_over_models_or_the_runs(seeds, value, ends, tmp_path, monkeypatch):
+    save(tmp_path, A=pd.concat([table_of(seeds=(seed,), checkpoint=step, iia=0.2 + 0.2 * seed).query("method == 'lda'")
+                                for seed in seeds for step in (100, 200)]))
+    figures = kept_figures(monkeypatch)
+    draw_checkpoints(read_runs(tmp_path), tmp_path / "checkpoints")
+    axis = figures["checkpoints"].axes[0]
+    [line] = [line for line in axis.lines if line.get_label() == "lda"]
+    assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([100, 200], pytest.approx([value] * 2))
+    assert axis.collections[-1].get_datalim(axis.transData).intervaly == pytest.approx(ends, abs=0.05)
 
 
-@pytest.mark.parametrize("config, said", [({"data_path": "mine.csv"}, "Share of answers kept"),
-                                          ({"test_data_path": "mine.csv"}, "Highest interchange accuracy")])
-def test_only_of_sentences_answers_should_stay(config, said, tmp_path):
-    """Arithmetic has nothing beyond full either, as its answers depend on two variables."""
-    save(tmp_path / "Comparison", config, Run=table_of(known=False).assign(beyond_full=None))
-    figure = Figure("Comparison/figures/Run/aux_0_resid_post.png", "", 1, 1, "aux_0_resid_post", 0.0)
-    assert comparison_in_words(read_runs(tmp_path / "Comparison"), None, figure, tmp_path).startswith(said)
+def test_heat_maps_are_means_over_models_and_hatched_beyond_the_full_interchange(tmp_path, monkeypatch):
+    table = pd.concat([table_of(known=False, target_layer=layer) for layer in (0, 3, 9)], ignore_index=True)
+    table = table.query("variable == 'var_0' and residual_location == 'resid_mid'")
+    table = table[(table["target_layer"] < 9) | (table["method"] != "lda")]
+    das = (table["method"] == "das") & (table["model_seed"] == 1)
+    table.loc[das, "iia"] = 0.1
+    table.loc[das & (table["target_layer"] == 3), "exceeds_full"] = False  # in one of two models only
+    save(tmp_path, A=table)
+    figures = kept_figures(monkeypatch)
+    draw_layers(read_runs(tmp_path), tmp_path / "layers")
+    grid = pd.read_csv(tmp_path / "layers_iia.csv", index_col="method")
+    assert grid.loc["das"].tolist() == pytest.approx([0.5] * 3) and pd.isna(grid.loc["lda", "9"])
+    row = list(grid.index).index("das")
+    assert {cell.get_xy() for cell in figures["layers"].axes[0].patches if cell.get_hatch()} == {(0, row), (2, row)}
 
 
 EDGES = {
     "one seed": table_of(seeds=(0,)),
     "one method": table_of()[lambda table: table["method"] == "lda"],
-    "none carried": table_of(carried=False),
-    "nothing could be measured": table_of(iia=None, isolate=None, disentangle=None, pairs=0, iia_low=None, iia_high=None
-                                          ).astype({"iia": float, "isolate": float}),
+    "none carried": table_of(ground_truth=False),
+    "nothing could be measured": table_of(iia=None, isolate=None, n_pairs=0, iia_low=None, iia_high=None).astype(
+        {"iia": float, "isolate": float}),
     "language": table_of(known=False),
     "sixty layers": pd.concat([table_of(seeds=(0,), known=False, target_layer=layer) for layer in range(60)]),
     "no epochs": pd.concat([table_of(seeds=(0,)), table_of(seeds=(0,), checkpoint="final")]),
@@ -120,41 +141,36 @@ EDGES = {
 }
 
 
-@pytest.mark.parametrize("name", EDGES)
-def test_edges_are_drawn(name, tmp_path, analyse):
+@pytest.mark.parametrize("name, wanted", [
+    ("nothing could be measured", {"methods", "isolate"}), ("none carried", {"methods"}),
+    ("checkpoints", {"checkpoints"}),
+    ("language", {f"{variable}_{site}" for variable in ("var_0", "aux_0") for site in ("resid_mid", "resid_post")})])
+def test_runs_without_a_leaderboard_are_drawn(name, wanted, tmp_path, analyse):
     save(tmp_path, **{"Run": EDGES[name]})
     said = analyse("summarize_comparison", "--results", tmp_path)
-    assert said.returncode == 0, said.stderr
-    drawn = {file.relative_to(tmp_path / "figures").as_posix() for file in (tmp_path / "figures").rglob("*.png")}
-    wanted = {"language": "Run/aux_0_resid_post.png", "sixty layers": "Run/var_0_resid_mid.png",
-              "checkpoints": "Run/checkpoints.png"}.get(name, "Run/methods.png")
-    assert wanted in drawn and all((tmp_path / "figures" / file).with_suffix(".pdf").exists() for file in drawn)
-    assert (tmp_path / "figures/leaderboard.csv").exists() == (name in ("one seed", "one method", "no epochs"))
+    assert said.returncode == 0 and "no leaderboard" in said.stderr, said.stderr
+    assert drawn(tmp_path / "figures/Run") == wanted and not (tmp_path / "figures/leaderboard.csv").exists()
 
 
 def test_a_real_run_is_drawn(tiny, tmp_path, analyse):
     values = comparison_values(tiny.folder) | {
-        "carried": {"var_0": ["resid_mid"], "var_1": []}, "method_list": ["none", "random", "lda", "circuit_update"],
+        "ground_truth": {"var_0": ["resid_mid"], "var_1": []}, "method_list": ["none", "random", "lda"],
         "results_dir": str(tmp_path / "Comparison/tiny")}
     assert main(COMPARISON, ["--config", str(write_yaml(tmp_path / "config.yaml", values))]) == 0
     said = analyse("summarize_comparison", "--results", tmp_path / "Comparison", "--out", tmp_path / "out")
-    assert said.returncode == 0, said.stderr
-    assert "| 1 | " in said.stdout and (tmp_path / "out/tiny/isolate.png").exists()
+    assert said.returncode == 0 and "| 1 | lda" in said.stdout, said.stderr
+    assert drawn(tmp_path / "out/tiny") == {"methods", "isolate"} and drawn(tmp_path / "out") == {"detection"}
+    assert "Over the same 2 cells, 1 of which carry" in (tmp_path / "out/leaderboard.md").read_text()
+    sites = pd.read_csv(tmp_path / "out/sites.csv").query("method == 'lda'")
+    assert sites["p_holm"].tolist() == holm(sites["empirical_p"]).tolist()  # of the sites of a run and method
 
 
-MISTAKES = {
-    "no run": ({}, ["nothing to draw", "compare_methods.py"]),
-    "another table": ({"A": table_of().drop(columns="isolate")}, ["A/results.csv", "'isolate'"]),
-    "words for numbers": ({"A": table_of(iia="high")}, ["A/results.csv", "'iia'"]),
-    "words for the model's accuracy": ({"A": table_of(model_acc="high")}, ["A/results.csv", "'model_acc'"]),
-    "unknown method": ({"A": table_of(method="magic")}, ["row 2", "'magic'"]),
-}
-
-
-@pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes_end_in_a_sentence(name, tmp_path, analyse):
-    tables, words = MISTAKES[name]
-    save(tmp_path, **tables)
-    said = analyse("summarize_comparison", "--results", tmp_path)
-    assert said.returncode == 2 and all(word in said.stderr for word in words)
-    assert not (tmp_path / "figures").exists()
+def test_mistakes_end_in_a_sentence(tmp_path, analyse):
+    for name, table, words in (("none", None, "has no */results.csv, as compare_methods.py writes it"),
+                               ("other", table_of().drop(columns="isolate"), "results.csv has no column 'isolate'"),
+                               ("words", table_of(iia="high"), "line 2: the column 'iia' holds 'high'"),
+                               ("method", table_of(method="magic"), "results.csv: there is no method 'magic'")):
+        save(tmp_path / name, **({} if table is None else {"A": table}))
+        said = analyse("summarize_comparison", "--results", tmp_path / name)
+        assert said.returncode == 2 and words in said.stderr and len(said.stderr.splitlines()) == 1
+        assert not (tmp_path / name / "figures").exists()

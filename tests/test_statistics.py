@@ -40,12 +40,6 @@ def test_drawing_pairs_is_drawing_from_a_binomial():
     assert clustered_interval([[hits.mean()]], [[500]]) == pytest.approx(interval(hits), abs=0.006)
 
 
-def test_draws_at_once_are_those_one_by_one():
-    shares, counts, drawing = [0.2, 0.9, 0.01], [5000, 10, 300], np.random.default_rng(0)
-    means = [np.mean(drawing.binomial(counts, shares) / counts) for _ in range(2000)]
-    assert clustered_interval([shares], [counts]) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=1e-12)
-
-
 def test_auroc():
     assert auroc([2, 3], [0, 1]) == 1 and auroc([0, 1], [2, 3]) == 0
     assert auroc([1, 1], [1, 1]) == 0.5 and auroc([1, 2], [1, 0]) == 0.875
