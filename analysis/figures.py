@@ -1,5 +1,6 @@
 """The functions that every figure is made of: grouped bars, lines, heat maps; and those of methods on arithmetic."""
 
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,9 +105,9 @@ def draw_bars(axis: Axes, heights: pd.DataFrame, ends: Frames, roles: Sequence[s
     highest = np.nan_to_num((heights + ends[1].fillna(0)).to_numpy(float)).max(initial=0)
     axis.set(xlim=(middle - sides, middle + sides), ylim=(0, max(1.12, highest + 0.12, axis.get_ylim()[1])))
     room = LETTERS_AN_INCH / 11 * axis.get_window_extent().width / axis.figure.dpi / (2 * sides)
-    names = [wrapped(str(name), room) for name in heights.index]
-    leaning = max(len(line) for name in names for line in name.splitlines()) > room
-    axis.set_xticks(groups, names, rotation=20 if leaning else 0, ha="right" if leaning else "center")
+    names = ["\n".join(textwrap.fill(line, max(8, int(room))) for line in str(name).splitlines())
+             for name in heights.index]  # long words are broken: they would take the panel's room
+    axis.set_xticks(groups, names)
     axis.grid(axis="x", visible=False)
 
 
