@@ -1,352 +1,351 @@
-"""Every figure of every analysis script, from tables at the edges: what is drawn is there, inside, and apart."""
+"""Every kind of figure, from tables at the edges: its values are the table's, and its words are readable and apart."""
 
 import re
-from collections import defaultdict
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from matplotlib.colors import to_hex
-from matplotlib.container import BarContainer
+from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from analysis import ablate_by_position, comparison_figures, figures, summarize_model_overlap
+from analysis import comparison_figures, figures, summarize_model_overlap
 from interp import plotting
-from interp.methods.table import INTERCHANGES
-from test_comparison_analysis import EDGES as COMPARISONS
-from test_comparison_analysis import save, table_of
-from test_language_analysis import write_run
+from interp.methods.table import COMPONENT_OF, INTERCHANGES, METHODS
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning", "error::RuntimeWarning", "error::DeprecationWarning",
                                         "error::FutureWarning")
 LONG = "a_variable_with_a_long_name_such_as_people_give"
 VALUE = re.compile(r"-?\d\.\d\d|n/a")
-SAME = {"circuit": {"circuit", "circuit (nearest neighbors)", "circuit ablated", "circuit, nearest neighbors"},
-        "whole": {"full model", "full sublayer", "everything exchanged: interchange accuracy"},
-        "linear probe": {"linear probe"}, "MLP probe": {"MLP probe"}, "LEACE": {"LEACE: accuracy lost"},
-        "DAS": {"DAS: interchange accuracy", "boundless DAS"}, "baseline": {"majority baseline"}}
+ROLES = {"circuit": "circuit", "circuit ablated": "circuit", "full model": "whole", "full sublayer": "whole",
+         "linear probe": "linear probe", "LEACE: accuracy lost": "LEACE", "boundless DAS": "DAS"}
 
 
 @pytest.fixture
 def gallery(monkeypatch):
     """The figures that are saved, by name, each looked at as it is; no file is drawn."""
-    figures = {}
+    found = {}
 
     def savefig(figure, file, format, **options):
         if format == "png":
-            figures[file.name.partition(".png")[0].strip(".")] = figure
+            found[file.name.partition(".png")[0].strip(".")] = figure
             look_at(figure)
         file.write_bytes(b"a figure")
 
     monkeypatch.setattr(Figure, "savefig", savefig)
-    return figures
+    return found
 
 
 def look_at(figure) -> None:
+    """The legend names all that is plotted, in its role's colour; words are inside and do not overlap."""
     figure.draw_without_rendering()
     plotted, named = set(), set()
     for axis in figure.axes:
         panel = axis.get_window_extent()
         for text in axis.texts:  # the values of bars and cells
-            box = text.get_window_extent()
             if VALUE.fullmatch(text.get_text()):
-                assert panel.y0 - 1 <= box.y0 and box.y1 <= panel.y1 + 1, text
+                box = text.get_window_extent()
                 assert panel.x0 - 1 <= box.x0 and box.x1 <= panel.x1 + 1, text
-        names = [tick for tick in axis.get_xticklabels() if tick.get_text() and tick.get_rotation() == 0
-                 and panel.x0 - 1 <= tick.get_window_extent().x0 + tick.get_window_extent().width / 2 <= panel.x1 + 1]
-        boxes = sorted((tick.get_window_extent() for tick in names), key=lambda box: box.x0)
-        assert all(left.x1 <= right.x0 for left, right in zip(boxes, boxes[1:])), [str(name) for name in names]
+                assert panel.y0 - 1 <= box.y0 and box.y1 <= panel.y1 + 1, text
+        names = [tick for tick in axis.get_xticklabels() if tick.get_rotation() == 0]
+        for texts in (axis.texts, names, axis.get_yticklabels()):
+            check_apart(text for text in texts if text.get_text())
         for handle, label in zip(*axis.get_legend_handles_labels()):
             plotted.add(label)
-            check_color(handle, label)
+            if label in ROLES:
+                color = handle.patches[0].get_facecolor() if hasattr(handle, "patches") else handle.get_color()
+                assert to_hex(color) == to_hex(plotting.COLORS[ROLES[label]]), label
         named |= {text.get_text() for text in axis.get_legend().get_texts()} if axis.get_legend() else set()
     named |= {text.get_text() for legend in figure.legends for text in legend.get_texts()}
     assert plotted <= named, plotted - named
     for title in figure.texts:
         assert title.get_window_extent().width <= 1.1 * figure.bbox.width, title
+    check_apart([*figure.texts, *figure.legends, *figure.axes])
 
 
-def check_color(handle, label: str) -> None:
-    for role, labels in SAME.items():
-        if label in labels:
-            color = handle.patches[0].get_facecolor() if hasattr(handle, "patches") else handle.get_color()
-            color = to_hex(color if isinstance(color, str) else np.ravel(color)[:4])  # a collection has many
-            assert color == to_hex(plotting.COLORS[role]), label
+def check_apart(artists) -> None:
+    artists = list(artists)
+    boxes = np.array([artist.get_window_extent().extents for artist in artists]).reshape(-1, 2, 2)  # (n, corner, axis)
+    across = (boxes[:, None, 0] + 1 < boxes[None, :, 1]).all(-1)  # (n, n): begins before the other ends
+    pairs = [(artists[i], artists[j]) for i, j in np.argwhere(across & across.T) if i < j]
+    assert not pairs, [str(artist) for artist in pairs[0]]
 
 
-# ------------------------------------------------------------------------------- Experiments 1 to 3
-
-FIGURES = {
-    "circuit_probing": ("operation", ["knn_test_acc", "full_model_knn_test_acc", "majority_test_acc", *(
-        f"{what}_acc_{split}" for what in ("vanilla", "ablated", "c_attn_ablated", "c_fc_ablated")
-        for split in ("test", "same", "different"))]),
-    "linear_probing": ("residual_location", ["test_acc", "counterfactual_predicts_cf_label"]),
-    "nonlinear_probing": ("residual_location", ["test_acc", "counterfactual_predicts_cf_label"]),
-    "amnesic": ("residual_location", ["test_pre_erasure_probe_acc", "test_vanilla_acc", "test_acc", "heldout_acc"]),
-    "DAS": ("location", ["interchange_intervention_acc", "boundary"])}
+def bars(axis) -> dict[str, list[float]]:
+    """The heights of bars by label."""
+    return {group.get_label(): [bar.get_height() for bar in group] for group in axis.containers
+            if isinstance(group, BarContainer)}
 
 
-def write_methods(folder, variables, methods=tuple(FIGURES), layers=(0,), seeds=(0,), places=(0, 1), draws=True,
-                  **settings):
-    for method in methods:
-        place, columns = FIGURES[method]
-        names = ("resid_mid", "resid_post") if place == "residual_location" else ("attn", "mlp")
-        rows = [{"target_layer": layer, "model_seed": seed, place: names[i]} | settings
-                | dict.fromkeys(columns, 1 - 0.4 * (seed % 2)) for layer in layers for seed in seeds
-                for i in places]
-        if method == "circuit_probing":
-            rows = [row | {f"random_ablated_acc_test_{end}": value if draws else None
-                           for end, value in (("mean", 0.9), ("std", 0.2))} for row in rows]
-        if method == "amnesic":
-            rows = [row | {"precision": precision} for row in rows for precision in ("float64", "float32")]
-        for variable in variables:
-            (folder / method / variable).mkdir(parents=True, exist_ok=True)
-            pd.DataFrame(rows).to_csv(folder / method / variable / "results.csv", index=False)
+def lines(axis) -> dict[str, list[float]]:
+    """The y values of lines by label."""
+    return {line.get_label(): list(line.get_ydata()) for line in axis.get_lines()}
 
 
-EDGES = {
-    "one variable, no random draws": dict(variables=["a4"], draws=False),
-    "four variables, three seeds": dict(variables=["a2", "minus_b2", "a_plus_b", "a_minus_b"], seeds=(0, 1, 2)),
-    "long names": dict(variables=[LONG, f"{LONG}_too", "short"]),
-    "circuits alone": dict(variables=["a2"], methods=["circuit_probing"]),
-    "attention alone": dict(variables=["a2"], places=(0,)),
-    "nothing is used": dict(variables=["a2"], methods=["circuit_probing", "linear_probing"]),
-    "two layers": dict(variables=["a2"], layers=(0, 59)),
-}
+def points(axis) -> list[float]:
+    """The x values of the points that have horizontal error bars, from the top down."""
+    return [group.lines[0].get_xdata()[0] for group in axis.containers if isinstance(group, ErrorbarContainer)]
 
 
-@pytest.mark.parametrize("name", EDGES)
-def test_experiment_1(name, tmp_path, analyse, gallery):
-    edge = EDGES[name]
-    write_methods(tmp_path, **edge)
-    if name == "nothing is used":  # probes without counterfactual embeddings, circuits without ablations
-        for file in tmp_path.glob("*/*/results.csv"):
-            table = pd.read_csv(file)
-            table.drop(columns=[column for column in table if "ablated" in column or "vanilla" in column
-                                or "counterfactual" in column]).to_csv(file, index=False)
-    result = analyse("summarize_disambiguation", "--results", tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert ("there_and_used" in gallery) == (name != "circuits alone")
-    bars = gallery["nearest_neighbors"].axes[0]
-    assert len(bars.get_xticklabels()) == len(edge["variables"])
-    assert [len(group) for group in bars.containers if isinstance(group, BarContainer)] == [len(edge["variables"])] * 2
-    if name == "one variable, no random draws":
-        for axis in gallery["ablation"].axes:
-            assert [text.get_text() for text in axis.texts].count("n/a") == 1
-            assert axis.get_xlim() == (-1, 1)  # the bar that is n/a has its room
-
-
-def test_experiment_2(tmp_path, analyse, gallery):
-    for task in ("Task_1", "Task_2"):
-        write_methods(tmp_path / task, ["free", "shared", "aux"][: 1 if task == "Task_2" else 3])
-    assert analyse("summarize_shared_nodes", "--results", tmp_path).returncode == 0
-    hatches = [group.patches[0].get_hatch() for group in gallery["ablation_mlp"].axes[0].containers
-               if isinstance(group, BarContainer)]
-    assert len(set(hatches)) == 4  # one colour, four bars
-
-
-@pytest.mark.parametrize("epochs, seeds", [((100,), (0,)), ((100, 20000), (0, 1))])
-def test_experiment_3(epochs, seeds, tmp_path, analyse, gallery):
-    for epoch in epochs:
-        write_methods(tmp_path / str(epoch), ["a2", "b2"], seeds=seeds, checkpoint=epoch)
-    for file in (tmp_path / "100").glob("*/*/results.csv"):
-        (tmp_path / "all" / file.relative_to(tmp_path / "100")).parent.mkdir(parents=True)
-        pd.concat([pd.read_csv(tmp_path / str(epoch) / file.relative_to(tmp_path / "100")) for epoch in epochs]).to_csv(
-            tmp_path / "all" / file.relative_to(tmp_path / "100"), index=False)
-    curves = tmp_path / "curves.csv"
-    pd.DataFrame({"epoch": epochs, "train_acc": 1.0, "test_acc": 0.5}).to_csv(curves, index=False)
-    result = analyse("summarize_grokking", "--results", tmp_path / "all", "--curves", curves)
-    assert result.returncode == 0, result.stderr
-    assert set(gallery) == {"probe_accuracy", "ablation", "amnesic", "DAS"}
-    for figure in gallery.values():  # lines that lie upon each other have different dashes or markers
-        lines = figure.axes[2].get_lines()
-        assert len({(line.get_linestyle(), line.get_marker()) for line in lines}) == len(lines)
-
-
-# ------------------------------------------------------------------------------- Experiment 4
-
-around = [0.91, 0.93, 0.95, 0.93, 0.93]
-LANGUAGE = {
-    "one sublayer": {(0, 3, "attn"): {"iid": (0.6, around)}},
-    "no draw anywhere": {(0, layer, "mlp"): {"iid": (0.6, []), "gen": (0.6, [])} for layer in (0, 5)},
-    "sixty layers": {(0, layer, operation): {"iid": (0.6, around), "gen": (0.9, around)} for layer in range(60)
-                     for operation in ("attn", "mlp")},
-    "three seeds": {(seed, layer, "attn"): {"iid": (0.6 + seed / 10, around)} for layer in (0, 9) for seed in range(3)},
-}
-
-
-@pytest.mark.parametrize("name", LANGUAGE)
-def test_experiment_4(name, tmp_path, analyse, gallery):
-    run = write_run(tmp_path / f"run_{LONG}", LANGUAGE[name])
-    table = pd.read_csv(run / "ablations.csv")
-    table.assign(examples=1000).to_csv(run / "ablations.csv", index=False)
-    result = analyse("summarize_agreement", "--results", run)
-    assert result.returncode == 0, result.stderr
-    assert "n = 1000 sentences" in gallery["ablation_by_layer"].get_suptitle().replace("\n", " ")
-    assert "IID" in gallery["ablation_by_layer"].axes[0].get_ylabel()
-    assert "patterns trained on" in gallery["ablation_by_layer"].axes[0].get_ylabel().replace("\n", " ")
-
-
-def test_reflexives_have_four_sets(tmp_path, analyse, gallery):
-    sets = [f"{name}_{gender}" for name in ("iid", "gen") for gender in ("masculine", "feminine")]
-    run = write_run(tmp_path / "run", {(0, layer, operation): dict.fromkeys(sets, (0.6, around))
-                                       for layer in range(24) for operation in ("attn", "mlp")})
-    assert analyse("summarize_reflexives", "--results", run).returncode == 0
-    assert len(gallery["one_circuit"].axes[0].get_xticklabels()) == 4
-
-
-@pytest.mark.parametrize("layers, methods", [([7], ["linear_probing"]), (range(60), ["linear_probing", "DAS"])])
-def test_layers(layers, methods, tmp_path, analyse, gallery):
-    columns = {"linear_probing": ("residual_location", ["test_acc", "gen_acc"]),
-               "DAS": ("location", ["interchange_intervention_acc", "gen_interchange_intervention_acc",
-                                    "full_interchange_acc", "gen_full_interchange_acc"])}
-    for method in methods:
-        place, names = columns[method]
-        (tmp_path / method / "m").mkdir(parents=True)
-        pd.DataFrame([{"target_layer": layer, place: "resid_mid" if method == "linear_probing" else "attn"}
-                      | dict.fromkeys(names, 1.0) for layer in layers]).to_csv(
-            tmp_path / method / "m/results.csv", index=False)
-    result = analyse("summarize_layers", "--model", "m", "--results", tmp_path)
-    assert result.returncode == 0 and "layers" in gallery, result.stderr
-
-
-@pytest.mark.parametrize("sets, seeds", [(["iid"], 1), (["iid", "gen"], 3), (
-    [f"{name}_{gender}" for name in ("iid", "gen") for gender in ("masculine", "feminine")], 1)])
-def test_ablation_by_position(sets, seeds, tmp_path, gallery):
-    cases = [getattr(ablate_by_position, name) for name in ("NOWHERE", "EVERYWHERE", "FIRST", "OTHERS")]
-    table = pd.DataFrame([{"evaluation": name, "ablated_at": case, "accuracy": 0.9 + 0.05 * seed}
-                          for seed in range(seeds) for name in sets for case in cases])
-    ablate_by_position.draw(table, f"Where does the ablation act? MLP of layer 7 ({LONG})", tmp_path / "figure")
-    [axis] = gallery["figure"].axes
-    assert len(axis.get_xticklabels()) == len(sets)
-    assert all(text.get_position()[1] > 0.9 for text in axis.texts)  # above the bars
-
-
-@pytest.mark.parametrize("layers", [[6], range(12)])
-def test_across_models(layers, tmp_path, analyse, gallery):
-    """One task published, of one model; one of ours, of the same; in the figure each at its depth."""
-    measured = {"knn_test_acc": 0.9, "full_model_knn_test_acc": 0.6, "vanilla_acc_iid": 0.95, "ablated_acc_iid": 0.7,
-                "random_ablated_acc_iid_mean": 0.9}
-    pd.DataFrame([{"experiment": "SV_Agreement", "task": "gpt2", "method": "circuit_probing", "variable": "labels",
-                   "component": "attn", "metric": metric, "value": value, "checkpoint": "", "layer": layer}
-                  for layer in layers for metric, value in measured.items()]).to_csv(tmp_path / "p.csv", index=False)
-    (tmp_path / "SV_Agreement/smollm2").mkdir(parents=True)
-    pd.DataFrame([{"target_layer": layer, "operation": "attn", "random_ablation_impossible": None} | measured
-                  | {"random_ablated_acc_iid_mean": None} for layer in layers]).to_csv(
-        tmp_path / "SV_Agreement/smollm2/results.csv", index=False)
-    result = analyse("summarize_across_models", "--published", tmp_path / "p.csv", "--results", tmp_path)
-    assert result.returncode == 0 and set(gallery) == {"SV_Agreement"}, result.stderr
-    table = pd.read_csv(tmp_path / "figures/across_models/SV_Agreement.csv").set_index(["model", "layer"])
-    assert table.loc[("gpt2", 6), "depth"] == pytest.approx(6 / 11)
-    assert table.loc[("smollm2", 6), "depth"] == pytest.approx(6 / 29)
-    assert table.loc[("gpt2", 6), "beyond_random"] == pytest.approx(0.2)
-    theirs, ours = [line for line in gallery["SV_Agreement"].axes[0].get_lines() if "(" in line.get_label()]
-    assert (theirs.get_linestyle(), theirs.get_markerfacecolor()) == ("--", "none") and ours.get_linestyle() == "-"
-
-
-@pytest.mark.parametrize("rows", [1, 60])
-def test_overlap(rows, tmp_path, gallery):
-    table = pd.DataFrame([{"layer": layer, "operation": "attn", "map": "all maps", "block": "whole", "neurons": 90,
-                           "alone_1": layer, "common": 3, "alone_2": 5, "jaccard": 0.1, "chance": 1e-300}
-                          for layer in range(rows)])
-    summarize_model_overlap.draw(table, (f"one/{LONG}", f"other/{LONG}"), tmp_path / "figure")
-    figure = gallery["figure"]
-    header = figure.axes[0].texts[-1].get_text()
-    assert all(text.get_text().split(":")[0] in header for text in figure.legends[0].get_texts())
-
-
-@pytest.mark.parametrize("name", ["one seed", "one method", "none carried", "language", "checkpoints", "sixty layers"])
-def test_comparison(name, tmp_path, analyse, gallery):
-    save(tmp_path, **{"Run": COMPARISONS[name]})
-    result = analyse("summarize_comparison", "--results", tmp_path)
-    assert result.returncode == 0 and gallery, result.stderr
+def equal(values, **options):
+    return pytest.approx(list(values), nan_ok=True, **options)
 
 
 def words_of(figure) -> str:
     return " ".join(" ".join(text.get_text() for text in figure.findobj(Text)).split())
 
 
-def test_the_comparison_names_tasks_variables_and_models(tmp_path, analyse, gallery):
-    """As the config has them; a run without a config has the name of its folder."""
-    table = pd.concat([table_of(), table_of().query("method == 'lda'").assign(method="random")])
-    save(tmp_path / "alone", Mine=table)
-    assert analyse("summarize_comparison", "--results", tmp_path / "alone").returncode == 0
-    assert "Mine: " in words_of(gallery["methods"]) and "carried: var_0 after attention" in words_of(gallery["methods"])
-    save(tmp_path, {"test_data_path": "data/Disambiguation/test.csv", "model_path": "m_{model_seed}",
-                    "random_init": True, "only_right": False}, Run=table)
-    assert analyse("summarize_comparison", "--results", tmp_path).returncode == 0
-    methods = gallery["methods"]
-    for words in ("a² - b² mod 113", "fresh weights", "n = 2 models", "with pairs that the model answers wrongly",
-                  "model of seed 1", "carried: a² after attention", "not carried: a", "a+b after attention",
-                  "interchange accuracy (up to 0.45 only)"):
-        assert words in words_of(methods), words
-    rows = [label.get_text() for label in methods.axes[0].get_yticklabels()]
-    assert [row.split()[0] for row in rows] == ["full", "none", "random", "linear_probe", "lda", "das"]
-    assert methods.axes[1].get_xlim()[1] == pytest.approx(1.03 * 1.5 * 0.3)  # the highest there
-    assert "2 of 8 cells" in words_of(gallery["detection"])
+PROBES = ["test_acc", "counterfactual_predicts_cf_label"]
+COLUMNS = {
+    "circuit_probing": ["knn_test_acc", "full_model_knn_test_acc", "majority_test_acc", "vanilla_acc_test",
+                        "ablated_acc_test", "random_ablated_acc_test_mean", "random_ablated_acc_test_std",
+                        "ablated_acc_same", "ablated_acc_different", "c_fc_ablated_acc_same",
+                        "c_fc_ablated_acc_different"],
+    "linear_probing": PROBES, "nonlinear_probing": PROBES,
+    "amnesic": ["test_pre_erasure_probe_acc", "test_vanilla_acc", "test_acc", "heldout_acc"],
+    "DAS": ["interchange_intervention_acc", "boundary"]}
 
 
-def test_the_comparison_shows_the_models_accuracy(tmp_path, analyse, gallery):
-    table = COMPARISONS["checkpoints"]
-    save(tmp_path, {"test_data_path": "data/Grokking/test.csv", "only_right": False},
-         Run=table.assign(model_acc=table["checkpoint"].map({100: 0.25, 200: 0.75, "final": 1.0})))
-    assert analyse("summarize_comparison", "--results", tmp_path).returncode == 0
+def write_methods(folder, variables, methods=tuple(COLUMNS), components=("attn", "mlp"), empty=r"^$", used=True,
+                  **swept) -> pd.DataFrame:
+    """Tables of random values, as methods write them, and all of them in one. empty: columns without values."""
+    generator, tables = np.random.default_rng(0), []
+    for method in methods:
+        place = METHODS[method].place
+        names = [name for name, component in COMPONENT_OF.items() if component in components
+                 and name.startswith("resid") == (place == "residual_location")]
+        keys = {"target_layer": [0], place: names, **swept}
+        if method == "amnesic":
+            keys["precision"] = ["float64", "float32"]
+        for variable in variables:
+            table = pd.MultiIndex.from_product(keys.values(), names=keys).to_frame(index=False)
+            for column in COLUMNS[method]:
+                if used or not re.search("ablated|vanilla|counterfactual", column):
+                    table[column] = np.nan if re.search(empty, column) else generator.random(len(table)).round(3)
+            (folder / method / variable).mkdir(parents=True, exist_ok=True)
+            table.to_csv(folder / method / variable / "results.csv", index=False)
+            tables.append(table.assign(method=method, variable=variable, component=table[place].map(COMPONENT_OF)))
+    return pd.concat(tables)
+
+
+def means(table, column, by="variable", **where) -> list[float]:
+    for key, value in where.items():
+        table = table[table[key] == value]
+    return table.groupby(by, sort=False)[column].mean().tolist()
+
+
+EDGES = {
+    "one variable, no random draws": dict(variables=["a4"], empty="^random"),
+    "four variables, three seeds": dict(variables=["a2", "minus_b2", "a_plus_b", "a_minus_b"], model_seed=[0, 1, 2]),
+    "long names": dict(variables=[LONG, f"{LONG}_too", "short"]),
+    "circuits alone": dict(variables=["a2"], methods=["circuit_probing"]),
+    "attention alone": dict(variables=["a2"], components=["attn"]),
+    "nothing is used": dict(variables=["a2"], methods=["circuit_probing", "linear_probing"], used=False)}
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_experiment_1(name, tmp_path, analyse, gallery):
+    table = write_methods(tmp_path, **EDGES[name])
+    result = analyse("summarize_disambiguation", "--results", tmp_path)
+    assert result.returncode == 0, result.stderr
+    variables = EDGES[name]["variables"]
+    neighbors = gallery["nearest_neighbors"]
+    for axis, component in zip(neighbors.axes, ("attn", "mlp")):
+        of_circuits = dict(method="circuit_probing", component=component)
+        assert bars(axis) == {"circuit": equal(means(table, "knn_test_acc", **of_circuits)),
+                              "full sublayer": equal(means(table, "full_model_knn_test_acc", **of_circuits))}
+        assert len(axis.get_xticklabels()) == len(variables)
+    assert ("ablation" in gallery) == (name != "nothing is used")
+    assert ("there_and_used" in gallery) == (name != "circuits alone")
+    if "there_and_used" in gallery:
+        axis = gallery["there_and_used"].axes[0]
+        row = [label.get_text() for label in axis.get_yticklabels()].index("linear probe")
+        cells = axis.collections[0].get_array().reshape(-1, len(axis.get_xticklabels()))
+        assert cells[row].tolist() == equal(
+            means(table, "test_acc", ["component", "variable"], method="linear_probing"))
+    if name == "one variable, no random draws":
+        for axis in gallery["ablation"].axes:
+            assert np.isnan(bars(axis)["as many random neurons ablated (sd)"]).all()
+            assert [text.get_text() for text in axis.texts].count("n/a") == 1
+            assert axis.get_xlim() == (-1, 1)  # the bar that is n/a has its room
+
+
+def test_experiment_2(tmp_path, analyse, gallery):
+    table = write_methods(tmp_path / "Task_1", ["free", "shared", "aux"])
+    assert analyse("summarize_shared_nodes", "--results", tmp_path).returncode == 0
+    [axis] = gallery["ablation_mlp"].axes
+    assert bars(axis)["its first map ablated: other task"] == equal(
+        means(table, "c_fc_ablated_acc_different", component="mlp", method="circuit_probing"))
+    assert len({patch.get_hatch() for patch in axis.patches}) == 4  # one colour, four bars
+
+
+@pytest.mark.parametrize("epochs, seeds", [([100], [0]), ([100, 900, 20000], [0, 1])])
+def test_experiment_3(epochs, seeds, tmp_path, analyse, gallery):
+    table = write_methods(tmp_path, ["a2", "b2"], model_seed=seeds, checkpoint=epochs, empty="^random")
+    pd.DataFrame({"epoch": epochs, "train_acc": 1.0, "test_acc": 0.5}).to_csv(tmp_path / "curves.csv", index=False)
+    result = analyse("summarize_grokking", "--results", tmp_path, "--curves", tmp_path / "curves.csv")
+    assert result.returncode == 0, result.stderr
+    assert set(gallery) == {"probe_accuracy", "ablation", "amnesic", "DAS"}
+    for figure in gallery.values():
+        assert lines(figure.axes[0]) == {"model, train": [1.0] * len(epochs), "model, test": [0.5] * len(epochs)}
+    of_circuits = dict(by="checkpoint", method="circuit_probing", variable="b2", component="mlp")
+    assert lines(gallery["ablation"].axes[5]) == {  # and no line of random draws
+        "full model": equal(means(table, "vanilla_acc_test", **of_circuits)),
+        "circuit ablated": equal(means(table, "ablated_acc_test", **of_circuits))}
+
+
+SETS = [f"{name}_{gender}" for name in ("iid", "gen") for gender in ("masculine", "feminine")]
+LANGUAGE = {  # script, layers, seeds, sublayers, evaluation sets, random draws
+    "one sublayer": ("summarize_agreement", [3], 1, ["attn"], ["iid"], 5),
+    "no draw anywhere": ("summarize_agreement", [0, 5], 1, ["mlp"], ["iid", "gen"], 0),
+    "sixty layers": ("summarize_agreement", range(60), 1, ["attn", "mlp"], ["iid", "gen"], 5),
+    "three seeds": ("summarize_agreement", [0, 9], 3, ["attn"], ["iid"], 5),
+    "four sets": ("summarize_reflexives", range(24), 1, ["attn", "mlp"], SETS, 5)}
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_experiment_4(name, tmp_path, analyse, gallery):
+    script, layers, seeds, operations, sets, draws = LANGUAGE[name]
+    keys = {"model_seed": range(seeds), "target_layer": layers, "operation": operations}
+    generator, run = np.random.default_rng(0), tmp_path / f"run_{LONG}"
+    run.mkdir()
+    table = pd.MultiIndex.from_product(keys.values(), names=keys).to_frame(index=False).assign(l0_norm=30, l0_max=120)
+    for column in ("knn", "full_model_knn", "majority"):
+        table[f"{column}_test_acc"] = generator.random(len(table))
+    table.to_csv(run / "results.csv", index=False)
+    ablations = table[[*keys]].merge(pd.DataFrame({"evaluation": sets}), how="cross").merge(
+        pd.DataFrame([("full", None), ("circuit", None), *(("random", draw) for draw in range(draws))],
+                     columns=["condition", "draw"]), how="cross").assign(maps="all", examples=1000)
+    ablations["accuracy"] = generator.random(len(ablations))
+    ablations.to_csv(run / "ablations.csv", index=False)
+    result = analyse(script, "--results", run)
+    assert result.returncode == 0, result.stderr
+    figure, one = gallery["ablation_by_layer"], gallery["one_circuit"].axes[0]
+    assert "n = 1000 sentences" in words_of(figure) and "patterns trained on (IID)" in words_of(figure)
+    panels = [(evaluation, operation) for evaluation in sets for operation in operations]
+    for axis, (evaluation, operation) in zip(figure.axes, panels, strict=True):
+        where = dict(by="target_layer", evaluation=evaluation, operation=operation)
+        drawn = lines(axis)
+        assert drawn["circuit ablated"] == equal(means(ablations, "accuracy", condition="circuit", **where))
+        assert drawn["as many random neurons ablated (sd)"] == equal(
+            means(ablations, "accuracy", condition="random", **where) or [np.nan] * len(layers))
+        assert ("no random draw" in drawn) == (draws == 0)
+    assert lines(gallery["nearest_neighbors"].axes[0])["circuit"] == equal(
+        means(table, "knn_test_acc", by="target_layer", operation=operations[0]))
+    assert len(one.get_xticklabels()) == len(sets)
+    ranking = pd.read_csv(run / "figures/strongest_sublayers.csv").iloc[0]
+    assert bars(one)["circuit ablated"] == equal(ranking[[f"ablated_acc_{evaluation}" for evaluation in sets]])
+
+
+@pytest.mark.parametrize("rows", [3, 60])
+def test_overlap(rows, tmp_path, gallery):
+    table = pd.DataFrame([{"layer": layer, "operation": "attn", "map": "all maps", "block": "whole", "neurons": 90,
+                           "alone_1": layer, "common": 3, "alone_2": 5, "jaccard": 0.1, "chance": 1e-300}
+                          for layer in range(rows)])
+    summarize_model_overlap.draw(table, [f"one/{LONG}", f"other/{LONG}"], tmp_path / "figure")
+    [axis] = gallery["figure"].axes
+    assert [[bar.get_width() * 90 for bar in group] for group in axis.containers] == [
+        equal(table[part]) for part in ("alone_1", "common", "alone_2")]
+    header, *texts = [text.get_text() for text in axis.texts]
+    assert all(text.get_text().split(":")[0] in header for text in gallery["figure"].legends[0].get_texts())
+    assert texts[-1].startswith(f"{rows - 1} | 3 | 5;")
+
+
+def compared(seeds=(0, 1), known=True, **changes) -> pd.DataFrame:
+    """A variable that is carried and one that is not, at two sites; of the method none nan at some of them."""
+    accuracies = {"full": 0.05, "none": 0.02, "random": 0.03, "lda": 0.99, "linear_probe": 0.8, "das": 0.9}
+    rows = [{"model_seed": seed, "target_layer": 0, "residual_location": site, "variable": variable, "method": name,
+             "iia": accuracy - seed / 1000 if variable == "var_0" and site == "resid_mid" else 0.3 if name == "das"
+             else np.nan if name == "none" and variable == "aux_0" else 0.02, "iia_low": 0.01, "iia_high": 1.0,
+             "log_odds_mean": 3.0, "isolate": accuracy, "relative_norm": 0.5, "n_pairs": 500, "model_acc": 1.0,
+             "ground_truth": variable == "var_0" and site == "resid_mid" if known else None, "rank": 4,
+             "random_iia_mean": 0.03, "random_iia_max": 0.05, "empirical_p": 0.05, "selectivity": 1.0,
+             "exceeds_full": None if known else name == "das"}
+            for seed in seeds for site in ("resid_mid", "resid_post") for variable in ("var_0", "aux_0")
+            for name, accuracy in accuracies.items()]
+    return pd.DataFrame(rows).assign(**changes)
+
+
+@pytest.fixture
+def compare(tmp_path, analyse):
+    """Draws the figures of a run of the comparison, with a config or without."""
+    def draw(table: pd.DataFrame, config: str = "") -> None:
+        (tmp_path / "Run").mkdir()
+        table.to_csv(tmp_path / "Run/results.csv", index=False)
+        (tmp_path / "Run/config.yaml").write_text(config or "{}")
+        result = analyse("summarize_comparison", "--results", tmp_path)
+        assert result.returncode == 0, result.stderr
+    return draw
+
+
+@pytest.mark.parametrize("table", [compared(), compared()[lambda t: t["method"] == "lda"],
+                                   compared(ground_truth=False)], ids=["two", "one method", "not carried"])
+def test_the_comparison_of_methods(table, compare, tmp_path, gallery):
+    compare(table, "{test_data_path: data/Disambiguation/test.csv, random_init: true, only_right: false}")
+    methods = comparison_figures.in_order(table["method"])
+    truths = sorted(table["ground_truth"].unique(), reverse=True)
+    for axis, truth in zip(gallery["methods"].axes, truths, strict=True):
+        part = table[table["ground_truth"] == truth]
+        dots = np.concatenate([line.get_xdata() for line in axis.get_lines() if line.get_alpha() == 0.7])
+        assert sorted(dots, key=str) == equal(sorted(part["iia"], key=str))  # nan among them is not a dot at 0
+        assert points(axis) == equal(part.groupby("method")["iia"].mean().reindex(methods))
+    labels = [label.get_text().split()[0] for label in gallery["methods"].axes[0].get_yticklabels()]
+    assert labels == methods
+    for words in ("a² - b² mod 113", "random_init True", "with pairs that the model answers wrongly", "not carried: a"):
+        assert words in words_of(gallery["methods"])
+    if not truths[0]:
+        assert set(gallery) == {"methods"}
+        return
+    isolate = gallery["isolate"].axes[0]
+    assert sorted(y for ys in lines(isolate).values() for y in ys) == equal(
+        sorted(table.loc[table["ground_truth"], "isolate"]))
+    board = pd.read_csv(tmp_path / "figures/leaderboard.csv").sort_values("auroc", ascending=False, kind="stable")
+    assert points(gallery["detection"].axes[0]) == equal(board["auroc"])
+
+
+def test_the_comparison_over_checkpoints(compare, gallery):
+    table = pd.concat([compared(seeds=[0], checkpoint=step, model_acc=accuracy)
+                       for step, accuracy in ((100, 0.25), (200, 0.75), ("final", 1.0))])
+    compare(table.assign(iia=table["iia"].where(table["checkpoint"] != 200)))
     for axis in gallery["checkpoints"].axes:
         [model] = [line for line in axis.lines if line.get_color() == "black"]
         assert model.get_xdata().tolist() == [100, 200] and model.get_ydata().tolist() == [0.25, 0.75]
-    assert "a² after attention" in words_of(gallery["checkpoints"])
-    assert "with pairs that the model answers wrongly" in words_of(gallery["checkpoints"])
+    assert lines(gallery["checkpoints"].axes[0])["lda"] == equal([0.99, np.nan])
 
 
-def test_layers_that_were_skipped_and_answers_that_should_stay(tmp_path, analyse, gallery):
-    table = COMPARISONS["sixty layers"].query("target_layer < 9 and target_layer != 7")
+def test_the_comparison_by_layer(compare, gallery):
+    table = pd.concat([compared(seeds=[0], known=False, target_layer=layer) for layer in range(12) if layer != 7])
+    table = table[table["method"].isin(["none", "lda", "das"])]
     table = table.assign(exceeds_full=table["exceeds_full"].where(table["variable"] != "aux_0"))
-    save(tmp_path, {"data_path": "mine.csv", "model_path": "Models/Some"}, Run=table)
-    assert analyse("summarize_comparison", "--results", tmp_path).returncode == 0
+    compare(table[(table["method"] != "lda") | (table["target_layer"] != 9)], "{data_path: a.csv, model_path: M/Some}")
     for name, stays in (("var_0_resid_mid", False), ("aux_0_resid_mid", True)):
-        words = words_of(gallery[name])
-        assert "Run in Some" in words and "white gap" in words
-        assert ("share of pairs that keep their answer" in words) == stays
+        axis, rows = gallery[name].axes[0], comparison_figures.in_order(set(table["method"]))
+        cells = np.ma.filled(axis.collections[0].get_array().astype(float), np.nan).reshape(len(rows), -1)
+        wanted = 0.02 if stays else 0.99
+        assert cells[rows.index("lda")].tolist() == equal([wanted] * 8 + [np.nan] + [wanted] * 2)
+        assert "Run in Some" in words_of(gallery[name]) and "grey: not run" in words_of(gallery[name])
+        assert ("share of pairs that keep their answer" in words_of(gallery[name])) == stays
 
-
-def test_no_two_methods_look_alike():
-    looks = [tuple(comparison_figures.look(name).values()) for name in INTERCHANGES]
-    assert len(set(looks)) == len(looks)
-    means, lda = (comparison_figures.look(name) for name in ("difference_in_means", "lda"))
-    assert means["color"] != lda["color"] and means["marker"] != lda["marker"]
-
-
-# ------------------------------------------------------------------------------- what the methods draw
 
 @pytest.mark.parametrize("seeds", [1, 12])
 def test_curves(seeds, tmp_path, gallery):
     table = pd.DataFrame([{"model_seed": seed, "epoch": epoch, "train_loss": 1.0, "test_loss": 2.0, "train_acc": 1.0,
-                           "test_acc": 1.0} for seed in range(seeds) for epoch in (0, 100)])
+                           "test_acc": 1 - seed / 20} for seed in range(seeds) for epoch in (0, 100)])
     plotting.draw_curves(table, ["model_seed"], "Training", tmp_path / "curves")
-    assert gallery
-
-
-@pytest.mark.parametrize("classes", [2, 113])
-def test_animation(classes):
-    labels = torch.arange(classes).repeat(2)
-    animation = plotting.UpdateAnimation(labels)
-    animation.add_frame(torch.randn(len(labels), 4, generator=torch.Generator().manual_seed(0)), "a frame")
-    assert len(animation.frames) == 1
+    accuracies = {y for line in gallery["curves"].axes[1].get_lines() for y in line.get_ydata()}
+    assert accuracies == {1 - seed / 20 for seed in range(seeds)}
 
 
 def test_bars_that_are_all_missing_have_their_room(tmp_path, gallery):
     figure, axis = plotting.plt.subplots(layout="constrained")
     empty = pd.DataFrame(np.nan, index=["a variable"], columns=["circuit", "linear probe", "majority baseline"])
     figures.draw_bars(axis, empty, (empty, empty), ["circuit", "linear probe", "baseline"])
-    figure.legend()
-    plotting.save_figure(figure, tmp_path / "figure")
+    figures.finish(figure, "Nothing is known", tmp_path / "figure")
     assert [text.get_text() for text in axis.texts] == ["n/a", "n/a"] and axis.get_xlim() == (-1, 1)
 
 
-def test_no_two_roles_have_one_colour():
-    colors = defaultdict(set)
-    for role, color in plotting.COLORS.items():
-        colors[to_hex(color)].add(role)
-    assert all(len(roles) == 1 for roles in colors.values()), colors
+def test_no_two_roles_and_no_two_methods_look_alike():
+    looks = [tuple(comparison_figures.look(name).values()) for name in INTERCHANGES]
+    colors = [to_hex(color) for color in plotting.COLORS.values()]
+    assert len(set(looks)) == len(looks) and len(set(colors)) == len(colors)
