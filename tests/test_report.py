@@ -223,7 +223,8 @@ def test_a_browser_shows_it_and_loads_nothing_else(tmp_path, report):
     report(write_results(tmp_path / "r"))
     told = ("<script>addEventListener('load', () => { document.querySelector('th').click();"
             "const loaded = performance.getEntriesByType('resource').map(entry => entry.name);"
-            "document.title = JSON.stringify([loaded.filter(name => !name.startsWith('data:')), [...document.images].map(image => image.naturalWidth)]) })</script></body>")
+            "document.title = JSON.stringify([loaded.filter(name => !name.startsWith('data:')),"
+            "[...document.images].map(image => image.naturalWidth)]) })</script></body>")
     page = tmp_path / "page/report.html"
     page.write_text(page.read_text().replace("</body>", told))
     finished = subprocess.run(
