@@ -63,7 +63,7 @@ def put_beside(cells: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
         ours, (low, high) = values.mean(), prediction_interval(values)
         # a share of 1.0 in every model leaves no width, and a published 0.9998 is no contradiction
         inside = "yes" if low - ROUNDING <= cell["value"] <= high + ROUNDING else "" if pd.isna(low) else "no"
-        found.append(cell | {"ours": ours, "published": cell["value"], "difference": ours - cell["value"],
+        found.append(cell | {"ours": ours, "published": cell["value"], "difference": round(ours - cell["value"], 12),
                              "float64": others.mean(), "low": low, "high": high, "inside": inside})
     return pd.DataFrame(found)
 

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from analysis.comparison_figures import draw_checkpoints, draw_layers, draw_methods, in_order, mean_with_interval
+from analysis.comparison_figures import draw_checkpoints, draw_layers, mean_with_interval
 from analysis.summarize_comparison import as_cells, leaderboard, read_runs, shared_cells
 from conftest import COMPARISON, comparison_values, write_yaml
 from interp.experiment import main
@@ -58,8 +58,8 @@ def test_means_are_over_cells_that_were_measured_and_intervals_over_models():
     assert mean == pytest.approx(0.5) and (low, high) == pytest.approx((0.3, 0.9), abs=0.002)
     assert mean_with_interval(rows.assign(iia=[0.2, None, 0.4, None]), "iia")[0] == pytest.approx(0.3)
     assert pd.isna(mean_with_interval(rows.tail(1), "iia")[0])
-    rows = rows.head(1).assign(n_pairs=100)  # of one model the interval is over its pairs
-    assert mean_with_interval(rows, "iia")[1:] == pytest.approx((0.12, 0.28), abs=0.015)
+    alone = mean_with_interval(rows.head(1).assign(n_pairs=100), "iia")  # the interval is over its pairs
+    assert alone[1:] == pytest.approx((0.12, 0.28), abs=0.015)
 
 
 def test_methods_are_compared_by_the_cells_that_all_of_them_have(tmp_path, capsys):
@@ -71,33 +71,12 @@ def test_methods_are_compared_by_the_cells_that_all_of_them_have(tmp_path, capsy
     assert set(board["cells"]) == {8} and set(board["models"]) == {2} and board["auroc"].notna().all()
     assert not capsys.readouterr().err
     fresh = table_of(seeds=(0,), ground_truth=False)
-    save(tmp_path, Fresh=fresh[fresh["method"] == "lda"])
+    save(tmp_path, config | {"layer_reinit": 0}, Fresh=fresh[fresh["method"] == "lda"])  # another model
     assert leaderboard(shared_cells(read_runs(tmp_path))).equals(board)
     assert "over 8 cells, which all methods were run on" in capsys.readouterr().err
-    save(tmp_path, config, Again=table[table["method"] == "lda"])
+    save(tmp_path, config | {"layer_reinit": -1}, Again=table[table["method"] == "lda"])
     with pytest.raises(BadInput, match=r"lda, .*more than once \(in A, Again\)"):
         shared_cells(read_runs(tmp_path))
-
-
-def test_controls_of_fresh_weights_are_other_models(tmp_path):
-    for name, keys in (("A", {}), ("B", {"layer_reinit": True}), ("C", {"layer_reinit": -1}),
-                       ("D", {"reinit_embeddings": True}), ("E", {"layer_reinit": 0})):
-        save(tmp_path, {"model_path": "m_{model_seed}"} | keys, **{name: table_of(seeds=(0,))})
-    runs = read_runs(tmp_path).groupby("experiment")[["model", "title"]].first()
-    assert runs["model"]["A"] == runs["model"]["C"] and len(set(runs["model"])) == 4
-    assert "layer_reinit 0" in runs["title"]["E"]
-
-
-def test_a_figure_of_methods_shows_cells_means_and_random_draws(tmp_path, monkeypatch):
-    save(tmp_path, A=table_of())
-    figures, table = kept_figures(monkeypatch), read_runs(tmp_path)
-    table.loc[(table["method"] == "lda") & (table["model_seed"] == 1), "iia"] = 0.59
-    draw_methods(table, tmp_path / "methods")
-    axis, y = figures["methods"].axes[0], in_order(table["method"]).index("lda")
-    assert axis.get_yticklabels()[y].get_text() == "lda (variable, 4)" and axis.get_title().startswith("carried: var_0")
-    assert (axis.patches[y].get_x(), axis.patches[y].get_width()) == pytest.approx((0.03, 0.02))  # random draws
-    shown = [x for line in axis.lines for x, at in zip(line.get_xdata(), line.get_ydata()) if at == y]
-    assert {0.59, 0.79, 0.99} <= {round(float(x), 2) for x in shown}  # two models and their mean
 
 
 @pytest.mark.parametrize("seeds, value, ends", [((0, 1, 2), 0.4, (0.2, 0.6)), ((0,), 0.2, (0.01, 1.0))])
@@ -114,12 +93,11 @@ def test_lines_over_checkpoints_have_intervals_over_models_or_the_runs(seeds, va
 
 def test_heat_maps_are_means_over_models_and_hatched_beyond_the_full_interchange(tmp_path, monkeypatch):
     table = pd.concat([table_of(known=False, target_layer=layer) for layer in (0, 3, 9)], ignore_index=True)
-    table = table.query("variable == 'var_0' and residual_location == 'resid_mid'")
     table = table[(table["target_layer"] < 9) | (table["method"] != "lda")]
     das = (table["method"] == "das") & (table["model_seed"] == 1)
     table.loc[das, "iia"] = 0.1
     table.loc[das & (table["target_layer"] == 3), "exceeds_full"] = False  # in one of two models only
-    save(tmp_path, A=table)
+    save(tmp_path, A=table.query("variable == 'var_0' and residual_location == 'resid_mid'"))
     figures = kept_figures(monkeypatch)
     draw_layers(read_runs(tmp_path), tmp_path / "layers")
     grid = pd.read_csv(tmp_path / "layers_iia.csv", index_col="method")
@@ -136,20 +114,17 @@ EDGES = {
         {"iia": float, "isolate": float}),
     "language": table_of(known=False),
     "sixty layers": pd.concat([table_of(seeds=(0,), known=False, target_layer=layer) for layer in range(60)]),
-    "no epochs": pd.concat([table_of(seeds=(0,)), table_of(seeds=(0,), checkpoint="final")]),
     "checkpoints": pd.concat([table_of(seeds=(0,), checkpoint=step) for step in (100, 200, "final")]),
 }
 
 
-@pytest.mark.parametrize("name, wanted", [
-    ("nothing could be measured", {"methods", "isolate"}), ("none carried", {"methods"}),
-    ("checkpoints", {"checkpoints"}),
-    ("language", {f"{variable}_{site}" for variable in ("var_0", "aux_0") for site in ("resid_mid", "resid_post")})])
+@pytest.mark.parametrize("name, wanted", [("nothing could be measured", {"methods", "isolate"}), (
+    "language", {"var_0_resid_mid", "var_0_resid_post", "aux_0_resid_mid", "aux_0_resid_post"})])
 def test_runs_without_a_leaderboard_are_drawn(name, wanted, tmp_path, analyse):
-    save(tmp_path, **{"Run": EDGES[name]})
+    save(tmp_path, Run=EDGES[name])
     said = analyse("summarize_comparison", "--results", tmp_path)
     assert said.returncode == 0 and "no leaderboard" in said.stderr, said.stderr
-    assert drawn(tmp_path / "figures/Run") == wanted and not (tmp_path / "figures/leaderboard.csv").exists()
+    assert drawn(tmp_path / "figures/Run") == wanted
 
 
 def test_a_real_run_is_drawn(tiny, tmp_path, analyse):
@@ -165,12 +140,11 @@ def test_a_real_run_is_drawn(tiny, tmp_path, analyse):
     assert sites["p_holm"].tolist() == holm(sites["empirical_p"]).tolist()  # of the sites of a run and method
 
 
-def test_mistakes_end_in_a_sentence(tmp_path, analyse):
-    for name, table, words in (("none", None, "has no */results.csv, as compare_methods.py writes it"),
-                               ("other", table_of().drop(columns="isolate"), "results.csv has no column 'isolate'"),
-                               ("words", table_of(iia="high"), "line 2: the column 'iia' holds 'high'"),
-                               ("method", table_of(method="magic"), "results.csv: there is no method 'magic'")):
-        save(tmp_path / name, **({} if table is None else {"A": table}))
-        said = analyse("summarize_comparison", "--results", tmp_path / name)
-        assert said.returncode == 2 and words in said.stderr and len(said.stderr.splitlines()) == 1
-        assert not (tmp_path / name / "figures").exists()
+@pytest.mark.parametrize("changes, words", [
+    ({"iia": "high"}, "line 2: the column 'iia' holds 'high'"), ({"method": "magic"}, "there is no method 'magic'")])
+def test_mistakes_end_in_a_sentence(changes, words, tmp_path, analyse):
+    assert "has no */results.csv" in analyse("summarize_comparison", "--results", tmp_path).stderr
+    save(tmp_path, A=table_of(**changes))
+    said = analyse("summarize_comparison", "--results", tmp_path)
+    assert said.returncode == 2 and "A/results.csv" in said.stderr and words in said.stderr
+    assert len(said.stderr.splitlines()) == 1 and not (tmp_path / "figures").exists()
