@@ -1,5 +1,6 @@
 """One style for every figure, saved as PDF and PNG, and the figures that the methods draw themselves."""
 
+import io
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,6 +97,8 @@ class UpdateAnimation:
         plt.close(figure)
 
     def save(self, path: Path, seconds_per_frame: float = 0.5) -> None:
+        content = io.BytesIO()  # to a full disk, the writer would print a traceback and leave its file open
+        imageio.mimsave(content, self.frames, format="GIF", duration=1000 * seconds_per_frame, loop=0)
         with writing(path) as temporary:
-            imageio.mimsave(temporary, self.frames, format="GIF", duration=1000 * seconds_per_frame, loop=0)
+            temporary.write_bytes(content.getbuffer())
             place(temporary, path)
