@@ -150,7 +150,7 @@ def test_names_that_no_file_can_have(toy, tmp_path):
 
 def test_kills_at_any_time_lose_nothing(toy, tmp_path):
     """Of a setting in work, what was computed; of a finished one nothing, in tables or in model_dir."""
-    keys, kills, drawing = {"word_list": list("abcdefghij"), "pause": 0.01}, 0, random.Random(0)
+    keys, kills, drawing = {"word_list": list("abcdefghij"), "pause": 0.05}, 0, random.Random(0)
     assert toy("whole", **keys) == 0
     while True:
         process = FORK.Process(target=toy, args=("killed",), kwargs=keys)
@@ -204,8 +204,8 @@ def test_processes_on_one_config_do_no_harm(toy, tmp_path, capfd):
     for number in range(5):
         ends = at_once(toy, *[([f"four_{number}"], {"pause": 0.002})] * 4)
         assert 0 in ends and set(ends) <= {0, 2}
-        lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("toy: ")]
-        assert len(lines) == ends.count(2) and all("another process is at work in" in line for line in lines)
+        said = capfd.readouterr().err  # of processes that may write into each other's lines
+        assert said.count("toy: ") == said.count("another process is at work in") == ends.count(2)
         assert at_once(toy, *(([f"mixed_{number}", *options], {"pause": 0.002}) for options in (
             [], ["--shard", "1/2"], ["--shard", "2/2"], ["--shard", "3/3"]))) == [0] * 4
         for name in ("four", "mixed"):
