@@ -115,9 +115,9 @@ artifacts = partial(saved_files, "circuit")
 class Layer:
     """What one pass kept of a layer of a model.
 
-    inputs: by split and operation, what the sublayer reads, as `replay` wants it. entering: by evaluation, the residual
-    stream that enters the layer, (rows, T, d_model). whole: by evaluation, the model's final hidden states,
-    (rows, d_model).
+    inputs: by split and operation, what the sublayer reads: attention's at all positions, (rows, T, d_model), an MLP's
+    at the probed one, (rows, d_model). entering: by evaluation, the residual stream that enters the layer,
+    (rows, T, d_model). whole: by evaluation, the unablated model's final hidden states, (rows, d_model).
     """
 
     number: int
@@ -136,7 +136,7 @@ class Layer:
 
 
 def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple[Setting, Outcome]]:
-    """Of each model read what its sublayers read, of as many layers as memory holds, and find a circuit in each."""
+    """Cache the inputs of each model's sublayers, for as many layers as memory holds; find a circuit in each."""
     for model, data, of_model in study.models(settings):
         evaluated = {name: data.extra[key] for name, key in LM_KEYS.items()} if config.of_two_tasks else data.evaluated
         for layer in read_layers(config, model, data, evaluated if config.lm_eval else {}, of_model):
@@ -148,7 +148,7 @@ def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple
 
 def read_layers(config: Config, model: OpenModel, data: Data, evaluated: dict[str, Examples],
                 settings: list[Setting]) -> Iterator[Layer]:
-    """What a pass keeps of each layer; of as many layers at a time as memory holds."""
+    """What is cached of each layer; one pass reads as many layers as memory holds."""
     layers = list(dict.fromkeys(setting.target_layer for setting in settings))
     splits = {"train": data.train, **data.tests}
     # rows that are probed and evaluated are read once

@@ -140,7 +140,7 @@ artifacts = partial(saved_files, "interchange")
 # ------------------------------------------------------------------------------ the loops
 
 def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple[Setting, Outcome]]:
-    """Of each model and variable read the pairs, at every site, and compare the methods there."""
+    """For each model and variable, read the pairs at every site and compare the methods there."""
     for model, data, of_variable in study.models(settings):
         variable = of_variable[0].variable
         splits = {name: answered(model, pairs, config.only_right) for name, pairs in split_pairs(
@@ -180,8 +180,9 @@ class Trial:
     """A site and a variable: where methods are fitted, and the test pairs that they are measured on.
 
     same: test bases whose sources share the variable. clean: the test bases' final hidden states without intervention,
-    (n, d_model). full_hits: whether exchanging everything gives the counterfactual answer, (n,), if nothing can give
-    more. controls: by supervision, a site where it means nothing, and the test pairs to match.
+    (n, d_model). full_hits: whether exchanging everything gives the counterfactual answer, (n,); None if the answer
+    depends on more than the variable. controls: by supervision, the site with permuted labels or arbitrary answers, and
+    the test pairs relabelled likewise.
     of_rank: the accuracies of random directions, which are the same for all methods of a rank.
     """
 
