@@ -111,17 +111,18 @@ def search_alignment(forward: ForwardFrom, loss_of: Loss, base: Tensor, source: 
     optimizer = torch.optim.Adam([{"params": search.rotation.parameters(), "lr": lr},
                                   {"params": [search.boundary], "lr": boundary_lr}],
                                  fused=base.device.type != "mps")  # a step is short enough for this to show
-    batches = train.split(batch_size)  # not shuffled, so every epoch has the same
+    # not shuffled, so every epoch has the same
+    batches = [(rows, base[rows], source[rows]) for rows in train.split(batch_size)]
     steps = epochs * len(batches)
     schedule = get_linear_schedule_with_warmup(optimizer, WARM_UP * steps, steps)
     temperatures = iter(torch.linspace(FIRST_TEMPERATURE, LAST_TEMPERATURE, steps).tolist())
     temperature, losses, log = FIRST_TEMPERATURE, list[Tensor](), list[dict[str, Any]]()
     best, best_score = search.alignment(), -1.0
 
-    def loss_of_batch(epoch: int, rows: Tensor) -> Tensor:
+    def loss_of_batch(epoch: int, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         nonlocal temperature
-        temperature = next(temperatures)
-        intervened, penalty = search(base[rows], source[rows], temperature)
+        temperature, (rows, bases, sources) = next(temperatures), batch
+        intervened, penalty = search(bases, sources, temperature)
         loss = loss_of(forward(intervened, rows), rows).mean() + penalty
         losses.append(loss.detach())
         return loss

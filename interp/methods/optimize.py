@@ -1,6 +1,7 @@
 """The training loop of every method, and the batches it takes."""
 
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -8,16 +9,17 @@ from torch import Tensor
 from interp.runs.config import RunFailed
 from interp.runs.progress import Progress
 
-Loss = Callable[[int, Tensor], Tensor]  # epoch from 0, row numbers (batch,) -> a scalar
+Batch = TypeVar("Batch")
+Loss = Callable[[int, Batch], Tensor]  # epoch from 0, a batch -> a scalar
 
 
-def optimize(optimizer: torch.optim.Optimizer, loss_of: Loss, batches: Callable[[], Iterable[Tensor]], epochs: int, *,
-             name: str, advice: Callable[[], str], after_step: Callable[[], None] = lambda: None,
+def optimize(optimizer: torch.optim.Optimizer, loss_of: Loss[Batch], batches: Callable[[], Iterable[Batch]],
+             epochs: int, *, name: str, advice: Callable[[], str], after_step: Callable[[], None] = lambda: None,
              after_epoch: Callable[[int], None] = lambda done: None) -> None:
     """Take a step for each batch of each epoch.
 
     Args:
-        batches: the batches of an epoch, row numbers (batch,) each.
+        batches: the batches of an epoch, such as row numbers (batch,).
         name: of what is trained, on the progress bar and in messages.
         advice: which value should be smaller, if the loss is not a number.
         after_epoch: called with the number of epochs done.
@@ -27,8 +29,8 @@ def optimize(optimizer: torch.optim.Optimizer, loss_of: Loss, batches: Callable[
     """
     bar = Progress(range(epochs), desc=name, unit="epoch")
     for epoch in bar:
-        for rows in batches():
-            loss = loss_of(epoch, rows)
+        for batch in batches():
+            loss = loss_of(epoch, batch)
             if not torch.isfinite(loss):
                 raise RunFailed(f"{name}: the loss became {loss.item()} in epoch {epoch}; try a smaller {advice()}.")
             optimizer.zero_grad()
