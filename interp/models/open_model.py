@@ -4,6 +4,7 @@ The reference way is the model's own forward pass with hooks; it serves every fa
 replay.py) are exact, and are compared with it on a few rows when a model is opened.
 """
 
+import copy
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -77,6 +78,13 @@ class OpenModel:
         self.unembed: nn.Linear = model.get_output_embeddings()
         self.blocks_give_tensors = self.find_what_blocks_give()  # now, as a later pass may run into somebody's hooks
         self.takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
+
+    def with_ways(self, **ways: Any) -> "OpenModel":
+        """The same model with other values of `direct`, `suffix` or `shares`."""
+        other = copy.copy(self)
+        for name, value in ways.items():
+            setattr(other, name, value)
+        return other
 
     @property
     def kind(self) -> str:

@@ -58,12 +58,12 @@ def open_model(model: PreTrainedModel, examples: Examples, budget: int = 2 * GIB
         logits = opened.finite(opened.leave(torch.cat([
             model(torch.tensor([row], device=opened.device), use_cache=False).logits[:, -1] for row in rows_of(few)])))
     direct = bool(given) and alike(opened.leave(torch.cat([part[:, -1] for part in given])), logits)
-    opened = OpenModel(model, opened.family, opened.device, budget, direct)
+    opened = opened.with_ways(direct=direct)
     states = opened.final_states(few)
     if not agrees(opened, lambda: opened.logits(states), logits):
         raise CannotOpen(f"a '{opened.kind}' model gives other logits with its hooks than without")
     exact = exact_locations(opened, few, states, check_sums(opened, few))
-    return OpenModel(model, opened.family, opened.device, budget, direct, exact, prefixes_are_shared(opened, few))
+    return opened.with_ways(suffix=exact, shares=prefixes_are_shared(opened, few))
 
 
 def prefixes_are_shared(model: OpenModel, few: Examples) -> bool:
@@ -76,7 +76,7 @@ def prefixes_are_shared(model: OpenModel, few: Examples) -> bool:
     rows = [[*start, token] for token in range(min(model.model.config.vocab_size, NODES - len(start)))]
     tokens, last = from_rows(rows, model.device)
     alike_rows = Examples(tokens, last, last, {}, Answer(last))
-    sharing = OpenModel(model.model, model.family, model.device, shares=True)
+    sharing = model.with_ways(shares=True)
     compared = torch.tensor([0, len(rows) - 1], device=model.device)
     shares = agrees(model, lambda: sharing.final_states(alike_rows)[compared], model.final_states(alike_rows[compared]))
     if not shares:
