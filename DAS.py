@@ -115,18 +115,22 @@ def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple
                    for name, pairs in data.pairs.items()}
         vanilla = vanilla_accuracies(model, data) if config.of_sentences else {}
         both = {name: pairs.both() for name, pairs in data.pairs.items()}
-        for setting, activations in at_sites(model, of_model, both):
-            site = site_of(setting)
-            splits = {name: AtSite(model, pairs, activations[name], forward[name][site])
+        rows = portions(data.train, (config.n_train, config.n_val), config.data_seed)
+        for of_site, activations, _ in at_sites(model, of_model, both):
+            splits = {name: AtSite(model, pairs, activations[name], forward[name][site_of(of_site[0])])
                       for name, pairs in data.pairs.items()}
-            rows = portions(data.train, (config.n_train, config.n_val), config.data_seed)
-            alignment, outcome = align(config, setting, splits, *rows)
-            for file in artifacts(config, setting):
-                save_alignment(alignment, file, {
-                    "counterfactual_label": config.counterfactual_label, "variable": config.variable or (
-                        config.variable_name if config.of_sentences else None), "model_path": study.path(setting),
-                    "position": position_of(config, setting), **setting._asdict()})
-            yield setting, Outcome(outcome.metrics | vanilla, outcome.tables)
+            for setting in of_site:
+                alignment, outcome = align(config, setting, splits, *rows)
+                for file in artifacts(config, setting):
+                    save_alignment(alignment, file, description(config, setting, study.path(setting)))
+                yield setting, Outcome(outcome.metrics | vanilla, outcome.tables)
+
+
+def description(config: Config, setting: Setting, path: str) -> dict[str, Any]:
+    """What a setting's saved alignment is about, kept in its file. path: its model's."""
+    variable = config.variable_name if config.of_sentences else config.variable
+    return {"counterfactual_label": config.counterfactual_label, "variable": variable, "model_path": path,
+            "position": position_of(config, setting), **setting._asdict()}
 
 
 class AtSite:

@@ -67,7 +67,7 @@ from torch import Tensor
 from interp.experiment import Outcome, Script, main
 from interp.methods.erasure import decodability, erased_rank, fit_eraser, random_eraser
 from interp.models.examples import Examples
-from interp.models.open_model import ForwardFrom, OpenModel, Site, in_batches
+from interp.models.open_model import ForwardFrom, OpenModel, in_batches
 from interp.models.suffix import forward_from
 from interp.runs.config import BadInput
 from interp.runs.settings import Setting
@@ -94,9 +94,11 @@ def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple
         sites = [site_of(setting) for setting in of_model]
         forward = {name: forward_from(model, examples, sites) for name, examples in splits.items()}
         clean = {name: model.final_states(examples) for name, examples in splits.items()}
-        for setting, activations in at_sites(model, of_model, splits):
-            erasure = Erasure(config, setting, model, splits, activations, forward, clean)
-            yield setting, Outcome(erase(config, erasure, data))
+        for of_site, activations, _ in at_sites(model, of_model, splits):
+            above = {name: forward[name][site_of(of_site[0])] for name in splits}
+            for setting in of_site:
+                erasure = Erasure(config, setting, model, splits, activations, above, clean)
+                yield setting, Outcome(erase(config, erasure, data))
 
 
 def splits_of(config: Config, data: Data) -> dict[str, Examples]:
@@ -115,11 +117,9 @@ class Erasure:
     """One setting's activations by split, and metrics before and after erasing the variable from them."""
 
     def __init__(self, config: Config, setting: Setting, model: OpenModel, splits: dict[str, Examples],
-                 activations: dict[str, Tensor], forward: dict[str, dict[Site, ForwardFrom]],
-                 clean: dict[str, Tensor]):
+                 activations: dict[str, Tensor], forward: dict[str, ForwardFrom], clean: dict[str, Tensor]):
         self.config, self.setting, self.model, self.splits = config, setting, model, splits
-        self.activations, self.clean = activations, clean
-        self.forward = {name: of_site[site_of(setting)] for name, of_site in forward.items()}
+        self.activations, self.forward, self.clean = activations, forward, clean
         self.n_classes = 1 + max(int(examples.variables[config.variable_name].max()) for examples in splits.values()
                                  if config.variable_name in examples.variables)
 

@@ -85,7 +85,7 @@ from interp.methods.optimize import batches_in_order, shuffled_batches
 from interp.methods.table import ABLATION_COLUMNS
 from interp.models.examples import Examples
 from interp.models.loading import load_tokenizer
-from interp.models.open_model import ATTN_IN, MLP_IN, RESID_PRE, OpenModel, Site
+from interp.models.open_model import RESID_PRE, OpenModel
 from interp.models.replay import Replay, all_updates, replay
 from interp.models.sublayers import Masks, Sublayer, find_sublayer, masked
 from interp.models.suffix import final_states_from
@@ -93,7 +93,7 @@ from interp.plotting import UpdateAnimation
 from interp.runs.config import BadInput, project_path
 from interp.runs.files import write_table
 from interp.runs.settings import Setting, saved_files, setting_name
-from interp.tasks.study import Data, Study, accuracies, check_batch
+from interp.tasks.study import Data, Study, accuracies, at_sites, check_batch
 
 
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Study:
@@ -112,88 +112,73 @@ artifacts = partial(saved_files, "circuit")
 # ------------------------------------------------------------------------------ the loops
 
 @dataclass(frozen=True)
-class Layer:
-    """What one pass kept of a layer of a model.
+class AtSublayer:
+    """A sublayer, and what it is asked with.
 
-    inputs: by split and operation, what the sublayer reads: attention's at all positions, (rows, T, d_model), an MLP's
-    at the probed one, (rows, d_model). entering: by evaluation, the residual stream that enters the layer,
-    (rows, T, d_model). whole: by evaluation, the unablated model's final hidden states, (rows, d_model).
+    splits: what a circuit is learned from and read in. evaluated: what the model's answers are evaluated on, by the
+    name that columns carry. entering, entering_evaluated: the residual stream that enters the layer there,
+    (rows, T, d_model). full: of what is evaluated, the unablated model's final hidden states, (rows, d_model).
     """
 
-    number: int
-    data: Data
-    evaluated: dict[str, Examples]
-    inputs: dict[str, dict[str, Tensor]]
+    model: OpenModel
+    sublayer: Sublayer
+    splits: dict[str, Examples]
     entering: dict[str, Tensor]
-    whole: dict[str, Tensor]
+    evaluated: dict[str, Examples]
+    entering_evaluated: dict[str, Tensor]
+    full: dict[str, Tensor]
 
-    def without(self, model: OpenModel, sublayer: Sublayer, masks: Masks) -> dict[str, Tensor]:
+    def without(self, masks: Masks) -> dict[str, Tensor]:
         """The final hidden states of everything that is evaluated, without the neurons that the masks ablate."""
-        with masked(sublayer, masks):
-            return {name: final_states_from(model, examples, self.number, self.entering[name])
-                    if RESID_PRE in model.suffix else model.final_states(examples)
+        with masked(self.sublayer, masks):
+            return {name: final_states_from(self.model, examples, self.sublayer.layer, self.entering_evaluated[name])
+                    if RESID_PRE in self.model.suffix else self.model.final_states(examples)
                     for name, examples in self.evaluated.items()}
 
 
 def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple[Setting, Outcome]]:
-    """Cache the inputs of each model's sublayers, for as many layers as memory holds; find a circuit in each."""
+    """Read what enters each model's layers, of as many as memory holds at once; find a circuit in each sublayer."""
+    at_once = config.layers_at_once and config.layers_at_once * len(config.operation_list)
     for model, data, of_model in study.models(settings):
-        evaluated = {name: data.extra[key] for name, key in LM_KEYS.items()} if config.of_two_tasks else data.evaluated
-        for layer in read_layers(config, model, data, evaluated if config.lm_eval else {}, of_model):
-            for setting in of_model:
-                if setting.target_layer == layer.number:
-                    sublayer = find_sublayer(model, layer.number, setting.operation)
-                    yield setting, probe_sublayer(config, setting, model, sublayer, layer, study.path(setting))
+        splits, evaluated = {"train": data.train, **data.tests}, evaluated_by(config, data)
+        full = {name: model.final_states(examples) for name, examples in evaluated.items()}
+        # rows that are both learned from or read in, and evaluated, are read once
+        read_as = {name: next((split for split in splits if splits[split] is examples), f"evaluated {name}")
+                   for name, examples in evaluated.items()}
+        read = splits | {read_as[name]: examples for name, examples in evaluated.items()}
+        for of_site, _, entering in at_sites(model, of_model, read, entering=True, at_once=at_once):
+            sublayer = find_sublayer(model, of_site[0].target_layer, of_site[0].operation)
+            at = AtSublayer(model, sublayer, splits, entering, evaluated,
+                            {name: entering[read_as[name]] for name in evaluated}, full)
+            for setting in of_site:
+                yield setting, probe_sublayer(config, setting, at, study.path(setting))
 
 
-def read_layers(config: Config, model: OpenModel, data: Data, evaluated: dict[str, Examples],
-                settings: list[Setting]) -> Iterator[Layer]:
-    """What is cached of each layer; one pass reads as many layers as memory holds."""
-    layers = list(dict.fromkeys(setting.target_layer for setting in settings))
-    splits = {"train": data.train, **data.tests}
-    # rows that are probed and evaluated are read once
-    split_of = {name: split for name, examples in evaluated.items() for split in splits if examples is splits[split]}
-    passes = splits | {name: examples for name, examples in evaluated.items() if name not in split_of}
-    whole = {name: model.final_states(examples) for name, examples in evaluated.items()}
-    tokens = sum(2 * examples.tokens.numel() for examples in passes.values())
-    count = config.layers_at_once or model.portion(4 * model.d_model * tokens, len(layers))
-    for start in range(0, len(layers), count):
-        some = layers[start:start + count]
-        inputs = {(layer, operation): find_sublayer(model, layer, operation).input
-                  for layer in some for operation in config.operation_list}
-        entering = {layer: Site(layer, RESID_PRE) for layer in some}
-        read = {name: model.activations(
-            examples, [site for site in inputs.values() if site.location == MLP_IN and name in splits],
-            [site for site in inputs.values() if site.location == ATTN_IN and name in splits]
-            + list(entering.values()) * (name in evaluated or name in split_of.values()))
-            for name, examples in passes.items()}
-        for layer in some:
-            yield Layer(layer, data, evaluated,
-                        {name: {operation: read[name][inputs[layer, operation]] for operation in config.operation_list}
-                         for name in splits},
-                        {name: read[split_of.get(name, name)][entering[layer]] for name in evaluated}, whole)
+def evaluated_by(config: Config, data: Data) -> dict[str, Examples]:
+    """What answers are evaluated on, by the name that columns carry."""
+    if config.of_two_tasks:
+        return {name: data.extra[key] for name, key in LM_KEYS.items()}
+    return data.evaluated if config.lm_eval else {}
 
 
 # ------------------------------------------------------------------------------ the method
 
-def probe_sublayer(config: Config, setting: Setting, model: OpenModel, sublayer: Sublayer, layer: Layer,
-                   path: str) -> Outcome:
+def probe_sublayer(config: Config, setting: Setting, at: AtSublayer, path: str) -> Outcome:
     """Find one sublayer's circuit for the variable; measure what it holds and what it does. path: the model's."""
-    splits = {"train": layer.data.train, **layer.data.tests}
-    labels = {name: examples.variables[config.variable_name] for name, examples in splits.items()}  # (rows,) each
-    train, test = labels["train"], labels["test"]
-    replays = {name: replay(model, sublayer, examples, layer.inputs[name][setting.operation])
-               for name, examples in splits.items()}
-    animation = Animation(config, test, replays["test"], sublayer.full_masks()) if config.gif else None
+    labels = {name: examples.variables[config.variable_name] for name, examples in at.splits.items()}  # (rows,) each
+    train, test, everything = labels["train"], labels["test"], at.sublayer.full_masks()
+    replays = {name: replay(at.model, at.sublayer, examples, at.entering[name])
+               for name, examples in at.splits.items()}
+    animation = Animation(config, test, replays["test"], everything) if config.gif else None
 
     shuffling = torch.Generator().manual_seed(setting.model_seed)
     circuit = find_circuit(
-        sublayer, replays["train"], train, lr=setting.lr, batch_size=setting.batch_size,
+        at.sublayer, replays["train"], train, lr=setting.lr, batch_size=setting.batch_size,
         num_epochs=config.num_epochs, mask_init=setting.mask_init, max_temp=config.max_temp,
         l0_lambda=config.l0_lambda, generator=shuffling, after_epoch=animation)
 
     updates, full = ({name: all_updates(replayed, masks, len(labels[name])) for name, replayed in replays.items()}
-                     for masks in (circuit.masks(), sublayer.full_masks()))  # (rows, d_model) each
+                     for masks in (circuit.masks(), everything))  # (rows, d_model) each
     metrics = {
         "train_loss": mean_loss(updates["train"], train, shuffled_batches(len(train), setting.batch_size, shuffling)),
         "test_loss": mean_loss(updates["test"], test, batches_in_order(len(test), setting.batch_size)),
@@ -201,15 +186,15 @@ def probe_sublayer(config: Config, setting: Setting, model: OpenModel, sublayer:
         **neighbor_accuracies(config, labels, updates, prefix=""),
         **neighbor_accuracies(config, labels, full, prefix="full_model_"),
         "majority_dev_acc": majority_accuracy(train, train),
-        **{f"majority_{name}_acc": majority_accuracy(train, labels[name]) for name in layer.data.tests},
+        **{f"majority_{name}_acc": majority_accuracy(train, labels[name]) for name in labels if name != "train"},
     }
     tables = {}
-    if layer.evaluated:
-        without = layer.without(model, sublayer, circuit.ablation())
-        tables["ablations"], reason = ablations(config, setting, model, sublayer, layer, circuit, without)
+    if at.evaluated:
+        without = at.without(circuit.ablation())
+        tables["ablations"], reason = ablations(config, setting, at, circuit, without)
         metrics |= headline(config, tables["ablations"], reason)
         if config.of_sentences:
-            write_qualitative(config, setting, model, layer, without, path)
+            write_qualitative(config, setting, at, without, path)
     for file in artifacts(config, setting):
         save_circuit(circuit, file, description(config, setting, path))
     if animation:
@@ -239,8 +224,8 @@ def neighbor_accuracies(config: Config, labels: dict[str, Tensor], updates: dict
     return {f"{prefix}knn_{name}_acc": nearest_neighbor_accuracy(*known, *there) for name, there in rows.items()}
 
 
-def ablations(config: Config, setting: Setting, model: OpenModel, sublayer: Sublayer, layer: Layer, circuit: Circuit,
-              without: dict[str, Tensor]) -> tuple[list[dict[str, Any]], str | None]:
+def ablations(config: Config, setting: Setting, at: AtSublayer, circuit: Circuit, without: dict[str, Tensor]
+              ) -> tuple[list[dict[str, Any]], str | None]:
     """Accuracy of the whole model, without the circuit, and without random neurons instead.
 
     With two tasks also without the circuit's neurons in one linear map alone. without: final hidden states without the
@@ -250,34 +235,32 @@ def ablations(config: Config, setting: Setting, model: OpenModel, sublayer: Subl
     drawing, reason = torch.Generator().manual_seed(setting.model_seed), None
     cases: list[tuple[str, str, int | None, Masks]] = []
     if config.task == "multitask":
-        cases += [("circuit", name, None, circuit.ablation((name,))) for name in sublayer.maps]
+        cases += [("circuit", name, None, circuit.ablation((name,))) for name in at.sublayer.maps]
     try:
         cases += [("random", "all", draw, circuit.random_ablation(drawing))
                   for draw in range(config.num_random_ablations)]
     except ImpossibleAblation as error:
         reason = str(error)
     measured: list[tuple[str, str, int | None, dict[str, Tensor]]] = [
-        ("full", "all", None, layer.whole), ("circuit", "all", None, without)]
-    measured += [(condition, maps, draw, layer.without(model, sublayer, masks))
-                 for condition, maps, draw, masks in cases]
+        ("full", "all", None, at.full), ("circuit", "all", None, without)]
+    measured += [(condition, maps, draw, at.without(masks)) for condition, maps, draw, masks in cases]
     return [{"evaluation": group, "maps": maps, "condition": condition, "draw": draw, "accuracy": share,
              "examples": len(examples.groups.get(group.removeprefix(f"{name}_"), examples.answer.right))}
-            for condition, maps, draw, states in measured for name, examples in layer.evaluated.items()
-            for group, share in accuracies(model, states[name], name, examples).items()], reason
+            for condition, maps, draw, states in measured for name, examples in at.evaluated.items()
+            for group, share in accuracies(at.model, states[name], name, examples).items()], reason
 
 
-def write_qualitative(config: Config, setting: Setting, model: OpenModel, layer: Layer, without: dict[str, Tensor],
-                      path: str) -> None:
+def write_qualitative(config: Config, setting: Setting, at: AtSublayer, without: dict[str, Tensor], path: str) -> None:
     """What the model would say next after the first test batch, before and after ablation, as text."""
-    tokenizer, (name, examples) = load_tokenizer("model_path", path), next(iter(layer.evaluated.items()))
+    tokenizer, (name, examples) = load_tokenizer("model_path", path), next(iter(at.evaluated.items()))
     first = next(iter(examples.groups.values()), torch.arange(len(examples)))[:setting.batch_size]  # (batch,)
 
     def said(states: Tensor) -> list[str]:
-        return [" | ".join(tokenizer.batch_decode(row.unsqueeze(1))) for row in model.top_tokens(states[first])]
+        return [" | ".join(tokenizer.batch_decode(row.unsqueeze(1))) for row in at.model.top_tokens(states[first])]
 
     texts = [examples.texts[row] for row in first.tolist()]
     rows = [{"sentence": text, "before": before, "after": after} for text, before, after in zip(
-        texts, said(layer.whole[name]), said(without[name]))]
+        texts, said(at.full[name]), said(without[name]))]
     write_table(qualitative(config, setting), rows)
 
 

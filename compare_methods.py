@@ -113,13 +113,11 @@ from interp.methods.comparison import (
 from interp.methods.interchange.base import Interchange, Pairs, SiteUnderStudy
 from interp.methods.interchange.registry import fit
 from interp.methods.masks import ImpossibleAblation
-from interp.methods.table import COMPONENT_OF
-from interp.models.open_model import ATTN_IN, OpenModel
-from interp.models.sublayers import find_sublayer
+from interp.models.open_model import OpenModel
 from interp.models.suffix import forward_from
 from interp.runs.settings import Setting, saved_files
 from interp.statistics import interval, rank_among
-from interp.tasks.study import Counterfactual, Study, grouped, site_of
+from interp.tasks.study import Counterfactual, Study, at_sites, grouped, site_of
 
 
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Study:
@@ -147,32 +145,17 @@ def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple
             data, variable, config.n_fit, config.n_select, config.data_seed).items()}
         # the answer depends on this variable alone, so that exchanging everything is the most that can be done
         alone = config.of_sentences and data.changes
-        for of_site, pairs in at_sites(config, model, splits, of_variable):
+        both = {name: split.pairs.both() for name, split in splits.items()}
+        sites = list(grouped(of_variable, site_of))
+        forward = {name: forward_from(model, split.pairs.base, sites) for name, split in splits.items()}
+        with_circuits = any(name.startswith(("circuit", "neuron")) for name in config.method_list)
+        for of_site, activations, entering in at_sites(model, of_variable, both, with_circuits):
+            site = site_of(of_site[0])
+            pairs = {name: pairs_at_site(model, split.pairs, variable, site, activations[name], forward[name][site],
+                                         entering.get(name)) for name, split in splits.items()}
             trial = set_up(config, splits["test"], pairs, variable, alone)
             for setting in of_site:
                 yield setting, compare(config, setting, trial, study.path(setting))
-
-
-def at_sites(config: Config, model: OpenModel, splits: dict[str, Split],
-             settings: list[Setting]) -> Iterator[tuple[list[Setting], dict[str, Pairs]]]:
-    """The settings of each site, with the pairs there by split; one pass reads as many sites as memory holds."""
-    of_site, variable = grouped(settings, site_of), settings[0].variable
-    both = {name: split.pairs.both() for name, split in splits.items()}
-    forward = {name: forward_from(model, split.pairs.base, list(of_site)) for name, split in splits.items()}
-    with_circuits = any(name.startswith(("circuit", "neuron")) for name in config.method_list)
-    vectors = sum(examples.tokens.numel() * with_circuits + len(examples) for examples in both.values())
-    count = model.portion(4 * model.d_model * vectors, len(of_site))
-    for start in range(0, len(of_site), count):
-        sites = list(of_site)[start:start + count]
-        sublayers = {site: find_sublayer(model, site.layer, COMPONENT_OF[site.location]) for site in sites}
-        inputs = [sublayer.input for sublayer in sublayers.values()] if with_circuits else []
-        everywhere = [site for site in inputs if site.location == ATTN_IN]  # an MLP reads the probed position alone
-        at_probed = [*sites, *(site for site in inputs if site.location != ATTN_IN)]
-        read = {name: model.activations(examples, at_probed, everywhere) for name, examples in both.items()}
-        for site in sites:
-            yield of_site[site], {name: pairs_at_site(
-                model, split.pairs, variable, read[name][site], forward[name][site], sublayers[site],
-                read[name].get(sublayers[site].input)) for name, split in splits.items()}
 
 
 @dataclass(frozen=True)

@@ -120,10 +120,11 @@ def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple
         forward = {name: forward_from(model, examples, sites) for name, examples in tests.items()}
         clean = {name: model.final_states(examples) for name, examples in tests.items()}
         vanilla = vanilla_accuracies(model, data) if config.of_sentences else {}
-        for setting, activations in at_sites(model, of_model, {"train": data.train, **data.tests}):
-            above = {name: of_site[site_of(setting)] for name, of_site in forward.items()}
-            metrics, tables = probe(config, setting, model, data, activations, above, clean)
-            yield setting, Outcome(metrics | vanilla, tables)
+        for of_site, activations, _ in at_sites(model, of_model, {"train": data.train, **data.tests}):
+            above = {name: forward[name][site_of(of_site[0])] for name in tests}
+            for setting in of_site:
+                metrics, tables = probe(config, setting, model, data, activations, above, clean)
+                yield setting, Outcome(metrics | vanilla, tables)
 
 
 def probe(config: Config, setting: Setting, model: OpenModel, data: Data, activations: dict[str, Tensor],

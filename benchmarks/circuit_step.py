@@ -19,15 +19,15 @@ from interp.methods.masks import NeuronMasks, l0
 from interp.methods.optimize import shuffled_batches
 from interp.models.examples import Answer, Examples
 from interp.models.loading import build_gpt2
-from interp.models.open_model import OpenModel
+from interp.models.open_model import RESID_PRE, OpenModel, Site
 from interp.models.opening import open_model
-from interp.models.replay import Replay, ReplayedAttention, ReplayedModel, ReplayedModule
+from interp.models.replay import Replay, ReplayedAttention, ReplayedBlock, ReplayedMLP
 from interp.models.sublayers import Sublayer, find_sublayer
 
 MOD, ROWS, PAPERS_BATCH = (13, 169, 100) if QUICK else (113, 7661, 500)
 STEPS = 20  # optimized ones in a row, as in real use; of the reference on sentences one is long enough
-WRITTEN_OUT, MODULE, REFERENCE = "attention written out", "sublayer's module", "model up to the sublayer"
-WAYS = {"attn": (WRITTEN_OUT, MODULE, REFERENCE), "mlp": (MODULE, REFERENCE)}
+WRITTEN_OUT, ALONE, BLOCK, REFERENCE = "attention written out", "MLP alone", "block", "model up to the sublayer"
+WAYS = {"attn": (WRITTEN_OUT, BLOCK, REFERENCE), "mlp": (ALONE, BLOCK, REFERENCE)}
 
 
 def mask_step(sublayer: Sublayer, replayed: Replay, labels: torch.Tensor, batch_size: int,
@@ -50,11 +50,12 @@ def mask_step(sublayer: Sublayer, replayed: Replay, labels: torch.Tensor, batch_
 
 
 def replay_by(way: str, model: OpenModel, sublayer: Sublayer, examples: Examples) -> Replay:
+    below = Site(sublayer.layer, RESID_PRE)
+    entering = model.activations(examples, [], [below])[below]
     if way == REFERENCE:
-        return ReplayedModel(model, sublayer, examples)
-    site = sublayer.input
-    inputs = model.activations(examples, *(([], [site]) if sublayer.operation == "attn" else ([site], [])))[site]
-    return {WRITTEN_OUT: ReplayedAttention, MODULE: ReplayedModule}[way](model, sublayer, examples, inputs)
+        return ReplayedBlock(model.with_ways(suffix=frozenset()), sublayer, examples, entering)
+    ways = {WRITTEN_OUT: ReplayedAttention, ALONE: ReplayedMLP, BLOCK: ReplayedBlock}
+    return ways[way](model, sublayer, examples, entering)
 
 
 def papers_step(operation: str, way: str) -> Step:

@@ -25,11 +25,8 @@ EPOCHS = 9 if QUICK else 90
 
 
 def cache(model: OpenModel, examples: Examples, sublayers: list[Sublayer]) -> dict[Site, torch.Tensor]:
-    """What circuit probing keeps of a pass: the sublayers' inputs, and the residual stream that enters each layer."""
-    whole = [sublayer.input for sublayer in sublayers if sublayer.operation == "attn"]
-    entering = [Site(site.layer, RESID_PRE) for site in whole]
-    return model.activations(examples, [sublayer.input for sublayer in sublayers if sublayer.operation == "mlp"],
-                             whole + entering)
+    """What circuit probing keeps of a pass: the residual stream that enters each layer."""
+    return model.activations(examples, [], [Site(sublayer.layer, RESID_PRE) for sublayer in sublayers])
 
 
 def sublayers_of(model: OpenModel, layers: int) -> list[Sublayer]:
@@ -42,14 +39,14 @@ def find_all() -> None:
     sublayers, generator = sublayers_of(model, LAYERS), torch.Generator().manual_seed(0)
 
     start = time.perf_counter()
-    inputs = cache(model, examples, sublayers)
+    entering = cache(model, examples, sublayers)
     cached = time.perf_counter()
     seconds = dict.fromkeys(OPERATIONS, 0.0)
     for sublayer in tqdm(sublayers, unit="circuit"):
         begun = time.perf_counter()
-        find_circuit(sublayer, replay(model, sublayer, examples, inputs[sublayer.input]), examples.variables["labels"],
-                     lr=0.001, batch_size=BATCH, num_epochs=EPOCHS, mask_init=0.0, max_temp=200, l0_lambda=1e-7,
-                     generator=generator)
+        replayed = replay(model, sublayer, examples, entering[Site(sublayer.layer, RESID_PRE)])
+        find_circuit(sublayer, replayed, examples.variables["labels"], lr=0.001, batch_size=BATCH, num_epochs=EPOCHS,
+                     mask_init=0.0, max_temp=200, l0_lambda=1e-7, generator=generator)
         seconds[sublayer.operation] += time.perf_counter() - begun
     steps = EPOCHS * (EXAMPLES // BATCH)
     print(f"{len(sublayers)} circuits, {steps} steps each: {(time.perf_counter() - start) / 60:.1f} min, of which "
@@ -70,7 +67,7 @@ def caching(layers: int, count: int) -> str:
 
 if __name__ == "__main__":
     find_all()
-    print("caching the inputs of all sublayers and blocks: seconds, MiB kept, MiB of the process at its peak\n"
+    print("caching what enters each layer: seconds, MiB kept, MiB of the process at its peak\n"
           "  layers examples  seconds      kept      peak")
     for layers, count in [*((layers, EXAMPLES) for layers in sorted({1, LAYERS // 2, LAYERS})),
                           (LAYERS, EXAMPLES // 2), (LAYERS, 2 * EXAMPLES)]:

@@ -82,10 +82,9 @@ def sites_of(model: OpenModel, *locations: str) -> list[Site]:
 
 def replayed(model: OpenModel, examples: Examples, layer: int, operation: str) -> Replay:
     """A sublayer on examples, by the way that a run would take."""
-    sublayer = find_sublayer(model, layer, operation)
-    everywhere = [sublayer.input] if operation == "attn" else []
-    inputs = model.activations(examples, [] if everywhere else [sublayer.input], everywhere)
-    return replay(model, sublayer, examples, inputs[sublayer.input])
+    below = Site(layer, "resid_pre")
+    return replay(model, find_sublayer(model, layer, operation), examples, model.activations(
+        examples, [], [below])[below])
 
 
 def everything(model: OpenModel, examples: Examples) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from interp.models.examples import Answer, Examples
 from interp.models.family import family_of
 from interp.models.loading import build_gpt2
 from interp.models.open_model import OpenModel
-from interp.models.replay import ReplayedModule
+from interp.models.replay import ReplayedMLP
 from interp.models.sublayers import find_sublayer
 
 
@@ -28,7 +28,10 @@ def one_layer_mlp(inputs: torch.Tensor, n_inner: int, fill=lambda weights: None)
     for parameter in opened.blocks[0].mlp.parameters():
         fill(parameter)
     examples = Examples(first.unsqueeze(1), first, first, {}, Answer(first))
-    return sublayer, ReplayedModule(opened, sublayer, examples, inputs)
+    opened.blocks[0].ln_2 = torch.nn.Identity()
+    replayed = ReplayedMLP(opened, sublayer, examples, inputs.unsqueeze(1))
+    replayed.stream = inputs.unsqueeze(1)  # without the attention's update
+    return sublayer, replayed
 
 
 def test_objective_equals_a_loop_over_pairs(generator):

@@ -31,7 +31,7 @@ from interp.methods.masks import Circuit, ImpossibleAblation, NeuronMasks
 from interp.methods.table import INTERCHANGES
 from interp.models.examples import Answer
 from interp.models.open_model import hooked
-from interp.models.replay import ReplayedModel
+from interp.models.replay import ReplayedBlock
 from interp.runs.config import BadInput, load_config
 from interp.runs.settings import expand_settings
 from interp.statistics import interval
@@ -129,10 +129,8 @@ def test_no_method_sees_the_test_rows(tiny, tmp_path, monkeypatch):
     at_sites, clean = compare_methods.at_sites, site()
 
     def spoiled(*arguments):
-        for settings, pairs in at_sites(*arguments):
-            split = pairs["test"].split
-            split = replace(split, activations=split.activations * torch.nan, inputs=split.inputs * torch.nan)
-            yield settings, pairs | {"test": replace(pairs["test"], split=split)}
+        for settings, *read in at_sites(*arguments):
+            yield settings, *(by_split | {"test": by_split["test"] * torch.nan} for by_split in read)
 
     monkeypatch.setattr(compare_methods, "at_sites", spoiled)
     disturbed = site()
@@ -231,7 +229,8 @@ def test_learning_from_answers_takes_plain_steps(of_sequences, tiny, monkeypatch
 def test_the_circuit_is_the_one_that_circuit_probing_finds(of_sequences):
     pairs = of_sequences.fit
     found = fit("circuit_update", of_sequences, seed=3, num_epochs=5, lr=0.01)
-    reference = ReplayedModel(of_sequences.model, of_sequences.sublayer, pairs.split.examples[pairs.base])
+    reference = ReplayedBlock(of_sequences.model.with_ways(suffix=frozenset()), of_sequences.sublayer,
+                              pairs.split.examples[pairs.base], pairs.base_activations)
     plain = find_circuit(of_sequences.sublayer, reference, pairs.base_values, lr=0.01, batch_size=len(pairs),
                          num_epochs=5, mask_init=0.0, max_temp=200, l0_lambda=1e-6,
                          generator=torch.Generator().manual_seed(3))

@@ -78,6 +78,19 @@ def test_ablated_accuracy_is_that_of_the_whole_model_on_whole_sentences(language
             assert float(row[f"ablated_acc_iid_{gender}"]) == pytest.approx(sum(answers) / 250)
 
 
+def test_a_sentence_in_two_groups_is_probed_once(language, tmp_path):
+    """As one whose second group was taken out of the file."""
+    gen = pd.read_csv(language.data / "Reflexive_An_gen.csv")
+    gen[gen["group"] == "masculine"].to_csv(tmp_path / "once.csv", index=False)
+    tables = []
+    for path in (language.data / "Reflexive_An_gen.csv", tmp_path / "once.csv"):
+        values = language_values(language, tmp_path, "reflexive") | {
+            "num_epochs": 5, "gen_path": str(path), "results_dir": str(tmp_path / path.stem)}
+        assert main(CIRCUITS, ["--config", str(write_yaml(tmp_path / "c.yaml", values))]) == 0
+        tables.append(pd.read_csv(tmp_path / path.stem / "results.csv")[["knn_gen_acc", "full_model_knn_gen_acc"]])
+    assert tables[0].equals(tables[1]) and tables[0]["full_model_knn_gen_acc"].nunique() > 1
+
+
 def test_layers_at_once_and_memory_change_how_many_passes_there_are_and_nothing_else(language, tmp_path, monkeypatch):
     """One pass for all layers that memory holds, or one for each."""
     passes, activations = [], OpenModel.activations

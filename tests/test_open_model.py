@@ -75,7 +75,7 @@ def test_no_block_is_run_that_nothing_needs_and_rows_of_the_same_tokens_once():
     for layer, block in enumerate(model.blocks):
         block.register_forward_hook(lambda *_, layer=layer: ran.append(layer))
     model.blocks[0].register_forward_pre_hook(lambda module, arguments: tokens.append(len(arguments[0])))
-    for sites, layers in (([Site(1, "attn_in")], {0, 1}), ([Site(1, "resid_pre"), Site(0, "mlp_out")], {0})):
+    for sites, layers in (([Site(1, "attn_out")], {0, 1}), ([Site(1, "resid_pre"), Site(0, "mlp_out")], {0})):
         ran.clear(), tokens.clear()
         model.activations(examples, sites)
         assert set(ran) == layers and sum(tokens) == len(examples.inputs().unique()) < len(examples)

@@ -18,8 +18,8 @@ from interp.methods.optimize import even_batch
 from interp.methods.table import COMPONENT_OF
 from interp.models.examples import Answer, Examples, rows_of
 from interp.models.examples import Pairs as ExamplePairs
-from interp.models.open_model import ForwardFrom, OpenModel, Site
-from interp.models.sublayers import Sublayer, find_sublayer
+from interp.models.open_model import RESID_PRE, ForwardFrom, OpenModel, Site
+from interp.models.sublayers import find_sublayer
 from interp.models.suffix import forward_from
 from interp.runs.config import BadInput
 from interp.tasks.sentences import drawn_pairs
@@ -96,10 +96,11 @@ def answered(model: OpenModel, pairs: ExamplePairs, only_right: bool) -> Split:
 
 # ------------------------------------------------------------------------------ pairs at a site
 
-def pairs_at_site(model: OpenModel, pairs: ExamplePairs, variable: str, activations: Tensor, forward: ForwardFrom,
-                  sublayer: Sublayer, inputs: Tensor | None) -> Pairs:
-    """The pairs of a split at the site. activations, inputs: of the bases, then of the sources; see SplitAtSite."""
-    split = SplitAtSite(model, pairs.both(), activations, forward, sublayer, inputs)
+def pairs_at_site(model: OpenModel, pairs: ExamplePairs, variable: str, site: Site, activations: Tensor,
+                  forward: ForwardFrom, entering: Tensor | None) -> Pairs:
+    """The pairs of a split at the site. activations, entering: of the bases, then of the sources; see SplitAtSite."""
+    sublayer = find_sublayer(model, site.layer, COMPONENT_OF[site.location])
+    split = SplitAtSite(model, pairs.both(), activations, forward, sublayer, entering)
     rows = torch.arange(len(pairs), device=activations.device)
     return Pairs(split, rows, len(pairs) + rows, pairs.base.variables[variable], pairs.source.variables[variable],
                  pairs.base.answer, pairs.counterfactual)
@@ -135,13 +136,11 @@ def site_under_study(fit: Pairs, select: Pairs, test: Pairs, variable: str) -> S
 def study_site(model: OpenModel, data: Data, site: Site, variable: str, n_fit: int = 2500, n_select: int = 1000,
                data_seed: int = 0) -> tuple[SiteUnderStudy, Pairs]:
     """A site of a model where methods are fitted, and the test pairs to measure them on, for notebooks."""
-    sublayer, pairs = find_sublayer(model, site.layer, COMPONENT_OF[site.location]), {}
-    attention = [sublayer.input] if sublayer.operation == "attn" else []
+    pairs, below = {}, Site(site.layer, RESID_PRE)
     for name, split in split_pairs(data, variable, n_fit, n_select, data_seed).items():
-        both = split.both()
-        read = model.activations(both, [site] + [sublayer.input] * (not attention), attention)
-        pairs[name] = pairs_at_site(model, split, variable, read[site], forward_from(model, split.base, [site])[site],
-                                    sublayer, read[sublayer.input])
+        read = model.activations(split.both(), [site], [below])
+        forward = forward_from(model, split.base, [site])[site]
+        pairs[name] = pairs_at_site(model, split, variable, site, read[site], forward, read[below])
     return site_under_study(pairs["fit"], pairs["select"], pairs["test"], variable), pairs["test"]
 
 

@@ -14,17 +14,13 @@ R_p x = cos_p ⊙ x + sin_p ⊙ Jx with J(x₁, x₂) = (-x₂, x₁), and the s
 """
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from interp.models.open_model import OpenModel
 from interp.models.sublayers import Masks, Sublayer
-
-
-class NotKnown(Exception):
-    """A way of replaying does not fit a sublayer."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +40,9 @@ class MaskedAttention:
     """Attention from the probed position. inputs: (rows, T, d_model)."""
 
     def __init__(self, model: OpenModel, sublayer: Sublayer, inputs: Tensor, probed: Tensor):
-        family, config, maps = FAMILIES.get(model.kind), model.model.config, sublayer.affine()
-        if family is None or sublayer.module is None or set(family.maps) != set(list(maps)[:-1]):
-            raise NotKnown
+        family, config, maps = FAMILIES[model.kind], model.model.config, sublayer.affine()
         self.names, (self.last_name, self.last) = family.maps, list(maps.items())[-1]
-        self.scaling = cast(float, sublayer.module.scaling)
+        self.scaling: float = cast(Any, sublayer.module).scaling
         steps = torch.arange(inputs.shape[1], device=inputs.device)
         self.later = (steps > probed.unsqueeze(1))[:, None, :, None]             # (rows, 1, T, 1)
         queries = config.num_attention_heads

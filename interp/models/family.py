@@ -83,7 +83,9 @@ def component_of(blocks, operation: str, config: PretrainedConfig) -> Component:
     for step in path:
         component = component.submodules[step]
         names.append(component.name)
-    norm = blocks.submodules.get({ATTENTION: "ln1", MLP: "ln2"}[operation])
+    norm = blocks.submodules.get("ln1" if operation == ATTENTION else "ln2")
+    if norm is None and isinstance(blocks, ParallelBlockBridge):  # which may share one
+        norm = blocks.submodules.get("ln1")
     maps = () if sublayer.name else tuple(part.name for part in sublayer.submodules.values())
     scale = 1.0 if alias else float(getattr(config, "residual_multiplier", 1.0))
     return Component(sublayer.name, maps, ".".join(filter(None, names)), norm.name if norm else None, scale)

@@ -31,11 +31,9 @@ ROWS_AT_ONCE = 256     # of forward passes from a site, and rows whose logits ar
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.03}  # see `alike`
 
 RESID_PRE, ATTN_OUT, RESID_MID, MLP_OUT, RESID_POST = "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"
-ATTN_IN, MLP_IN = "attn_in", "mlp_in"  # what a sublayer's module reads, behind its norm
-SUBLAYER_OF = {ATTN_OUT: ATTENTION, MLP_OUT: MLP, ATTN_IN: ATTENTION, MLP_IN: MLP}
+SUBLAYER_OF = {ATTN_OUT: ATTENTION, MLP_OUT: MLP}
 
 ForwardFrom = Callable[[Tensor, Tensor], Tensor]  # activations (batch, d_model), row numbers -> final hidden states
-Call = tuple[tuple[Any, ...], dict[str, Any]]  # what a block is called with besides the residual stream
 Change = Callable[[Tensor], Tensor | None]     # reads the values at a place; replaces them by what it returns, if any
 
 
@@ -138,13 +136,13 @@ class OpenModel:
         block, location = self.blocks[site.layer], site.location
 
         def on_input(module, arguments, keywords):
-            if (new := change(stream_of(arguments, keywords))) is None:
+            new = change(arguments[0] if arguments else keywords["hidden_states"])
+            if new is None:
                 return None
             return ((new, *arguments[1:]), keywords) if arguments else ((), keywords | {"hidden_states": new})
 
-        if location in (RESID_PRE, ATTN_IN, MLP_IN):
-            module = block if location == RESID_PRE else self.reader(site)
-            return module.register_forward_pre_hook(on_input, with_kwargs=True)
+        if location == RESID_PRE:
+            return block.register_forward_pre_hook(on_input, with_kwargs=True)
         module, scale = (block, 1.0) if location == RESID_POST else self.writer(site.layer, SUBLAYER_OF[location])
 
         def on_output(module, arguments, output):
@@ -153,11 +151,6 @@ class OpenModel:
             return new / scale if isinstance(output, Tensor) else (new / scale, *output[1:])
 
         return module.register_forward_hook(on_output)
-
-    def reader(self, site: Site) -> nn.Module:
-        """The module that reads what stands at attn_in or mlp_in: the sublayer's, or its first linear map."""
-        component = self.family.components[SUBLAYER_OF[site.location]]
-        return self.blocks[site.layer].get_submodule(component.module or component.maps[0])
 
     def writer(self, layer: int, operation: str) -> tuple[nn.Module, float]:
         """The module whose output a sublayer adds to the residual stream, and the factor it is added with."""
@@ -360,11 +353,6 @@ def replaced(modules: Iterable[nn.Module], forward: Callable):
             del module.forward
             if original is not None:
                 module.forward = original
-
-
-def stream_of(arguments: tuple, keywords: dict[str, Any]) -> Tensor:
-    """The residual stream among the arguments of a block or sublayer."""
-    return arguments[0] if arguments else keywords["hidden_states"]
 
 
 def tensor_of(output) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -62,8 +63,50 @@ def open_model(model: PreTrainedModel, examples: Examples, budget: int = 2 * GIB
     states = opened.final_states(few)
     if not agrees(opened, lambda: opened.logits(states), logits):
         raise CannotOpen(f"a '{opened.kind}' model gives other logits with its hooks than without")
-    exact = exact_locations(opened, few, states, check_sums(opened, few))
-    return opened.with_ways(suffix=exact, shares=prefixes_are_shared(opened, few))
+    check_sums(opened, few)
+    return opened.with_ways(suffix=exact_locations(opened, few, states), shares=prefixes_are_shared(opened, few))
+
+
+def agrees(model: OpenModel, compute: Callable[[], Tensor], wanted: Tensor) -> bool:
+    """Whether a way of computing gives the wanted result; an exception counts as no."""
+    try:
+        return alike(compute(), wanted, model.dtype)
+    except Exception:  # a family with other arguments can fail in any way
+        return False
+
+
+def check_sums(model: OpenModel, few: Examples) -> None:
+    """Refuse a model whose blocks add more to the residual stream than their updates; raises CannotOpen."""
+    locations, rows = (RESID_PRE, ATTN_OUT, MLP_OUT, RESID_POST), torch.arange(len(few), device=model.device)
+    layers = range(len(model.blocks))
+    read = model.read(few.tokens, [Site(layer, location) for layer in layers for location in locations])
+    for layer in layers:
+        pre, attention, mlp, post = (read[Site(layer, location)][rows, few.probed] for location in locations)
+        if not alike(pre + attention + mlp, post, model.dtype):
+            raise CannotOpen(f"layer {layer} of a '{model.kind}' model gives more than what enters and the updates of "
+                             "its attention and its MLP")
+
+
+def exact_locations(model: OpenModel, few: Examples, states: Tensor) -> frozenset[str]:
+    """From where the suffix forward gives the final hidden states that the reference gave, (rows, d_model)."""
+    possible = [RESID_PRE, RESID_POST] + [RESID_MID] * (not model.family.parallel)
+    layers, rows = {(len(model.blocks) - 1) // 2, len(model.blocks) - 1}, torch.arange(len(few), device=model.device)
+    below = [Site(layer, RESID_PRE) for layer in layers]
+    read = model.activations(few, [Site(layer, location) for layer in layers for location in possible[1:]], below)
+
+    def forward(site: Site) -> Tensor:
+        if site in below:
+            return final_states_from(model, few, site.layer, read[site])
+        return Suffix(model, few, site.layer).above(site)(read[site], rows)
+
+    exact = [location for location in possible
+             if all(agrees(model, partial(forward, Site(layer, location)), states) for layer in layers)]
+    for location in possible:
+        if location not in exact:
+            warn(f"{model.kind}: a forward pass from {location} gives other answers, so each runs the whole model")
+    return frozenset(exact)
+
+
 
 
 def prefixes_are_shared(model: OpenModel, few: Examples) -> bool:
@@ -82,50 +125,3 @@ def prefixes_are_shared(model: OpenModel, few: Examples) -> bool:
     if not shares:
         warn(f"{model.kind}: rows that share what they begin with give other answers, so each is run apart")
     return shares
-
-
-def agrees(model: OpenModel, compute: Callable[[], Tensor], wanted: Tensor) -> bool:
-    """Whether a way of computing gives the wanted result; an exception counts as no."""
-    try:
-        return alike(compute(), wanted, model.dtype)
-    except Exception:  # a family with other arguments can fail in any way
-        return False
-
-
-def check_sums(model: OpenModel, few: Examples) -> Tensor:
-    """Every block adds its sublayers' updates to the residual stream, and nothing else; raises CannotOpen.
-
-    Returns what enters the middle block, (rows, T, d_model).
-    """
-    locations, rows = (RESID_PRE, ATTN_OUT, MLP_OUT, RESID_POST), torch.arange(len(few), device=model.device)
-    layers = range(len(model.blocks))
-    read = model.read(few.tokens, [Site(layer, location) for layer in layers for location in locations])
-    for layer in layers:
-        pre, attention, mlp, post = (read[Site(layer, location)][rows, few.probed] for location in locations)
-        if not alike(pre + attention + mlp, post, model.dtype):
-            raise CannotOpen(f"layer {layer} of a '{model.kind}' model gives more than what enters and the updates of "
-                             "its attention and its MLP")
-    return read[Site(len(layers) // 2, RESID_PRE)]
-
-
-def exact_locations(model: OpenModel, few: Examples, states: Tensor, entering: Tensor) -> frozenset[str]:
-    """From where the suffix forward gives what the reference gives; RESID_PRE stands for the start at a block.
-
-    entering: what enters the middle block, (rows, T, d_model). states: final hidden states, (rows, d_model).
-    """
-    middle, rows = len(model.blocks) // 2, torch.arange(len(few), device=model.device).flip(0)[:ROWS_COMPARED - 1]
-
-    def suffix_agrees(site: Site) -> bool:
-        """Some rows with the activations of others."""
-        moved = model.activations(few, [site])[site][:len(rows)]
-        return agrees(model, lambda: Suffix(model, few, site.layer).above(site)(moved, rows),
-                      model.patched(few, site)(moved, rows))
-
-    starts = agrees(model, lambda: final_states_from(model, few, middle, entering), states)
-    exact = {RESID_PRE} if starts else set()
-    possible = [RESID_POST] if model.family.parallel else [RESID_MID, RESID_POST]
-    exact |= {location for location in possible if all(
-        suffix_agrees(Site(layer, location)) for layer in {middle - 1, len(model.blocks) - 1} - {-1})}
-    for location in {RESID_PRE, *possible} - exact:
-        warn(f"{model.kind}: a forward pass from {location} gives other answers, so each runs the whole model")
-    return frozenset(exact)

@@ -9,7 +9,7 @@ from accelerate.utils import align_module_device
 from torch import Tensor, nn
 
 from interp.models.family import ATTENTION, LinearMap
-from interp.models.open_model import ATTN_IN, ATTN_OUT, MLP_IN, MLP_OUT, OpenModel, Site, hooked
+from interp.models.open_model import ATTN_OUT, MLP_OUT, OpenModel, Site, hooked
 from interp.runs.config import BadInput
 
 Masks = dict[str, Tensor]  # for each linear map of a sublayer: (neurons,), between 0 and 1, float32
@@ -42,11 +42,6 @@ class Sublayer:
     def site(self) -> Site:
         """Where its update stands."""
         return Site(self.layer, ATTN_OUT if self.operation == ATTENTION else MLP_OUT)
-
-    @property
-    def input(self) -> Site:
-        """Where what it reads stands."""
-        return Site(self.layer, ATTN_IN if self.operation == ATTENTION else MLP_IN)
 
     def fan_in(self) -> dict[str, int]:
         """How many weights each neuron of a map has."""

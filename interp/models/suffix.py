@@ -42,7 +42,7 @@ class StandIn(Cache):
 def run_above(model: OpenModel, layer: int, stream: Tensor, tokens: Tensor, **inputs) -> Tensor:
     """The final hidden states, (batch, T, d_model), with the blocks below a layer skipped: `stream` enters there.
 
-    stream: (batch, T, d_model). layer: from 1 to the number of blocks.
+    stream: (batch, T, d_model). Nothing is below layer 0, which reads the tokens.
     """
     stream = model.enter(stream)
     given = stream if model.blocks_give_tensors else (stream,)
@@ -56,8 +56,6 @@ def final_states_from(model: OpenModel, examples: Examples, layer: int, entering
 
     entering: the residual stream that enters the layer, (rows, T, d_model).
     """
-    if layer == 0:
-        return model.final_states(examples)
     states = torch.empty(len(examples), model.d_model, device=model.device)
     for batch in model.batches(examples):
         stream = torch.zeros(*batch.tokens.shape, model.d_model, device=model.device)

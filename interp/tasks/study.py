@@ -14,7 +14,7 @@ from transformers import PretrainedConfig
 from interp.models import loading
 from interp.models.examples import Answer, Examples, Pairs
 from interp.models.family import family_of
-from interp.models.open_model import GIB, RESID_MID, OpenModel, Site
+from interp.models.open_model import GIB, RESID_MID, RESID_PRE, OpenModel, Site
 from interp.models.opening import open_model
 from interp.models.sublayers import find_sublayer
 from interp.runs.config import BadInput
@@ -161,18 +161,23 @@ def grouped(settings: Sequence[Setting], key) -> dict:
     return groups
 
 
-def at_sites(model: OpenModel, settings: Sequence[Setting],
-             splits: dict[str, Examples]) -> Iterator[tuple[Setting, dict[str, Tensor]]]:
-    """Each setting with the activations at its site by split, (rows, d_model); one pass reads what memory holds."""
+def at_sites(model: OpenModel, settings: Sequence[Setting], splits: dict[str, Examples], entering: bool = False,
+             at_once: int | None = None) -> Iterator[tuple[list[Setting], dict[str, Tensor], dict[str, Tensor]]]:
+    """The settings of each site, with what stands there by split; one pass reads as many sites as memory holds.
+
+    Yields the settings, the activations at the site, (rows, d_model), and if `entering` is set also what enters its
+    layer, (rows, T, d_model). at_once: how many sites a pass reads, if not as many as memory holds.
+    """
     of_site = grouped(settings, site_of)
-    sites = list(of_site)
-    count = model.portion(4 * model.d_model * sum(map(len, splits.values())), len(sites))
-    for start in range(0, len(sites), count):
-        some = sites[start:start + count]
-        read = {name: model.activations(examples, some) for name, examples in splits.items()}
-        for site in some:
-            for setting in of_site[site]:
-                yield setting, {name: activations[site] for name, activations in read.items()}
+    vectors = sum(len(examples) + entering * examples.tokens.numel() for examples in splits.values())
+    count = at_once or model.portion(4 * model.d_model * vectors, len(of_site))
+    for start in range(0, len(of_site), count):
+        sites = list(of_site)[start:start + count]
+        below = {site: Site(site.layer, RESID_PRE) for site in sites} if entering else {}
+        read = {name: model.activations(examples, sites, list(below.values())) for name, examples in splits.items()}
+        for site in sites:
+            yield (of_site[site], {name: found[site] for name, found in read.items()},
+                   {name: found[below[site]] for name, found in read.items() if entering})
 
 
 def portions(examples: Examples, sizes: Sequence[int], data_seed: int) -> list[Tensor]:

@@ -13,7 +13,7 @@ from interp.methods.masks import Circuit
 from interp.methods.optimize import optimize, shuffled_batches
 from interp.models.examples import Answer, Examples
 from interp.models.open_model import ForwardFrom, OpenModel, in_batches
-from interp.models.replay import Replay, ReplayedModule, replay
+from interp.models.replay import Replay, ReplayedBlock, replay
 from interp.models.sublayers import Masks, Sublayer
 from interp.runs.tensors import save_tensors
 
@@ -25,7 +25,7 @@ class SplitAtSite:
     """The rows of one split at the site, bases and then sources.
 
     activations: (rows, d_model). forward: the model above the site, for the rows of the bases.
-    sublayer: the one that writes to the site. inputs: what it reads, if a method needs it.
+    sublayer: the one that writes to the site. entering: what enters its block, (rows, T, d_model), if needed.
     """
 
     model: OpenModel
@@ -33,19 +33,19 @@ class SplitAtSite:
     activations: Tensor
     forward: ForwardFrom
     sublayer: Sublayer
-    inputs: Tensor | None = None
+    entering: Tensor | None = None
 
     @cached_property
     def replay(self) -> Replay:
         """The sublayer on these rows, ready to be run through masks."""
-        assert self.inputs is not None
-        return replay(self.model, self.sublayer, self.examples, self.inputs)
+        assert self.entering is not None
+        return replay(self.model, self.sublayer, self.examples, self.entering)
 
     @cached_property
-    def module(self) -> ReplayedModule:
-        """The sublayer's module on these rows; raises NotKnown without a module."""
-        assert self.inputs is not None
-        return ReplayedModule(self.model, self.sublayer, self.examples, self.inputs)
+    def block(self) -> ReplayedBlock:
+        """The block on these rows."""
+        assert self.entering is not None
+        return ReplayedBlock(self.model, self.sublayer, self.examples, self.entering)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,8 @@ from torch import Tensor
 
 from interp.methods.interchange.base import Interchange, Pairs, SiteUnderStudy, learn_from_answers
 from interp.methods.masks import Circuit, NeuronMasks, l0
-from interp.models.attention import NotKnown
 from interp.models.open_model import hooked
 from interp.models.sublayers import Masks
-from interp.runs.config import RunFailed
 
 WEIGHTS = (1e-6, 1.5e-6, 2e-6)  # of sparsity, from which circuit_selected chooses
 
@@ -60,17 +58,8 @@ class NeuronInterchange(OfCircuit):
         return pairs.base_activations + torch.cat(changes) if changes else pairs.base_activations
 
     def change(self, masks: Masks, pairs: Pairs) -> Tensor:
-        """What the interchange changes in the bases' updates, (n, d_model).
-
-        Raises:
-            RunFailed: the block calls its maps itself.
-        """
+        """What the interchange changes in the bases' updates, (n, d_model)."""
         sublayer, probed = pairs.split.sublayer, pairs.split.examples.probed
-        try:
-            module = pairs.split.module
-        except NotKnown:
-            raise RunFailed(f"circuit_neurons: the {sublayer.operation} of a '{pairs.split.model.kind}' model has no "
-                            "module, so its neurons cannot be exchanged; leave the method out.") from None
         taken: dict[str, Tensor] = {}
 
         def run(rows: Tensor, hook) -> Tensor:
@@ -78,7 +67,7 @@ class NeuronInterchange(OfCircuit):
                 lambda module, arguments, output, name=name: hook(name, output))
                 for name, linear in sublayer.maps.items()]
             with hooked(*handles):
-                return module.run(sublayer.full_masks(), rows, {})
+                return pairs.split.block.update(sublayer.full_masks(), rows)
 
         def keep(name: str, output: Tensor) -> None:
             taken[name] = output.view(len(pairs), -1, output.shape[-1])  # (n, T, neurons)
@@ -97,8 +86,6 @@ def aligned(base: Tensor, source: Tensor, shift: Tensor) -> Tensor:
 
     shift: (n,) how much later the sources are probed.
     """
-    if base.shape[1] == 1:  # at the probed position alone
-        return source
     at = torch.arange(base.shape[1], device=base.device) + shift.unsqueeze(1)  # (n, T)
     inside = (at >= 0) & (at < source.shape[1])
     rows = torch.arange(len(base), device=base.device).unsqueeze(1)
