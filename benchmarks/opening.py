@@ -12,8 +12,9 @@ import torch
 from benchmarks.language_models import EXAMPLES, QUICK, build_gpt2_small, draw_sentences
 from benchmarks.timing import Step, compare
 from interp.models.loading import build_gpt2
-from interp.models.opening import ROWS_COMPARED, open_model
+from interp.models.opening import open_model
 
+ROWS_COMPARED = 4
 OPENING, PASS = "opening", f"a pass over {ROWS_COMPARED} rows, one by one"
 
 

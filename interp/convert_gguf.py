@@ -17,8 +17,9 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from interp.models.loading import load_tokenizer, read_model
 from interp.runs.config import BadInput, project_path, require_file, shown
 from interp.runs.files import place, writing
 
@@ -59,14 +60,9 @@ def find_gguf(package: str, pattern: str) -> Path:
 
 def read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model in a GGUF file, in float32, and its tokenizer; raises BadInput if it cannot be read."""
-    options = {"gguf_file": file.name, "local_files_only": True}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
-        model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **options)
-    except Exception as error:  # the package gguf is missing, or a file of another kind, which raises many kinds
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise BadInput(f"{shown(file)} cannot be read as a GGUF model: {reason[0]}.") from None
-    return unquantized(model), tokenizer
+    gguf = {"gguf_file": file.name}
+    model = read_model("--file", file.parent, gguf, dtype=torch.float32)
+    return unquantized(model), load_tokenizer("--file", str(file))
 
 
 def unquantized(model: PreTrainedModel) -> PreTrainedModel:

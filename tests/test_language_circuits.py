@@ -6,7 +6,6 @@ import shutil
 import pandas as pd
 import pytest
 import torch
-from transformers import MistralConfig
 
 from conftest import CIRCUITS, DEVICE, SENTENCE_FILES, language_values, rows_of, write_yaml
 from interp.experiment import main
@@ -15,7 +14,6 @@ from interp.models.family import family_of
 from interp.models.loading import load_model, load_tokenizer
 from interp.models.open_model import OpenModel
 from interp.models.sublayers import find_sublayer, masked
-from interp.tasks.study import context_of
 
 SETS = {"agreement": ["iid", "gen"], "syntactic_number": ["iid"],
         "reflexive": ["iid_masculine", "iid_feminine", "gen_masculine", "gen_feminine"]}
@@ -169,8 +167,3 @@ def test_a_context_too_short_for_a_sentence_is_refused(language, tmp_path, capsy
     values = language_values(language, tmp_path) | {"model_path": str(tmp_path / "short")}
     assert main(CIRCUITS, ["--config", str(write_yaml(tmp_path / "c.yaml", values))]) == 2
     assert "reads at most 5" in capsys.readouterr().err
-
-
-def test_a_sliding_window_counts_as_the_end_of_the_context():
-    assert context_of(MistralConfig(max_position_embeddings=40, sliding_window=7)) == 7
-    assert context_of(MistralConfig(max_position_embeddings=40, sliding_window=None)) == 40

@@ -16,13 +16,17 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     GenerationConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
+from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 from transformers.utils import logging
 
 from interp.models.family import LinearMap, family_of
@@ -30,7 +34,6 @@ from interp.runs.config import FLOAT32, PROJECT_ROOT, BadInput, project_path, re
 from interp.runs.files import place, writing
 
 logging.disable_progress_bar()  # loading a few tensors needs none, and it would break ours
-logging.set_verbosity_error()   # what is wrong with a model is said in one sentence
 
 NO_DROPOUT = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
@@ -63,8 +66,8 @@ def build_gpt2(seed: int, **shape: int) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(GPT2Config(**values, activation_function="relu", bos_token_id=None, eos_token_id=None))
 
 
-def read_model_config(key: str, path: str):
-    """A model's configuration; its weights are only checked to be complete and to belong to it.
+def read_model_config(key: str, path: str) -> PretrainedConfig:
+    """The configuration of a model's text decoder; its weights are only checked to be complete and to belong to it.
 
     Args:
         path: a folder, a GGUF file, or a name on the Hugging Face hub, which is fetched once.
@@ -73,13 +76,7 @@ def read_model_config(key: str, path: str):
         BadInput: the model cannot be found or fetched, TransformerLens does not know it, or a weight file is broken.
     """
     folder, gguf = locate_model(key, path)
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, **gguf)
-        for size in SIZES:
-            if isinstance(value := getattr(config, size, None), int) and value < 1:
-                raise ValueError(f"its config.json has {config.attribute_map.get(size, size)} {value}")
-    except Exception as error:  # whatever a hand-edited configuration raises, the user sees its folder named
-        raise BadInput(f"{key}: {shown(folder)} cannot be read as a model: {first_line(error)}") from None
+    config = read_config(key, folder, gguf).get_text_config(decoder=True)
     try:
         family_of(config)
     except Exception as error:  # TransformerLens says in many ways that it does not know a model
@@ -89,6 +86,35 @@ def read_model_config(key: str, path: str):
     if not gguf:  # which has to be read to tell
         read_model(key, folder, gguf, device_map="meta")
     return config
+
+
+def read_config(key: str, folder: Path, gguf: dict[str, str]) -> PretrainedConfig:
+    """The configuration in a folder, that of a model with more than text included; raises BadInput."""
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **gguf)
+        for size in SIZES:
+            value = getattr(config.get_text_config(decoder=True), size, None)
+            if isinstance(value, int) and not 1 <= value < 2**31:
+                raise ValueError(f"its config.json has {config.attribute_map.get(size, size)} {value}")
+    except Exception as error:  # whatever a hand-edited configuration raises, the user sees its folder named
+        why = "it takes code from the folder, which is not run" if "trust_remote_code" in str(error) else first_line(
+            error)
+        raise BadInput(f"{key}: {shown(folder)} cannot be read as a model: {why}") from None
+    name = (config.architectures or [""])[0]
+    if name.endswith("ForMaskedLM"):
+        raise BadInput(f"{key}: {shown(folder)} is a {name}, which fills gaps and does not continue a text.")
+    if loader_of(config) is None:
+        raise BadInput(f"{key}: {shown(folder)} is a '{config.model_type}' model, which has no text decoder.")
+    config.return_dict, config._attn_implementation = True, None  # neither changes a number; flash attention may lack
+    return config
+
+
+def loader_of(config: PretrainedConfig) -> Any:
+    """The class that loads a model: of text alone, or with a decoder for text beside an encoder of images."""
+    loaders = (AutoModelForCausalLM, AutoModelForImageTextToText)
+    if config.get_text_config(decoder=True) is not config:
+        loaders = loaders[::-1]
+    return next((loader for loader in loaders if type(config) in loader._model_mapping), None)
 
 
 def locate_model(key: str, path: str) -> tuple[Path, dict[str, str]]:
@@ -131,20 +157,68 @@ def fetch_from_hub(name: str) -> Path:
 
 
 def read_model(key: str, folder: Path, gguf: dict[str, str], **options) -> PreTrainedModel:
-    """A saved model; raises BadInput where files are broken or of another model, as missing weights would be random."""
-    where = shown(folder / gguf["gguf_file"] if gguf else folder)
+    """A saved model's text decoder, every weight of which is in the files.
+
+    Raises:
+        BadInput: files are broken, of another model, or hold something that the model has no place for.
+    """
+    where, config = shown(folder / gguf["gguf_file"] if gguf else folder), read_config(key, folder, gguf)
+    for file in folder.glob("adapter_*") if not gguf else ():
+        raise BadInput(f"{key}: {where} holds an adapter, {file.name}, beside the model; merge it into the weights, or "
+                       "move it away.")
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True, **gguf, **options)
+        loaded: Any = loader_of(config).from_pretrained(
+            folder, config=config, local_files_only=True, trust_remote_code=False, output_loading_info=True,
+            ignore_mismatched_sizes=True, **gguf, **options)
     except Exception as error:  # a damaged file fails in as many ways as there are formats
         raise BadInput(f"{key}: the weights in {where} are missing or damaged, or do not fit its config.json: "
                        f"{first_line(error)}") from None
     model, report = loaded
-    for name in (name for name, _ in model.named_parameters() if name in report["missing_keys"]):
+    for name in sorted({*report["missing_keys"]} & {*model.state_dict()}):
         raise BadInput(f"{key}: the weights in {where} lack {name}.")
     for name, stored, wanted in report["mismatched_keys"]:
         raise BadInput(f"{key}: {name} in {where} has shape {list(stored)}, its config.json wants {list(wanted)}.")
-    return model
+    for name in sorted(report["unexpected_keys"]):
+        raise BadInput(f"{key}: the weights in {where} hold {name}, which a '{config.model_type}' model has no place "
+                       "for.")
+    if gguf:
+        refuse_ignored(key, folder / gguf["gguf_file"], model)
+    return text_decoder(model)
+
+
+def refuse_ignored(key: str, file: Path, model: PreTrainedModel) -> None:
+    """Refuse a GGUF file that says something of the model that transformers does not read; raises BadInput."""
+    from gguf import GGUFReader  # an extra
+    reader = GGUFReader(file)
+    family = str(reader.fields["general.architecture"].contents())
+    processor = TENSOR_PROCESSORS.get(family, TensorProcessor)(config=model.config.to_dict())
+    known = get_gguf_hf_weights_map(model, processor)
+    ignored = [tensor.name for tensor in reader.tensors if tensor.name not in known]
+    read = GGUF_CONFIG_MAPPING.get(model.config.model_type.removesuffix("_text"), {})
+    head = getattr(model.config, "head_dim", None) or model.config.hidden_size // model.config.num_attention_heads
+    neutral = {"attention.key_length": head, "attention.value_length": head, "rope.dimension_count": head,
+               "rope.scaling.type": "none", "rope.scaling.factor": 1.0, "rope.scaling.attn_factor": 1.0,
+               "attention.causal": True, "vocab_size": model.config.vocab_size}
+    for name, field in reader.fields.items():
+        item = name.removeprefix(f"{family}.")
+        if item != name and read.get(item) is None and neutral.get(item) != (value := field.contents()):
+            ignored.append(f"{name} {value}")
+    if ignored:
+        raise BadInput(f"{key}: {shown(file)} holds {ignored[0]}, which transformers does not read from a GGUF file; "
+                       "take the model's own folder.")
+
+
+def text_decoder(model: PreTrainedModel) -> PreTrainedModel:
+    """The part of a model that continues a text; of a model of text alone all of it."""
+    config = model.config.get_text_config(decoder=True)
+    decoder: Any = model if config is model.config else model.get_decoder()
+    if decoder.get_output_embeddings() is not None:
+        return decoder
+    with torch.device("meta"):
+        text = AutoModelForCausalLM.from_config(config)
+    setattr(text, text.base_model_prefix, decoder)
+    text.set_output_embeddings(model.get_output_embeddings())
+    return text
 
 
 def load_model(key: str, path: str, device: torch.device, dtype: str = FLOAT32, spread: bool = False
@@ -174,7 +248,7 @@ def load_tokenizer(key: str, path: str) -> PreTrainedTokenizerBase:
     try:
         if not gguf and not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab*")):
             raise FileNotFoundError("there is no tokenizer.json")
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, **gguf)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **gguf)
     except Exception as error:  # what is missing shows in many ways
         raise BadInput(f"{key}: {shown(project_path(path))} has no tokenizer that can be read: "
                        f"{first_line(error)}") from None

@@ -19,7 +19,6 @@ from accelerate.utils import align_module_device
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from interp.models.batches import Batch, batches_of
 from interp.models.examples import Answer, Examples
@@ -74,8 +73,11 @@ class OpenModel:
         self.blocks = cast(nn.ModuleList, model.get_submodule(family.blocks))
         self.norm: nn.Module = model.get_submodule(family.norm)
         self.unembed: nn.Linear = model.get_output_embeddings()
-        self.blocks_give_tensors = self.find_what_blocks_give()  # now, as a later pass may run into somebody's hooks
-        self.takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
+        # Llama 4's prefix names nothing in a model of text alone
+        self.body: nn.Module = model.get_decoder() if model.base_model is model else model.base_model
+        self.takes_positions = "position_ids" in inspect.signature(self.body.forward).parameters
+        # now, as a later pass may run into somebody's hooks
+        self.blocks_give_tensors, self.output_type = self.find_what_is_given()
 
     def with_ways(self, **ways: Any) -> "OpenModel":
         """The same model with other values of `direct`, `suffix` or `shares`."""
@@ -100,13 +102,13 @@ class OpenModel:
         """What enters the model again, in its type."""
         return values.to(self.device, self.dtype)
 
-    def find_what_blocks_give(self) -> bool:
-        """Whether a block returns the residual stream, rather than a tuple that begins with it."""
+    def find_what_is_given(self) -> tuple[bool, type]:
+        """Whether a block returns the residual stream, not a tuple that begins with it; and what the body returns."""
         found = []
         with torch.no_grad(), hooked(self.blocks[0].register_forward_hook(
                 lambda module, arguments, output: found.append(isinstance(output, Tensor)))):
-            self.forward(torch.zeros(1, 1, dtype=torch.long, device=self.device))
-        return found[0]
+            output = self.body(torch.zeros(1, 1, dtype=torch.long, device=self.device), use_cache=False)
+        return found[0], type(output)
 
     def at_positions(self, positions: Tensor) -> dict[str, Tensor]:
         """Positions (batch, T) as arguments of the forward pass, for a family that takes them."""
@@ -126,7 +128,7 @@ class OpenModel:
         """The final hidden states at each token, (batch, T, d_model)."""
         if "attention_mask" in inputs and inputs["attention_mask"].is_floating_point():
             inputs["attention_mask"] = inputs["attention_mask"].to(self.dtype)
-        return self.leave(self.model.base_model(tokens, **{"use_cache": False} | inputs).last_hidden_state)
+        return self.leave(self.body(tokens, **{"use_cache": False} | inputs).last_hidden_state)
 
     def hook(self, site: Site, change: Change):
         """Call `change` with what stands at a site, resid_mid excepted, in each pass; what it returns is put there.
@@ -263,8 +265,8 @@ class OpenModel:
         if self.direct:
             return self.leave(self.head(states))
         # the model's own forward, its body replaced by the states
-        given = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states.unsqueeze(1))
-        with replaced([self.model.base_model], lambda *_, **__: given), replaced([self.unembed], self.head):
+        given = self.output_type(last_hidden_state=states.unsqueeze(1))
+        with replaced([self.body], lambda *_, **__: given), replaced([self.unembed], self.head):
             tokens = torch.zeros(len(states), 1, dtype=torch.long, device=self.device)
             return self.leave(self.model(tokens).logits[:, 0])
 

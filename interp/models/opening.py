@@ -1,7 +1,6 @@
 """Opening a model: the optimized ways are compared with the reference, on a few rows of its data."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
@@ -26,28 +25,27 @@ from interp.models.open_model import (
 )
 from interp.models.suffix import Suffix, final_states_from
 
-ROWS_COMPARED = 4  # when an optimized way is compared with the reference
-
 
 class CannotOpen(ValueError):
     """A model of which the hooks give something else than its forward pass."""
 
 
 @torch.no_grad()
-def open_model(model: PreTrainedModel, examples: Examples, budget: int = 2 * GIB) -> OpenModel:
-    """A frozen model with hooks. An optimized way that differs on the examples is named in a line and not used.
+def open_model(model: PreTrainedModel, *splits: Examples, budget: int = 2 * GIB) -> OpenModel:
+    """A frozen model with hooks, which is to run some splits.
+
+    An optimized way that differs on the shortest and longest rows of a split is named in a line and not used.
 
     budget: bytes of memory for the activations of one pass.
 
     Raises:
-        CannotOpen: the hooks give other logits than the model, or a block does more than add its updates.
+        CannotOpen: the hooks give other logits than the model, a block does more than add its updates, or a row's
+            answer depends on the rows beside it.
         RunFailed: float16 does not hold the model's numbers.
         ValueError: as family_of.
     """
-    order = examples.lengths.argsort()  # the shortest and the longest rows are compared
-    few = examples[torch.cat([order[:ROWS_COMPARED // 2], order[-ROWS_COMPARED // 2:]]).unique()]
-    few = replace(few, probed=few.answering)
-    opened = OpenModel(model, family_of(model.config), examples.tokens.device, budget)
+    few = shortest_and_longest(splits)
+    opened = OpenModel(model, family_of(model.config), few.tokens.device, budget)
     given: list[Tensor] = []
 
     def head(states: Tensor) -> Tensor:
@@ -60,11 +58,25 @@ def open_model(model: PreTrainedModel, examples: Examples, budget: int = 2 * GIB
             model(torch.tensor([row], device=opened.device), use_cache=False).logits[:, -1] for row in rows_of(few)])))
     direct = bool(given) and alike(opened.leave(torch.cat([part[:, -1] for part in given])), logits)
     opened = opened.with_ways(direct=direct)
-    states = opened.final_states(few)
-    if not agrees(opened, lambda: opened.logits(states), logits):
+    alone = torch.cat([opened.final_states(few[row]) for row in torch.arange(len(few), device=opened.device).split(1)])
+    if not alike(opened.logits(alone), logits, opened.dtype):
         raise CannotOpen(f"a '{opened.kind}' model gives other logits with its hooks than without")
+    if not alike(opened.final_states(few), alone, opened.dtype):
+        raise CannotOpen(f"a '{opened.kind}' model gives a row another answer beside longer rows than alone; its "
+                         "rotary factors may depend on the longest row")
     check_sums(opened, few)
-    return opened.with_ways(suffix=exact_locations(opened, few, states), shares=prefixes_are_shared(opened, few))
+    return opened.with_ways(suffix=exact_locations(opened, few, alone), shares=prefixes_are_shared(opened, few))
+
+
+def shortest_and_longest(splits: Iterable[Examples]) -> Examples:
+    """The two shortest and the two longest rows of each split, answered and probed at their ends."""
+    rows = dict[tuple[int, ...], None]()
+    for examples in splits:
+        order = examples.lengths.argsort()
+        rows |= dict.fromkeys(map(tuple, rows_of(examples[torch.cat([order[:2], order[-2:]])])))
+        device = examples.tokens.device
+    tokens, last = from_rows(list(map(list, rows)), device)
+    return Examples(tokens, last, last, {}, Answer(last))
 
 
 def agrees(model: OpenModel, compute: Callable[[], Tensor], wanted: Tensor) -> bool:

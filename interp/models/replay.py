@@ -22,8 +22,6 @@ from interp.models.open_model import RESID_PRE, Enough, OpenModel, alike, hooked
 from interp.models.sublayers import Masks, Sublayer, find_sublayer, masked, random_masks
 from interp.models.suffix import mlp_update, run_above
 
-ROWS_COMPARED = 4
-
 
 class Replay(Protocol):
     """A sublayer on fixed rows, ready to be run through masks."""
@@ -91,7 +89,8 @@ def replay(model: OpenModel, sublayer: Sublayer, examples: Examples, entering: T
     entering: the residual stream that enters its block, (rows, T, d_model).
     """
     block = ReplayedBlock(model, sublayer, examples, entering)
-    rows, masks = torch.arange(min(ROWS_COMPARED, len(examples)), device=model.device), random_masks(sublayer)
+    order, masks = examples.lengths.argsort(), random_masks(sublayer)
+    rows = torch.cat([order[:2], order[-2:]])  # windows matter to long ones only
     with suppress(Exception):  # a family that a way does not fit fails in any way
         way = (ReplayedAttention if sublayer.operation == ATTENTION else ReplayedMLP)(
             model, sublayer, examples, entering)

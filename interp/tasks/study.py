@@ -47,6 +47,11 @@ class Data:
     changes: bool = True    # the answer depends on the variable
     from_file: bool = True
 
+    def splits(self) -> list[Examples]:
+        """All that the model is run on."""
+        sources = [pairs.source for pairs in self.pairs.values()]
+        return [self.train, *self.tests.values(), *self.evaluated.values(), *self.extra.values(), *sources]
+
 
 @dataclass(frozen=True)
 class Counterfactual:
@@ -122,7 +127,7 @@ class Study:
             model, setting.model_seed, body=config.random_init, embeddings=config.reinit_embeddings,
             layer=-1 if isinstance(config.layer_reinit, bool) else config.layer_reinit)
         try:
-            opened = open_model(model, self.data(setting).train, int(config.cache_gib * GIB))
+            opened = open_model(model, *self.data(setting).splits(), budget=int(config.cache_gib * GIB))
         except (ValueError, IndexError, KeyError, AttributeError, TypeError) as error:  # as families differ
             raise BadInput(f"model_path: {path} cannot be opened: {loading.first_line(error)}.") from None
         if shuffled:
@@ -379,7 +384,7 @@ def check_fits(key: str, examples: Examples, model: PretrainedConfig, answers: s
     Raises:
         BadInput: the message shows a sentence by its words and calls the answers `answers`.
     """
-    longest, most = int(examples.lengths.argmax()), context_of(model)
+    longest, most = int(examples.lengths.argmax()), getattr(model, "max_position_embeddings", None) or 10**9
     if examples.lengths[longest] > most:
         row = f"'{examples.texts[longest]}'" if examples.texts else "a sequence"
         raise BadInput(f"{key}: {row} has {examples.lengths[longest]} tokens, the model reads at most {most}.")
@@ -388,12 +393,6 @@ def check_fits(key: str, examples: Examples, model: PretrainedConfig, answers: s
         outside = tokens[(tokens < 0) | (tokens >= model.vocab_size)]
         if len(outside):
             raise BadInput(f"{key}: {what} {outside[0]} is not in the model's vocabulary of {model.vocab_size}.")
-
-
-def context_of(model: PretrainedConfig) -> int:
-    """How many tokens a row may have; the suffix forward has no masks for a sliding window."""
-    most = getattr(model, "max_position_embeddings", None) or 10**9
-    return min(most, getattr(model, "sliding_window", None) or most)
 
 
 def check_classes(variable: str, train: Tensor, test: Tensor) -> None:
