@@ -28,8 +28,6 @@ from interp.tasks.study import Data, portions
 SPLITS = ("fit", "select", "test")
 
 
-# ----------------------------------------------------------------------------- pairs of examples
-
 def split_pairs(data: Data, variable: str, n_fit: int, n_select: int, data_seed: int) -> dict[str, ExamplePairs]:
     """The base-source pairs of fit, select and test."""
     fit, select = portions(data.train, (n_fit, n_select), data_seed)
@@ -94,8 +92,6 @@ def answered(model: OpenModel, pairs: ExamplePairs, only_right: bool) -> Split:
     return Split(pairs[kept], states[kept], accuracy, len(pairs) - len(kept), kept, sources[kept])
 
 
-# ------------------------------------------------------------------------------ pairs at a site
-
 def pairs_at_site(model: OpenModel, pairs: ExamplePairs, variable: str, activations: Tensor, forward: ForwardFrom,
                   sublayer: Sublayer, inputs: Tensor | None) -> Pairs:
     """The pairs of a split at the site. activations, inputs: of the bases, then of the sources; see SplitAtSite."""
@@ -157,8 +153,6 @@ def circuit_finder(fit: Pairs):
     return find_circuit
 
 
-# -------------------------------------------------------------------------------------- controls
-
 def control_tasks(site: SiteUnderStudy, test: Pairs, data_seed: int) -> dict[str, tuple[SiteUnderStudy, Pairs]]:
     """By supervision, the same site where what methods learn from means nothing, and the test pairs to match.
 
@@ -182,10 +176,8 @@ def control_tasks(site: SiteUnderStudy, test: Pairs, data_seed: int) -> dict[str
 def words_of(pairs: Pairs, rows: Tensor) -> list[list[str]]:
     """The words of some rows of a split, or the numbers of sequences."""
     examples: Examples = pairs.split.examples
-    if examples.texts:
-        return [examples.texts[row].split() for row in rows.tolist()]
-    tokens = rows_of(examples)
-    return [list(map(str, tokens[row])) for row in rows.tolist()]
+    words = [text.split() for text in examples.texts] or [list(map(str, row)) for row in rows_of(examples)]
+    return [words[row] for row in rows.tolist()]
 
 
 def permuted_labels(rows: list[list[str]], values: Tensor, generator: torch.Generator) -> Tensor | None:
@@ -198,11 +190,10 @@ def permuted_labels(rows: list[list[str]], values: Tensor, generator: torch.Gene
     places = [*range(shortest), *range(-shortest, 0)]
     table = pd.DataFrame([[row[place] for place in places] for row in rows], columns=places).assign(
         value=values.tolist())
-    for chosen in (*combinations(places, 1), *combinations(places, 2)):
-        kinds = table.groupby(list(chosen), sort=False)["value"]
-        if (kinds.nunique() == 1).all():
-            break
-    else:
+    groupings = (table.groupby(list(chosen), sort=False)["value"]
+                 for chosen in (*combinations(places, 1), *combinations(places, 2)))
+    kinds = next((kinds for kinds in groupings if (kinds.nunique() == 1).all()), None)
+    if kinds is None:
         return None
     of_kinds = torch.tensor(kinds.first().tolist())
     permuted = of_kinds[torch.randperm(len(of_kinds), generator=generator)]

@@ -2,6 +2,7 @@
 
 import io
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,19 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, 
         place(temporary, path)
 
 
-def load_tensors(what: str, path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """What save_tensors saved; raises BadInput where it is not there, or no `what` ("circuit", ...) of this project."""
+def load_tensors(what: str, path: str | Path, wanted: set[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """What save_tensors saved; raises BadInput where it is not there, or no `what` ("circuit", ...) of this project.
+
+    wanted: the names of tensors, or of what they are about, that every `what` has.
+    """
     file = require_file(what, str(path))
-    try:
+    with suppress(SafetensorError, KeyError, TypeError, OSError, json.JSONDecodeError):
         with safe_open(file, framework="pt") as stored:
             about = json.loads(stored.metadata()["about"])
-            return {name: stored.get_tensor(name) for name in stored.keys()}, about
-    except (SafetensorError, KeyError, TypeError, OSError, json.JSONDecodeError):
-        raise BadInput(f"{shown(file)} is not a saved {what}.") from None
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}
+            if wanted <= {*tensors, *about}:
+                return tensors, about
+    raise BadInput(f"{shown(file)} is not a saved {what}.")
 
 
 def save_state(file: Path, **state: Any) -> None:

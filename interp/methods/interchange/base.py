@@ -24,8 +24,8 @@ RANKS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1
 class SplitAtSite:
     """The rows of one split at the site, bases and then sources.
 
-    activations: (rows, d_model). forward: the model above the site, for the rows of the bases.
-    sublayer: the one that writes to the site. inputs: what it reads, if a method needs it.
+    activations: (rows, d_model). forward: the model above the site, for the rows of the bases. sublayer: the one that
+    writes to the site. inputs: what it reads, if a method needs it.
     """
 
     model: OpenModel
@@ -117,13 +117,14 @@ class Interchange:
     """A fitted method: gives activations (n, d_model) to put in the bases' place.
 
     rank: dimensions that it takes from the source; None if it has no such number. tensors: all that it has learned.
-    chosen: what was chosen on the select pairs, as options of the fit, so that a control need not choose.
+    chosen: what was chosen on the select pairs, as options of the fit, so that a control need not choose. name: the
+    method's, which `fit` enters.
     """
 
-    name: str
     rank: int | None
     tensors: dict[str, Tensor]
     chosen: dict[str, Any] = field(default_factory=dict, kw_only=True)
+    name: str = field(default="", kw_only=True)
 
     def __call__(self, pairs: Pairs) -> Tensor:
         raise NotImplementedError
@@ -151,7 +152,7 @@ class Subspace(Interchange):
 
 def random_subspace(d: int, k: int, generator: torch.Generator) -> Subspace:
     basis = torch.linalg.qr(torch.randn(d, k, generator=generator)).Q
-    return Subspace("random", k, {"right": basis, "left": basis.T.contiguous()})
+    return Subspace(k, {"right": basis, "left": basis.T.contiguous()})
 
 
 def subspace(site: SiteUnderStudy, right: Tensor, left: Tensor | None = None, *, rank: str | int = "all") -> Subspace:
@@ -163,8 +164,7 @@ def subspace(site: SiteUnderStudy, right: Tensor, left: Tensor | None = None, *,
 
     def leading(k: int) -> Subspace:
         parts = {"right": right[:, :k], "left": left[:k]}  # in memory of their size, to be saved
-        return Subspace("subspace", k, {name: part.clone(memory_format=torch.contiguous_format)
-                                        for name, part in parts.items()})
+        return Subspace(k, {name: part.clone(memory_format=torch.contiguous_format) for name, part in parts.items()})
 
     if rank == "selected":
         best = max((leading(k) for k in sorted({min(k, right.shape[1]) for k in RANKS})), key=site.score)
@@ -175,13 +175,10 @@ def subspace(site: SiteUnderStudy, right: Tensor, left: Tensor | None = None, *,
 def learn_from_answers(site: SiteUnderStudy, parameters: list[Tensor],
                        intervene: Callable[[Pairs, float], tuple[Tensor, Any]],
                        *, lr: float, epochs: int, batch_size: int, seed: int) -> None:
-    """Train parameters in place, by Adam, to give the counterfactual answers.
+    """Train parameters in place, by Adam, to give the counterfactual answers; raises RunFailed.
 
     intervene: of some pairs and the share of the training that is done (0 to 1) gives the activations (n, d_model) to
     put in the bases' place, and a penalty.
-
-    Raises:
-        RunFailed: the loss is not a number.
     """
     drawing, penalty = torch.Generator().manual_seed(seed), torch.zeros(())
 

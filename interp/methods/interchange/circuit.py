@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -22,6 +22,10 @@ class OfCircuit(Interchange):
     """tensors: the circuit's scores, by linear map; its neurons are those above 0. fan_in: weights into each neuron."""
 
     fan_in: dict[str, int]
+
+    @classmethod
+    def of(cls, circuit: Circuit) -> Self:
+        return cls(None, circuit.scores, circuit.fan_in)
 
     def circuit(self, device: torch.device) -> Circuit:
         return Circuit({name: score.to(device) for name, score in self.tensors.items()}, self.fan_in)
@@ -60,11 +64,7 @@ class NeuronInterchange(OfCircuit):
         return pairs.base_activations + torch.cat(changes) if changes else pairs.base_activations
 
     def change(self, masks: Masks, pairs: Pairs) -> Tensor:
-        """What the interchange changes in the bases' updates, (n, d_model).
-
-        Raises:
-            RunFailed: the block calls its maps itself.
-        """
+        """What the interchange changes in the bases' updates, (n, d_model); raises RunFailed: there is no module."""
         sublayer, probed = pairs.split.sublayer, pairs.split.examples.probed
         try:
             module = pairs.split.module
@@ -74,10 +74,8 @@ class NeuronInterchange(OfCircuit):
         taken: dict[str, Tensor] = {}
 
         def run(rows: Tensor, hook) -> Tensor:
-            handles = [linear.register_forward_hook(
-                lambda module, arguments, output, name=name: hook(name, output))
-                for name, linear in sublayer.maps.items()]
-            with hooked(*handles):
+            with hooked(*(linear.register_forward_hook(lambda module, arguments, output, name=name: hook(name, output))
+                          for name, linear in sublayer.maps.items())):
                 return module.run(sublayer.full_masks(), rows, {})
 
         def keep(name: str, output: Tensor) -> None:
@@ -107,14 +105,12 @@ def aligned(base: Tensor, source: Tensor, shift: Tensor) -> Tensor:
 
 def circuit_update(site: SiteUnderStudy, seed: int, **training) -> UpdateInterchange:
     """Circuit probing's circuit, exchanged by its update."""
-    circuit = site.find_circuit(seed, **training)
-    return UpdateInterchange("circuit_update", None, circuit.scores, circuit.fan_in)
+    return UpdateInterchange.of(site.find_circuit(seed, **training))
 
 
 def circuit_neurons(site: SiteUnderStudy, seed: int, **training) -> NeuronInterchange:
     """Circuit probing's circuit, exchanged neuron by neuron: its ablation, with the source's outputs instead of 0."""
-    circuit = site.find_circuit(seed, **training)
-    return NeuronInterchange("circuit_neurons", None, circuit.scores, circuit.fan_in)
+    return NeuronInterchange.of(site.find_circuit(seed, **training))
 
 
 def circuit_complement(site: SiteUnderStudy, seed: int, **training) -> UpdateInterchange:
@@ -124,7 +120,7 @@ def circuit_complement(site: SiteUnderStudy, seed: int, **training) -> UpdateInt
 
 
 def circuit_selected(site: SiteUnderStudy, seed: int, lr: float, num_epochs: int,
-                     weight: float | None = None) -> Interchange:
+                     weight: float | None = None) -> UpdateInterchange:
     """circuit_update with its sparsity penalty chosen on the select pairs, as ranks of directions are.
 
     The paper's penalty leaves many neurons; with a little more of it the circuit is empty.
@@ -146,5 +142,4 @@ def neuron_mask(site: SiteUnderStudy, seed: int, lr: float, epochs: int, batch_s
 
     learn_from_answers(site, list(masks.parameters()), intervene, lr=lr, epochs=epochs, batch_size=batch_size,
                        seed=seed)
-    circuit = masks.circuit()
-    return UpdateInterchange("neuron_mask", None, circuit.scores, circuit.fan_in)
+    return UpdateInterchange.of(masks.circuit())
