@@ -11,15 +11,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from interp.runs.config import BadInput, require_file, shown
-from interp.runs.files import place, writing
+from interp.runs.files import write
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
     """Save tensors as safetensors in one step; `about`, whatever JSON can hold, goes into the file."""
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    with writing(path) as temporary:
-        temporary.write_bytes(save(tensors, {"about": json.dumps(about)}))
-        place(temporary, path)
+    write(path, save(tensors, {"about": json.dumps(about)}), replaces=False)
 
 
 def load_tensors(what: str, path: str | Path, wanted: set[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -41,9 +39,7 @@ def save_state(file: Path, **state: Any) -> None:
     """Save what an interrupted computation needs to go on, in one step."""
     content = io.BytesIO()  # written to a file, torch would tell of a full disk in a RuntimeError
     torch.save(state, content)
-    with writing(file) as temporary:
-        temporary.write_bytes(content.getbuffer())
-        temporary.replace(file)
+    write(file, content.getbuffer())
 
 
 def load_state(file: Path) -> dict[str, Any] | None:
