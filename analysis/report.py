@@ -92,10 +92,8 @@ def data_uri(file: Path) -> str:
 
 def main() -> None:
     options = parse(__doc__, RESULTS, {
-        "--out": {"type": Path, "help": "the HTML file to write; default: RESULTS/report.html"},
-        "--published": {"type": Path, "help": "a CSV of published values, to stand beside ours"}})
-    results, problems = options.results, list[str]()
-    out = results / "report.html" if options.out == results / "figures" else options.out
+        "--published": {"type": Path, "help": "a CSV of published values, to stand beside ours"}}, out="report.html")
+    results, out, problems = options.results, options.out, list[str]()
     if not results.is_dir() or out.is_dir():
         raise BadInput(f"--results {results}: there is no such folder, or --out is a folder.")
     published = read_published(options.published) if options.published else None
