@@ -3,6 +3,7 @@
 Sources that are rows of the same data (sentences) are drawn within the split.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations
@@ -11,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from interp.methods import circuits
+from interp.methods.circuits import find_circuit
 from interp.methods.interchange.base import Pairs, SiteUnderStudy, SplitAtSite
 from interp.methods.masks import Circuit
 from interp.methods.optimize import even_batch
@@ -141,16 +142,11 @@ def study_site(model: OpenModel, data: Data, site: Site, variable: str, n_fit: i
     return site_under_study(pairs["fit"], pairs["select"], pairs["test"], variable), pairs["test"]
 
 
-def circuit_finder(fit: Pairs):
+def circuit_finder(fit: Pairs) -> Callable[..., Circuit]:
     """Circuit probing on the bases of the fit pairs; methods that ask for the same options share the circuit."""
-    @cache
-    def find_circuit(seed: int, lr: float, num_epochs: int, l0_lambda: float) -> Circuit:
-        return circuits.find_circuit(
-            fit.split.sublayer, fit.split.replay, fit.base_values, lr=lr, batch_size=even_batch(len(fit), 500),
-            num_epochs=num_epochs, mask_init=0.0, max_temp=200, l0_lambda=l0_lambda,
-            generator=torch.Generator().manual_seed(seed))  # the bases are the split's first rows
-
-    return find_circuit
+    return cache(lambda seed, **training: find_circuit(
+        fit.split.sublayer, fit.split.replay, fit.base_values, batch_size=even_batch(len(fit), 500), mask_init=0.0,
+        max_temp=200, generator=torch.Generator().manual_seed(seed), **training))  # the bases are the first rows
 
 
 def control_tasks(site: SiteUnderStudy, test: Pairs, data_seed: int) -> dict[str, tuple[SiteUnderStudy, Pairs]]:

@@ -21,8 +21,6 @@ FIRST_TEMPERATURE, LAST_TEMPERATURE = 50.0, 0.1
 SMALLEST_WIDTH = 1e-3
 WARM_UP = 0.1  # the share of all steps in which the learning rate grows from 0; then it falls to 0, linearly both
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # activations (batch, d), row numbers (batch,) -> (batch,)
-
 
 @dataclass(frozen=True)
 class Alignment:
@@ -92,14 +90,14 @@ class AlignmentSearch(nn.Module):
         return Alignment(cast(Tensor, self.rotation.weight).detach().clone(), self.width().item())
 
 
-def search_alignment(loss_of: Loss, base: Tensor, source: Tensor, train: Tensor, *, lr: float, boundary_lr: float,
-                     batch_size: int, epochs: int, orthogonal_map: str, seed: int,
+def search_alignment(loss_of: Callable[[Tensor, Tensor], Tensor], base: Tensor, source: Tensor, train: Tensor, *,
+                     lr: float, boundary_lr: float, batch_size: int, epochs: int, orthogonal_map: str, seed: int,
                      accuracy: Callable[[Alignment], float]) -> tuple[Alignment, list[dict[str, Any]]]:
     """Learn a rotation and its boundary: the best by `accuracy` (the later of equals), and a row for each epoch.
 
-    loss_of: the model's for the counterfactual answers, with activations in the bases' place. base, source: (pairs, d)
-    activations at the site. train: row numbers to learn from, in batches of this order. accuracy: called with the
-    alignment after each epoch. Raises RunFailed: the loss is not a number.
+    loss_of: the model's for the counterfactual answers, (batch,), with activations (batch, d) in the place of the bases
+    with these row numbers. base, source: (pairs, d) activations at the site. train: row numbers to learn from, in
+    batches of this order. accuracy: called with the alignment after each epoch. Raises RunFailed.
     """
     search = AlignmentSearch(base.shape[1], orthogonal_map, seed).to(base.device)
     optimizer = torch.optim.Adam([{"params": search.rotation.parameters(), "lr": lr},

@@ -134,7 +134,8 @@ class Interchange:
         return None
 
     def save(self, path: Path, about: dict[str, Any]) -> None:
-        save_tensors(path, self.tensors, {**about, "interchange": self.name, "rank": self.rank})
+        further = {name: value for name, value in vars(self).items() if name not in ("name", "tensors", "chosen")}
+        save_tensors(path, self.tensors, {**about, "interchange": self.name, **further})
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """Interchanges of what a circuit of the sublayer below the site computes."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -29,9 +28,6 @@ class OfCircuit(Interchange):
 
     def circuit(self, device: torch.device) -> Circuit:
         return Circuit({name: score.to(device) for name, score in self.tensors.items()}, self.fan_in)
-
-    def save(self, path: Path, about: dict[str, Any]) -> None:
-        super().save(path, {**about, "fan_in": self.fan_in})
 
     def random_like(self, generator: torch.Generator) -> Interchange:
         """As many random neurons of each map, none of them in the circuit; raises ImpossibleAblation without these."""

@@ -4,7 +4,7 @@ Nothing here loads torch before a method is fitted or loaded: --help and refused
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -118,5 +118,6 @@ def load_interchange(path: str | Path) -> tuple["Interchange", dict[str, Any]]:
     name = about.pop("interchange")
     if name not in INTERCHANGES:
         raise BadInput(f"{shown(path)} is not a saved interchange.")
-    further = {key: about.pop(key) for key in ("rank", "fan_in") if key in about}
-    return signature(function_of(name)).return_annotation(name=name, tensors=tensors, **further), about
+    kind = signature(function_of(name)).return_annotation
+    further = {field.name: about.pop(field.name) for field in fields(kind) if field.name in about}
+    return kind(name=name, tensors=tensors, **further), about
