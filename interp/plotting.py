@@ -42,9 +42,9 @@ def save_figure(figure: Figure, path: Path) -> None:
     print(f"{shown(path)}.png and .pdf")
 
 
-def wrapped(text: str, letters: float) -> str:
-    """A text in lines of at most so many letters; a longer word has a line to itself."""
-    return "\n".join(textwrap.fill(line, max(8, int(letters)), break_long_words=False) for line in text.splitlines())
+def wrapped(text: str, letters: float, broken: bool = False) -> str:
+    """A text in lines of at most so many letters; a longer word has a line to itself, or is broken."""
+    return "\n".join(textwrap.fill(line, max(8, int(letters)), break_long_words=broken) for line in text.splitlines())
 
 
 def draw_curves(table: pd.DataFrame, setting_names: Sequence[str], title: str, path: Path) -> None:
