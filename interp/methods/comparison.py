@@ -26,8 +26,6 @@ from interp.runs.config import BadInput
 from interp.tasks.sentences import drawn_pairs
 from interp.tasks.study import Data, portions
 
-SPLITS = ("fit", "select", "test")
-
 
 def split_pairs(data: Data, variable: str, n_fit: int, n_select: int, data_seed: int) -> dict[str, ExamplePairs]:
     """The base-source pairs of fit, select and test."""
@@ -40,11 +38,7 @@ def split_pairs(data: Data, variable: str, n_fit: int, n_select: int, data_seed:
 
 
 def with_source_answers(data: Data) -> Data:
-    """Sequences with the right answers of their sources, which their files do not give.
-
-    Raises:
-        BadInput: a source is neither in train nor in test.
-    """
+    """Sequences with the answers of their sources, which files do not give; raises BadInput: one is in neither file."""
     known = {tuple(row): answer for examples in (data.train, data.tests["test"])
              for row, answer in zip(examples.tokens.tolist(), examples.answer.right.tolist())}
     pairs = {}

@@ -31,7 +31,7 @@ class OfCircuit(Interchange):
 
     def random_like(self, generator: torch.Generator) -> Interchange:
         """As many random neurons of each map, none of them in the circuit; raises ImpossibleAblation without these."""
-        drawn = self.circuit(next(iter(self.tensors.values())).device).random_ablation(generator)
+        drawn = Circuit(self.tensors, self.fan_in).random_ablation(generator)
         return replace(self, tensors={name: 0.5 - mask for name, mask in drawn.items()})
 
 
