@@ -96,7 +96,7 @@ def test_search_finds_a_planted_subspace_and_stays_orthogonal(orthogonal_map, ge
         moved = alignment.intervene(base[400:], source[400:])
         return (head(moved, None).argmax(-1) == values[1, 400:]).double().mean().item()
 
-    assert accuracy(Alignment(torch.eye(d), 1e-3)) < 0.5
+    assert accuracy(Alignment.of(torch.eye(d), 1e-3)) < 0.5
     alignment, log = search_alignment(
         lambda activations, rows: F.cross_entropy(head(activations, rows), values[1, rows], reduction="none"),
         base, source, torch.arange(400), epochs=60, accuracy=accuracy, lr=0.01, boundary_lr=0.02, batch_size=64, seed=0,

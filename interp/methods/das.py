@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 from transformers import get_linear_schedule_with_warmup
 
+from interp.methods.interchange.base import Interchange, Pairs, random_subspace
 from interp.methods.optimize import optimize
 from interp.runs.tensors import load_tensors, save_tensors
 
@@ -23,19 +24,27 @@ WARM_UP = 0.1  # the share of all steps in which the learning rate grows from 0;
 
 
 @dataclass(frozen=True)
-class Alignment:
-    """A learned subspace: the rotation R (d, d), orthogonal, and its width β, a share of d."""
-
-    rotation: Tensor
-    width: float
+class Alignment(Interchange):
+    """A learned subspace. tensors: the rotation R (d, d), orthogonal, and its width β, a share of d."""
 
     @classmethod
-    def of(cls, tensors: dict[str, Tensor]) -> "Alignment":
-        return cls(tensors["rotation"], tensors["width"].item())
+    def of(cls, rotation: Tensor, width: float) -> "Alignment":
+        return cls(round(width * len(rotation)), {
+            "rotation": rotation, "width": torch.tensor(width, dtype=torch.float64)})
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The alignment as it is saved."""
-        return {"rotation": self.rotation, "width": torch.tensor(self.width, dtype=torch.float64)}
+    @property
+    def rotation(self) -> Tensor:
+        return self.tensors["rotation"]
+
+    @property
+    def width(self) -> float:
+        return self.tensors["width"].item()
+
+    def __call__(self, pairs: Pairs) -> Tensor:
+        return self.intervene(pairs.base_activations, pairs.source_activations)
+
+    def random_like(self, generator: torch.Generator) -> Interchange:
+        return random_subspace(len(self.rotation), self.rank or 1, generator)
 
     def intervene(self, base: Tensor, source: Tensor) -> Tensor:
         """Base activations with the subspace's coordinates of the sources: (batch, d)."""
@@ -87,7 +96,7 @@ class AlignmentSearch(nn.Module):
 
     @torch.no_grad()
     def alignment(self) -> Alignment:
-        return Alignment(cast(Tensor, self.rotation.weight).detach().clone(), self.width().item())
+        return Alignment.of(cast(Tensor, self.rotation.weight).detach().clone(), self.width().item())
 
 
 def search_alignment(loss_of: Callable[[Tensor, Tensor], Tensor], base: Tensor, source: Tensor, train: Tensor, *,
@@ -136,10 +145,10 @@ def search_alignment(loss_of: Callable[[Tensor, Tensor], Tensor], base: Tensor, 
 
 def save_alignment(alignment: Alignment, path: Path, about: dict[str, Any]) -> None:
     """Save an alignment; `about` (its setting, model, label) goes into the file."""
-    save_tensors(path, alignment.tensors(), about)
+    save_tensors(path, alignment.tensors, about)
 
 
 def load_alignment(path: str | Path) -> tuple[Alignment, dict[str, Any]]:
     """A saved alignment and what it is about; raises BadInput where there is none."""
     tensors, about = load_tensors("alignment", path, {"rotation", "width"})
-    return Alignment.of(tensors), about
+    return Alignment.of(tensors["rotation"], tensors["width"].item()), about

@@ -8,15 +8,7 @@ from torch.nn.utils.parametrizations import orthogonal
 
 from interp.methods.das import Alignment, search_alignment
 from interp.methods.erasure import fit_eraser
-from interp.methods.interchange.base import (
-    Interchange,
-    Pairs,
-    SiteUnderStudy,
-    Subspace,
-    learn_from_answers,
-    random_subspace,
-    subspace,
-)
+from interp.methods.interchange.base import Interchange, Pairs, SiteUnderStudy, Subspace, learn_from_answers, subspace
 from interp.methods.optimize import even_batch
 from interp.methods.probes import build_probe, counterfactual_embeddings, train_probe
 
@@ -130,30 +122,14 @@ def mlp_probe(site: SiteUnderStudy, seed: int, **training) -> Embedding:
     return Embedding(None, {name: tensor.detach() for name, tensor in probe.state_dict().items()})
 
 
-@dataclass(frozen=True)
-class Rotated(Interchange):
-    """A boundless alignment: its rotation (d, d) and width, a share of d."""
-
-    def __call__(self, pairs: Pairs) -> Tensor:
-        return Alignment.of(self.tensors).intervene(pairs.base_activations, pairs.source_activations)
-
-    def random_like(self, generator: torch.Generator) -> Interchange:
-        return random_subspace(len(self.tensors["rotation"]), self.rank or 1, generator)
-
-
-def das(site: SiteUnderStudy, seed: int, **search) -> Rotated:
+def das(site: SiteUnderStudy, seed: int, **search) -> Alignment:
     """Boundless DAS: a rotated subspace and its width."""
     pairs, everything = site.fit, torch.arange(len(site.fit), device=site.model.device)
     alignment, _ = search_alignment(
         lambda activations, rows: site.model.loss(pairs.split.forward(activations, pairs.base[rows]),
                                                   pairs.counterfactual[rows]),
-        pairs.base_activations, pairs.source_activations, everything, seed=seed,
-        accuracy=lambda candidate: site.score(rotated(candidate)), **search)
-    return rotated(alignment)
-
-
-def rotated(alignment: Alignment) -> Rotated:
-    return Rotated(round(alignment.width * len(alignment.rotation)), alignment.tensors())
+        pairs.base_activations, pairs.source_activations, everything, seed=seed, accuracy=site.score, **search)
+    return alignment
 
 
 def das_k(site: SiteUnderStudy, seed: int, rank: str | int, **training) -> Subspace:
