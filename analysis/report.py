@@ -48,9 +48,7 @@ def read_run(results: Path, folder: Path, published: pd.DataFrame | None, proble
         group.tables["results.csv"] = headlines(table, [*swept(config)])
         done, wanted = count_settings(config, table)
         group.unfinished = f"{done} of {wanted} settings" if done < wanted else ""
-        merged = pd.DataFrame()
-        if published is not None:
-            merged = put_beside(published[published["run"] == group.name], table)
+        merged = pd.DataFrame() if published is None else put_beside(published[published["run"] == group.name], table)
         if len(merged):
             apart = is_apart(merged).map({True: "more than 0.05", False: ""})
             group.tables["ours beside the published values"] = merged.assign(apart=apart)[
