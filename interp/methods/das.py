@@ -29,8 +29,8 @@ class Alignment(Interchange):
 
     @classmethod
     def of(cls, rotation: Tensor, width: float) -> "Alignment":
-        return cls(round(width * len(rotation)), {
-            "rotation": rotation, "width": torch.tensor(width, dtype=torch.float64)})
+        tensors = {"rotation": rotation, "width": torch.tensor(width, dtype=torch.float64)}
+        return cls(round(width * len(rotation)), tensors)
 
     @property
     def rotation(self) -> Tensor:
