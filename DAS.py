@@ -152,8 +152,8 @@ class AtSite:
         """The same, of the interchange of everything at the site."""
         return accuracy(self.model, in_batches(self.forward, self.source), self.counterfactual)
 
-    def loss(self, states: Tensor, rows: Tensor) -> Tensor:
-        return self.model.loss(states, self.counterfactual[rows])
+    def loss(self, activations: Tensor, rows: Tensor) -> Tensor:
+        return self.model.loss(self.forward(activations, rows), self.counterfactual[rows])
 
 
 def align(config: Config, setting: Setting, splits: dict[str, AtSite], rows: Tensor,
@@ -165,7 +165,7 @@ def align(config: Config, setting: Setting, splits: dict[str, AtSite], rows: Ten
     train, tests = splits["train"], {name: split for name, split in splits.items() if name != "train"}
     chosen_on, chosen_rows = (train, validation) if config.choose_on == "validation" else (tests["test"], None)
     alignment, log = search_alignment(
-        train.forward, train.loss, train.base, train.source, rows, lr=setting.lr, boundary_lr=config.boundary_lr,
+        train.loss, train.base, train.source, rows, lr=setting.lr, boundary_lr=config.boundary_lr,
         batch_size=setting.batch_size, epochs=config.epochs, orthogonal_map=config.orthogonal_map,
         seed=setting.model_seed, accuracy=lambda candidate: chosen_on.accuracy(candidate, chosen_rows))
     metrics: dict[str, Any] = {}

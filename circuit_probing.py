@@ -78,10 +78,10 @@ import torch
 from torch import Tensor
 
 from interp.experiment import Outcome, Script, main
-from interp.methods.circuits import find_circuit, mean_loss
+from interp.methods.circuits import draw_references, find_circuit, mean_loss, nearest_neighbor_accuracy
 from interp.methods.masks import Circuit, ImpossibleAblation, save_circuit
-from interp.methods.neighbors import draw_references, majority_accuracy, nearest_neighbor_accuracy
 from interp.methods.optimize import batches_in_order, shuffled_batches
+from interp.methods.probes import majority_accuracy
 from interp.methods.table import ABLATION_COLUMNS
 from interp.models.examples import Examples
 from interp.models.loading import load_tokenizer

@@ -13,8 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from interp.methods.interchange.options import OPTIONS, Options
-from interp.methods.table import INTERCHANGES
+from interp.methods.interchange.registry import INTERCHANGES, fit
 from interp.runs.command_line import answer_early
 from interp.runs.config import Count, NonEmpty, NonNegative, Text, suggestion
 from interp.tasks.functions import OPERATIONS
@@ -29,7 +28,7 @@ class Config(QuestionConfig):
     residual_location_list: NonEmpty[Literal["resid_mid", "resid_post"]] = Field(description=(
         "after attention, after the MLP"))
     variable_list: NonEmpty[Text] = Field(description="the columns of the variables")
-    method_list: NonEmpty[Text] = Field(description="the methods: names of interp/methods/table.py")
+    method_list: NonEmpty[Text] = Field(description="the methods: names of interp/methods/interchange/registry.py")
     method_options: dict[str, dict[str, Any]] = Field({}, description=(
         "for a method the options of its fit, other than its defaults"))
     rank: Literal["selected", "classes"] = Field("selected", description=(
@@ -66,9 +65,9 @@ class Config(QuestionConfig):
                                  f"are {', '.join(INTERCHANGES)}")
         for name, given in self.method_options.items():
             try:
-                OPTIONS.get(name, Options)(**given)
+                INTERCHANGES[name].options(**given)
             except ValidationError as error:
-                [option, *_], known = error.errors()[0]["loc"], ", ".join(OPTIONS.get(name, Options).model_fields)
+                [option, *_], known = error.errors()[0]["loc"], ", ".join(INTERCHANGES[name].options.model_fields)
                 raise ValueError(f"the key 'method_options': '{option}' of the method '{name}': "
                                  f"{error.errors()[0]['msg']}; its options are: {known or 'none'}") from None
         for name in () if self.of_sentences else self.variable_list:
@@ -111,7 +110,6 @@ from interp.methods.comparison import (
     with_source_answers,
 )
 from interp.methods.interchange.base import Interchange, Pairs, SiteUnderStudy
-from interp.methods.interchange.registry import fit
 from interp.methods.masks import ImpossibleAblation
 from interp.models.open_model import OpenModel
 from interp.models.suffix import forward_from
@@ -285,7 +283,7 @@ def random_control(config: Config, setting: Setting, trial: Trial, found: Interc
 def selectivity(config: Config, setting: Setting, trial: Trial, found: Interchange,
                 log_odds: float | None) -> float | None:
     """Control (b): the log odds minus those of the same method fitted on the control task."""
-    supervision = INTERCHANGES[setting.method]
+    supervision = INTERCHANGES[setting.method].supervision
     if supervision not in trial.controls or log_odds is None:
         return None
     site, test = trial.controls[supervision]

@@ -67,10 +67,15 @@ import torch
 from torch import Tensor, nn
 
 from interp.experiment import Outcome, Script, main
-from interp.methods.counterfactual import counterfactual_embeddings, measure_patches
-from interp.methods.neighbors import majority_accuracy
 from interp.methods.optimize import shuffled_batches
-from interp.methods.probes import build_probe, evaluate_probe, train_probe
+from interp.methods.probes import (
+    build_probe,
+    counterfactual_embeddings,
+    evaluate_probe,
+    majority_accuracy,
+    measure_patches,
+    train_probe,
+)
 from interp.models.examples import Examples, Pairs
 from interp.models.open_model import ForwardFrom, OpenModel, in_batches
 from interp.models.suffix import forward_from

@@ -91,8 +91,7 @@ def main() -> None:
                 if (about["target_layer"], about["operation"]) == place]
     if not circuits or not config.of_sentences:
         raise BadInput(f"{options.config}: it has no circuit of the {where}, or is not of sentences.")
-    names = ["circuit", *circuits[0][1]]
-    settings = [namedtuple("Setting", names)(circuit, *about.values())  # type: ignore
+    settings = [namedtuple("Setting", ["circuit", *about])(circuit, *about.values())  # type: ignore
                 for circuit, about in circuits]
     study, rows = Study(config, settings, choose_device(options.device)), []
     for model, data, of_model in study.models(settings):

@@ -7,13 +7,13 @@ one checkpoint, checkpoint. Ours are read from RESULTS/EXPERIMENT[/TASK]/METHOD/
 configs write them. --where lr=0.001 takes only those rows of a sweep.
 """
 
-import sys
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.tables import PLACES, RESULTS, WHERE, Options, check_columns, markdown_table, parse, read_csv, run, select
-from interp.runs.config import BadInput, shown
+from analysis.tables import RESULTS, WHERE, Options, check_columns, exists, markdown_table, parse, read_csv, run, select
+from interp.methods.table import PLACES
+from interp.runs.config import BadInput
 from interp.runs.files import write_text
 from interp.statistics import prediction_interval
 
@@ -92,12 +92,10 @@ def main() -> None:
     found = [pd.DataFrame()]
     for name, cells in published.groupby("run", sort=False):
         file = options.results / str(name) / "results.csv"
-        if file.exists():
+        if exists(file):
             table = read_csv(file)
             check_columns(file, table, [], [metric for metric in cells["metric"].unique() if metric in table])
             found.append(put_beside(cells, select(table, options.where)))
-        else:
-            print(f"missing: {shown(file)}", file=sys.stderr)
     merged = pd.concat(found)
     if merged.empty:
         raise BadInput(f"there are no published values of {options.experiment} {options.task}, or no results of ours.")

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from analysis import figures
 from analysis.figures import handle
-from interp.methods.table import INTERCHANGES
+from interp.methods.interchange.registry import INTERCHANGES
 from interp.plotting import COLORS, wrapped
 from interp.runs.config import shown
 from interp.runs.files import write_text
@@ -65,7 +65,8 @@ def about(table: pd.DataFrame) -> str:
 
 def in_order(methods: Iterable[str]) -> list[str]:
     """Methods in the order of figures: by supervision, then as in LOOKS."""
-    return sorted(set(methods), key=lambda name: (SUPERVISION.index(INTERCHANGES[name]), [*LOOKS].index(name)))
+    order = [*LOOKS]
+    return sorted(set(methods), key=lambda name: (SUPERVISION.index(INTERCHANGES[name].supervision), order.index(name)))
 
 
 def look(name: str) -> dict[str, Any]:
@@ -117,7 +118,7 @@ def draw_methods(table: pd.DataFrame, path: Path) -> None:
                  xlabel="interchange accuracy" + (f" (up to {end:.2f} only)" if end < 1 else ""))
     ranks = table[table["ground_truth"] == truths[0]].groupby("method")["rank"]
     sizes = {name: f", {figures.span(rank)}" for name, rank in ranks if rank.any()}
-    names = [f"{name} ({INTERCHANGES[name]}{sizes.get(name, '')})" for name in methods]
+    names = [f"{name} ({INTERCHANGES[name].supervision}{sizes.get(name, '')})" for name in methods]
     axes[0][0].set_yticks(range(len(methods)), names)
     handles = [handle(f"model of seed {seed}", marker=marker) for seed, marker in markers.items()] + [
         handle("hollow: a control", marker="o", markerfacecolor="white"),
@@ -138,8 +139,9 @@ def draw_isolate(table: pd.DataFrame, path: Path) -> None:
     figure, [[axis]] = figures.grid_of([ylabel], [""], (9.6, 6.4))
     for name in in_order(part["method"]):
         rows, style = part[part["method"] == name], look(name)
-        axis.plot(rows["iia"], rows["isolate"], markersize=9, alpha=0.8, label=f"{name} ({INTERCHANGES[name]})",
-                  linestyle="none", markeredgecolor=style["color"] if name in CONTROLS else "0.2", **style)
+        axis.plot(rows["iia"], rows["isolate"], markersize=9, alpha=0.8, linestyle="none",
+                  label=f"{name} ({INTERCHANGES[name].supervision})",
+                   markeredgecolor=style["color"] if name in CONTROLS else "0.2", **style)
     for y, left, right in ((1.08, "changes hardly any answer", "the variable, and no more"),
                            (-0.12, "changes more than the variable", "the variable, and more")):
         axis.text(-0.03, y, left, fontsize="small")

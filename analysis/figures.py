@@ -1,6 +1,5 @@
 """The functions that every figure is made of: grouped bars, lines, heat maps; and those of methods on arithmetic."""
 
-import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,9 +104,7 @@ def draw_bars(axis: Axes, heights: pd.DataFrame, ends: Frames, roles: Sequence[s
     highest = np.nan_to_num((heights + ends[1].fillna(0)).to_numpy(float)).max(initial=0)
     axis.set(xlim=(middle - sides, middle + sides), ylim=(0, max(1.12, highest + 0.12, axis.get_ylim()[1])))
     room = LETTERS_AN_INCH / 11 * axis.get_window_extent().width / axis.figure.dpi / (2 * sides)
-    names = ["\n".join(textwrap.fill(line, max(8, int(room))) for line in str(name).splitlines())
-             for name in heights.index]  # long words are broken: they would take the panel's room
-    axis.set_xticks(groups, names)
+    axis.set_xticks(groups, [wrapped(str(name), room, broken=True) for name in heights.index])
     axis.grid(axis="x", visible=False)
 
 
@@ -186,8 +183,8 @@ def draw_by_variable(table: pd.DataFrame, labels: dict[str, str], measures: dict
         measures = {column: f"{label} (sd)" if "random" in column else label for column, label in measures.items()}
     names = {name: labels[name].replace(" (", "\n(") for name in labels if name in set(table["variable"])}
     width = max(5.5 * max(1, 1.3 / len(components)), 0.36 * len(names) * len(measures))  # a value has 0.36 inches
-    figure, axes = grid_of([ylabel], [COMPONENTS[name] for name in components],
-                                   (width * len(components), 4.2), sharey=True)
+    titles = [COMPONENTS[name] for name in components]
+    figure, axes = grid_of([ylabel], titles, (width * len(components), 4.2), sharey=True)
     for axis, component in zip(axes[0], components):
         (means, spreads), *each = [
             [found.reindex([*names]).rename(index=names) for found in mean_and_sd(
@@ -196,15 +193,14 @@ def draw_by_variable(table: pd.DataFrame, labels: dict[str, str], measures: dict
         ends = reach(means, heights) if heights else (spreads, spreads)
         draw_bars(axis, means, ends, [*map(role_of, measures)], heights)
         axis.set_xlabel("intermediate variable")
-    columns = 2 if len(measures) == 4 else 3
-    finish(figure, f"{title} ({of_models(table, ', dots; bars: 95 % interval')})", path, columns)
+    finish(figure, f"{title} ({of_models(table, ', dots; bars: 95 % interval')})", path, 2 if len(measures) == 4 else 3)
 
 
 def draw_there_and_used(table: pd.DataFrame, labels: dict[str, str], path: Path, of: str) -> None:
     """Heat maps: is the variable there (above), is it used (below); a row a method, a column a variable and place."""
-    questions = {question: present(table, measures) for question, measures in (
-        ("Is it there? accuracy of reading it off", THERE), ("Is it used? effect of an intervention", USED))}
-    questions = {question: measures for question, measures in questions.items() if measures}
+    questions = {question: measures for question, known in (
+        ("Is it there? accuracy of reading it off", THERE), ("Is it used? effect of an intervention", USED))
+        if (measures := present(table, known))}
     components = [name for name in COMPONENTS if name in set(table["component"])]
     columns = [(component, variable) for component in components for variable in labels]
     names = [wrapped(f"{labels[variable]}\n{PLACE_NAMES[component]}".replace(" (", "\n("), 12)
@@ -216,7 +212,7 @@ def draw_there_and_used(table: pd.DataFrame, labels: dict[str, str], path: Path,
     for axis, (question, measures) in zip(axes[:, 0], questions.items()):
         means = table.groupby(["component", "variable"])[list(measures)].mean().reindex(columns)
         draw_heat_map(axis, means.T, [*measures.values()], vmin=0, vmax=1, cmap="Blues", linewidths=1,
-                              cbar=axis is axes[0, 0], cbar_kws={"label": "share"}, annot_kws={"fontsize": 10})
+                      cbar=axis is axes[0, 0], cbar_kws={"label": "share"}, annot_kws={"fontsize": 10})
         axis.set_xticks(np.arange(len(columns)) + 0.5, names, rotation=0, fontsize=10)
         axis.set_title(question)
         axis.axvline(len(labels), color="black", linewidth=2)

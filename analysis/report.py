@@ -48,9 +48,7 @@ def read_run(results: Path, folder: Path, published: pd.DataFrame | None, proble
         group.tables["results.csv"] = headlines(table, [*swept(config)])
         done, wanted = count_settings(config, table)
         group.unfinished = f"{done} of {wanted} settings" if done < wanted else ""
-        merged = pd.DataFrame()
-        if published is not None:
-            merged = put_beside(published[published["run"] == group.name], table)
+        merged = pd.DataFrame() if published is None else put_beside(published[published["run"] == group.name], table)
         if len(merged):
             apart = is_apart(merged).map({True: "more than 0.05", False: ""})
             group.tables["ours beside the published values"] = merged.assign(apart=apart)[
@@ -92,10 +90,8 @@ def data_uri(file: Path) -> str:
 
 def main() -> None:
     options = parse(__doc__, RESULTS, {
-        "--out": {"type": Path, "help": "the HTML file to write; default: RESULTS/report.html"},
-        "--published": {"type": Path, "help": "a CSV of published values, to stand beside ours"}})
-    results, problems = options.results, list[str]()
-    out = results / "report.html" if options.out == results / "figures" else options.out
+        "--published": {"type": Path, "help": "a CSV of published values, to stand beside ours"}}, out="report.html")
+    results, out, problems = options.results, options.out, list[str]()
     if not results.is_dir() or out.is_dir():
         raise BadInput(f"--results {results}: there is no such folder, or --out is a folder.")
     published = read_published(options.published) if options.published else None

@@ -14,9 +14,8 @@ import pandas as pd
 
 from analysis import figures
 from analysis.compare_with_published import PUBLISHED, read_published
-from analysis.tables import COMPONENTS, RESULTS, check_columns, parse, read_method, run
+from analysis.tables import COMPONENTS, RESULTS, check_columns, exists, parse, read_method, run
 from interp.plotting import COLORS
-from interp.runs.config import shown
 from interp.runs.files import write_text
 
 TASKS = {  # folder of results: what figures call it, the evaluation set, ours and published
@@ -40,10 +39,8 @@ def tables_of(results: Path, published: Path, task: str) -> dict[str, pd.DataFra
         found[model] = rows.pivot_table("value", ["layer", "component"], "metric").reset_index(), theirs
     for model in OURS:
         file = results / task / model / "results.csv"
-        if file.exists():
+        if exists(file):
             found[model] = read_method(file).rename(columns={"target_layer": "layer"}), ours
-        else:
-            print(f"missing: {shown(file)}")
     measured = {}
     for model, (table, name) in found.items():
         columns = ["knn_test_acc", "full_model_knn_test_acc", f"vanilla_acc_{name}", f"ablated_acc_{name}",
@@ -73,17 +70,15 @@ def draw(table: pd.DataFrame, task: str, path: Path) -> None:
 
 
 def main() -> None:
-    options = parse(__doc__, RESULTS, PUBLISHED | {
-        "--out": {"type": Path, "help": "default: RESULTS/figures/across_models"}})
-    out = options.out / "across_models" if options.out == options.results / "figures" else options.out
+    options = parse(__doc__, RESULTS, PUBLISHED, out="figures/across_models")
     for task in TASKS:
         tables = tables_of(options.results, options.published, task)
         if tables:
             table = pd.concat(tables.values(), ignore_index=True)
             layers = table["model"].map({model: layers for model, (_, layers, *_) in MODELS.items()})
             table.insert(0, "depth", table["layer"] / (layers - 1))
-            write_text(out / f"{task}.csv", table.to_csv(index=False))
-            draw(table, task, out / task)
+            write_text(options.out / f"{task}.csv", table.to_csv(index=False))
+            draw(table, task, options.out / task)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import pandas as pd
 from analysis import comparison_figures
 from analysis.comparison_figures import CONTROLS, in_order, mean_with_interval
 from analysis.tables import RESULTS, check_columns, markdown_table, parse, read_config, read_csv, run
-from interp.methods.table import INTERCHANGES
+from interp.methods.interchange.registry import INTERCHANGES
 from interp.runs.config import BadInput, shown
 from interp.runs.files import write_text
 from interp.statistics import auroc, clustered_auroc_interval, holm
@@ -71,9 +71,9 @@ def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
     for name in in_order(table["method"]):
         cells, truth = table[table["method"] == name], table.loc[table["method"] == name, "ground_truth"].astype(bool)
         carried, others, models = cells[truth], cells[~truth], sorted(cells["model"].unique())
-        row = {"method": name, "supervision": INTERCHANGES[name], "models": len(models), "cells": len(cells),
-               "carried": len(carried), "models_carrying": carried["model"].nunique(), "pairs": cells["n_pairs"].sum(),
-               "iia_not_carried_max": others["iia"].max()}
+        row = {"method": name, "supervision": INTERCHANGES[name].supervision, "models": len(models),
+               "cells": len(cells), "carried": len(carried), "models_carrying": carried["model"].nunique(),
+               "pairs": cells["n_pairs"].sum(), "iia_not_carried_max": others["iia"].max()}
         for label, part, columns in (("iia_carried", carried, ["iia"]), ("iia_not_carried", others, ["iia"]),
                                      ("isolate_carried", carried, ["isolate"]),
                                      ("disentangle_carried", carried, ["iia", "isolate"])):

@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis import figures
 from analysis.language_figures import GEN, IID
-from analysis.tables import COMPONENTS, RESULTS, check_columns, markdown_table, parse, read_method, run
+from analysis.tables import COMPONENTS, RESULTS, check_columns, exists, markdown_table, parse, read_method, run
 from interp.plotting import COLORS
 from interp.runs.config import BadInput, shown
 from interp.runs.files import write_text
@@ -41,12 +41,10 @@ def read_tables(results: Path, model: str) -> dict[str, pd.DataFrame]:
     found = {}
     for method in dict.fromkeys(method for method, *_ in MEASURES.values()):
         file = (results / model if method == "circuit_probing" else results / method / model) / "results.csv"
-        if file.exists():
+        if exists(file):
             wanted = [column.format(**NAMES[name]) for owner, *_, columns in MEASURES.values() if owner == method
                       for column in columns for name in SETS]
             found[method] = check_columns(file, read_method(file), [], ["target_layer", *wanted])
-        else:
-            print(f"missing: {shown(file)}")
     if not found:
         raise BadInput(f"nothing to draw of {model} in {shown(results)}.")
     return found
@@ -100,10 +98,9 @@ def draw(rows: pd.DataFrame, model: str, path: Path) -> None:
 
 def main() -> None:
     options = parse(__doc__, RESULTS / "SV_Agreement", {
-        "--model": {"required": True, "help": "the folder of each method's results, such as smollm2"},
-        "--out": {"type": Path, "help": "default: RESULTS/figures/MODEL"}})
-    out = options.out / options.model if options.out == options.results / "figures" else options.out
-    rows = collect(read_tables(options.results, options.model))
+        "--model": {"required": True, "help": "the folder of each method's results, such as smollm2"}},
+        out="figures/{model}")
+    rows, out = collect(read_tables(options.results, options.model)), options.out
     table = as_table(rows)
     text = markdown_table(as_cells(table))
     write_text(out / "layers.md", text)

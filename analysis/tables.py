@@ -47,6 +47,13 @@ def count_settings(config: dict[str, Any], table: pd.DataFrame) -> tuple[int, in
     return done, math.prod(map(len, lists.values()))
 
 
+def exists(file: Path) -> bool:
+    """Whether there is a file of results; prints its name where there is none."""
+    if not file.exists():
+        print(f"missing: {shown(file)}", file=sys.stderr)
+    return file.exists()
+
+
 def read_csv(file: Path, **options) -> pd.DataFrame:
     """A CSV file; raises BadInput where there is none or it cannot be read."""
     try:
@@ -92,15 +99,13 @@ def read_experiment(results: Path, variables: Iterable[str], where: dict[str, st
     """
     tables = []
     for folder in [results / method / variable for method in METHODS for variable in variables]:
-        if (folder / "results.csv").exists():
+        if folder.parent.exists() and exists(folder / "results.csv"):
             table = tidy(select(read_method(folder / "results.csv"), where), folder.parent.name)
             if table.duplicated([name for name in (*IDENTITY, *over) if name in table]).any():
                 lists = [key for key, values in swept(read_config(folder)).items() if len(values) > 1]
                 raise BadInput(f"{shown(folder)} sweeps {', '.join(lists)}; figures average over models only, so take "
                                "one value with --where KEY=VALUE.")
             tables.append(table.assign(variable=folder.name))
-        elif folder.parent.exists():
-            print(f"missing: {shown(folder / 'results.csv')}", file=sys.stderr)
     if not tables:
         raise BadInput(f"nothing to draw in {shown(results)}.")
     return pd.concat(tables, ignore_index=True)
@@ -131,16 +136,19 @@ def markdown_table(rows: list[list[str]]) -> str:
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]) + "\n"
 
 
-def parse(description: str | None, results: Path, further: Options | None = None) -> Namespace:
-    """The command line of a script: `results` to read, `out` to write, both as whole paths, and further options."""
+def parse(description: str | None, results: Path, further: Options | None = None, out: str = "figures") -> Namespace:
+    """The command line of a script: `results` to read, `out` to write, both as whole paths, and further options.
+
+    out: what is written by default, in the folder of results; {OPTION} stands for an option's value.
+    """
     known: Options = {"--results": {"type": Path, "default": results, "help": "the folder to read"},
-                      "--out": {"type": Path, "help": "default: RESULTS/figures"}}
+                      "--out": {"type": Path, "help": f"default: RESULTS/{out}"}}
     parser = ArgumentParser(description=str(description).partition("\n")[0])
     for name, option in (known | (further or {})).items():
         parser.add_argument(name, **option)
     options = parser.parse_args()
     options.results = options.results.absolute()
-    options.out = (options.out or options.results / "figures").absolute()
+    options.out = (options.out or options.results / out.format(**vars(options))).absolute()
     check_folder("--out", options.out.parent if options.out.is_file() else options.out)
     if "where" in options:
         options.where = dict(pair.partition("=")[::2] for pair in options.where)

@@ -11,8 +11,7 @@ from functools import partial
 import torch
 
 from benchmarks.timing import Step, compare
-from interp.methods.counterfactual import counterfactual_embeddings
-from interp.methods.probes import build_probe
+from interp.methods.probes import build_probe, counterfactual_embeddings
 
 EXAMPLES, SAMPLE, STEPS, ROUNDS = (100, 2, 10, 2) if "--quick" in sys.argv else (5000, 20, 100, 5)
 CLASSES, D_MODEL = 113, 128

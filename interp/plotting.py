@@ -11,13 +11,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from torch import Tensor
 
 from interp.runs.config import shown
-from interp.runs.files import place, writing
+from interp.runs.files import write, writing
 
 plt.switch_backend("Agg")  # figures are files; no display is needed
 sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
@@ -43,9 +42,9 @@ def save_figure(figure: Figure, path: Path) -> None:
     print(f"{shown(path)}.png and .pdf")
 
 
-def wrapped(text: str, letters: float) -> str:
-    """A text in lines of at most so many letters; a longer word has a line to itself."""
-    return "\n".join(textwrap.fill(line, max(8, int(letters)), break_long_words=False) for line in text.splitlines())
+def wrapped(text: str, letters: float, broken: bool = False) -> str:
+    """A text in lines of at most so many letters; a longer word has a line to itself, or is broken."""
+    return "\n".join(textwrap.fill(line, max(8, int(letters)), break_long_words=broken) for line in text.splitlines())
 
 
 def draw_curves(table: pd.DataFrame, setting_names: Sequence[str], title: str, path: Path) -> None:
@@ -91,14 +90,11 @@ class UpdateAnimation:
                         legend="full" if few else "brief", ax=axis)
         axis.legend(title="value", fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
         axis.set(title=title, xlabel="first principal component", ylabel="second principal component")
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        self.frames.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+        figure.canvas.draw()
+        self.frames.append(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())  # type: ignore  # of Agg's canvas
         plt.close(figure)
 
     def save(self, path: Path, seconds_per_frame: float = 0.5) -> None:
         content = io.BytesIO()  # to a full disk, the writer would print a traceback and leave its file open
         imageio.mimsave(content, self.frames, format="GIF", duration=1000 * seconds_per_frame, loop=0)
-        with writing(path) as temporary:
-            temporary.write_bytes(content.getbuffer())
-            place(temporary, path)
+        write(path, content.getbuffer(), replaces=False)

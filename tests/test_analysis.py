@@ -174,7 +174,7 @@ def test_layers_and_models_are_summarized_as_means_over_seeds(tmp_path, analyse)
     write_table(results / "amnesic/smollm2/results.csv", [
         {"target_layer": 3, "residual_location": "resid_post", "heldout_acc": value} | erased for value in (0.5, 0.7)])
     finished = analyse("summarize_layers", "--results", results, "--model", "smollm2")
-    assert finished.returncode == 0 and finished.stdout.count("missing: ") == 4, finished.stderr
+    assert finished.returncode == 0 and finished.stderr.count("missing: ") == 4, finished.stderr
     assert drawn(results / "figures/smollm2") == {"layers"}
     assert "| 3, MLP | 0.30 / 0.00 | 0.00 /  |" in (results / "figures/smollm2/layers.md").read_text()
     row = {"target_layer": 29, "operation": "attn", "full_model_knn_test_acc": 0.6, "vanilla_acc_iid": 0.95,

@@ -7,10 +7,16 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch.nn.functional import one_hot, relu
 
-from interp.methods.circuits import find_circuit, mean_loss, soft_nearest_neighbor_loss
+from interp.methods.circuits import (
+    draw_references,
+    find_circuit,
+    mean_loss,
+    nearest_neighbor_accuracy,
+    soft_nearest_neighbor_loss,
+)
 from interp.methods.masks import Circuit, ImpossibleAblation, NeuronMasks, l0
-from interp.methods.neighbors import draw_references, majority_accuracy, nearest_neighbor_accuracy
 from interp.methods.optimize import batches_in_order, even_batch, shuffled_batches
+from interp.methods.probes import majority_accuracy
 from interp.models.examples import Answer, Examples
 from interp.models.family import family_of
 from interp.models.loading import build_gpt2

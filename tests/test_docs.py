@@ -10,6 +10,7 @@ import re
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import keep_runs
 import make_tables
@@ -33,8 +34,8 @@ from analysis.tables import read_experiment
 from conftest import comparison_values, rows_of, write_yaml
 from interp import methods
 from interp.experiment import main
-from interp.methods.interchange import registry
-from interp.methods.table import INTERCHANGES, METHODS, Method
+from interp.methods.interchange.registry import INTERCHANGES, Compared
+from interp.methods.table import METHODS, Method
 from interp.models import attention
 from interp.runs.config import PROJECT_ROOT, read_yaml
 
@@ -268,9 +269,10 @@ def test_the_new_method_takes_sentences_too(mean_difference, tmp_path):
 
 def test_a_method_joins_the_comparison_as_its_page_says(tiny, tmp_path, monkeypatch):
     files = write_files("add_a_method.md", tmp_path, {})
-    added = runpy.run_path(str(files["interp/methods/interchange/ridge.py"]))["ridge"]
-    monkeypatch.setitem(registry.FITS, "ridge", added)
-    monkeypatch.setitem(INTERCHANGES, "ridge", "variable")
+    added = SimpleNamespace(**runpy.run_path(str(files["interp/methods/interchange/ridge.py"])))
+    monkeypatch.setitem(sys.modules, "interp.methods.interchange.ridge", added)
+    [entry] = [block for _, block in blocks_of("add_a_method.md", "python") if "Compared(" in block]
+    monkeypatch.setitem(INTERCHANGES, "ridge", eval(f"{{{entry}}}", {"Compared": Compared})["ridge"])
     values = comparison_values(tiny.folder) | {"method_list": ["lda", "ridge"], "results_dir": str(tmp_path / "r")}
     assert main(compare_methods.SCRIPT, ["--config", str(write_yaml(tmp_path / "config.yaml", values))]) == 0
     rows = [row for row in rows_of(tmp_path / "r/results.csv") if row["method"] == "ridge"]

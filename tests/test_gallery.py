@@ -12,7 +12,8 @@ from matplotlib.text import Text
 
 from analysis import comparison_figures, figures, summarize_model_overlap
 from interp import plotting
-from interp.methods.table import COMPONENT_OF, INTERCHANGES, METHODS
+from interp.methods.interchange.registry import INTERCHANGES
+from interp.methods.table import COMPONENT_OF, METHODS
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning", "error::RuntimeWarning", "error::DeprecationWarning",
                                         "error::FutureWarning")

@@ -1,5 +1,6 @@
 """Methods compared by interchange: what holds for every one of them, the measures, the controls, the script."""
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,10 +26,8 @@ from interp.methods.interchange.base import (
 )
 from interp.methods.interchange.circuit import WEIGHTS
 from interp.methods.interchange.linear import fit_probe
-from interp.methods.interchange.options import RANKED
-from interp.methods.interchange.registry import FITS, fit, load_interchange
+from interp.methods.interchange.registry import INTERCHANGES, Compared, fit, load_interchange
 from interp.methods.masks import Circuit, ImpossibleAblation, NeuronMasks
-from interp.methods.table import INTERCHANGES
 from interp.models.examples import Answer
 from interp.models.open_model import hooked
 from interp.models.replay import ReplayedBlock
@@ -37,6 +36,7 @@ from interp.runs.settings import expand_settings
 from interp.statistics import interval
 from language_model import random_model, word_level_tokenizer
 
+RANKED = ("random", "pca", "difference_in_means", "linear_probe", "lda", "das_k")  # which the config's key `rank` rules
 LINEAR = ("none", "full", "random", "pca", "difference_in_means", "linear_probe", "leace", "lda", "das_k")
 WITH_CIRCUITS = {"method_list": ["circuit_update"]}  # so that what the sublayer reads is kept
 
@@ -100,8 +100,6 @@ def projector(found: Interchange) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", INTERCHANGES)
 def test_every_method_keeps_its_promises(name, of_sequences, of_sentences, tmp_path):
-    assert set(INTERCHANGES) == set(FITS)
-    assert INTERCHANGES[name] in ("nothing", "activations", "variable", "answers")
     for number, site in enumerate((of_sequences, of_sentences)):
         pairs, options = site.select, QUICK.get(name, {})
         found = fit(name, site, seed=1, **options)
@@ -306,13 +304,13 @@ def force(site, seed):
     patch = torch.zeros(site.n_classes, site.model.d_model, requires_grad=True)
     learn_from_answers(site, [patch], lambda pairs, done: (pairs.base_activations + patch[pairs.source_values], 0),
                        lr=1.0, epochs=60, batch_size=100, seed=seed)
-    return Force("force", None, {"patch": 20 * patch.detach()})
+    return Force(None, {"patch": 20 * patch.detach()})
 
 
 def test_a_method_that_forces_answers_is_caught_by_two_controls(language, tmp_path, monkeypatch):
     """By arbitrary words in the place of the answers, and by the interchange of everything at the site."""
-    monkeypatch.setitem(FITS, "force", force)
-    monkeypatch.setitem(INTERCHANGES, "force", "answers")
+    monkeypatch.setitem(sys.modules, "interp.methods.interchange.forcing", sys.modules[__name__])
+    monkeypatch.setitem(INTERCHANGES, "force", Compared("forcing", "answers"))
     table = table_of(tmp_path, sentence_values(language, tmp_path) | {
         "method_list": ["force", "full"], "variable_list": ["labels"], "residual_location_list": ["resid_mid"],
         "target_layer_list": [0]}).loc["labels"]
@@ -410,7 +408,7 @@ def test_all_methods_on_sequences_against_the_plain_model(tiny, tmp_path):
         if draws:
             assert [row.random_iia_mean, row.random_iia_max, row.empirical_p] == pytest.approx(
                 [sum(draws) / 2, max(draws), (1 + sum(draw >= hits[:40].mean().item() for draw in draws)) / 3])
-        supervision = INTERCHANGES[row.method]
+        supervision = INTERCHANGES[row.method].supervision
         assert pd.isna(row.selectivity) == (supervision not in ("variable", "answers"))
         if row.method in ("lda", "das", "das_k", "circuit_update"):
             site, control = trial.controls[supervision]

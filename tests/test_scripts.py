@@ -33,11 +33,10 @@ from conftest import (
     write_yaml,
 )
 from interp.experiment import main
-from interp.methods.circuits import soft_nearest_neighbor_loss
+from interp.methods.circuits import draw_references, soft_nearest_neighbor_loss
 from interp.methods.das import load_alignment
 from interp.methods.erasure import decodability, erased_rank, fit_eraser, random_eraser
 from interp.methods.masks import load_circuit
-from interp.methods.neighbors import draw_references
 from interp.models.family import family_of
 from interp.models.loading import build_gpt2, load_model
 from interp.models.open_model import OpenModel, Site

@@ -1,4 +1,4 @@
-"""Circuit probing: the mask under which a sublayer's updates cluster by a variable's value."""
+"""Circuit probing: the mask under which a sublayer's updates cluster by a variable's value, and how well they do."""
 
 from collections.abc import Callable
 
@@ -17,12 +17,8 @@ EPSILON = 1e-5
 def soft_nearest_neighbor_loss(updates: Tensor, labels: Tensor) -> Tensor:
     """How poorly updates cluster by class, in nats (arXiv 2311.04354, circuit probing).
 
-    With s_ij = exp(cos(u_i, u_j) - 1), the mean over i of
-    -log (Σ_{j≠i, y_j=y_i} s_ij + ε) / (Σ_{j≠i} s_ij + ε).
-
-    Args:
-        updates: (batch, d_model).
-        labels: (batch,).
+    With s_ij = exp(cos(u_i, u_j) - 1), the mean over i of -log (Σ_{j≠i, y_j=y_i} s_ij + ε) / (Σ_{j≠i} s_ij + ε).
+    updates: (batch, d_model), labels: (batch,).
     """
     unit = F.normalize(updates, dim=-1)
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
@@ -33,22 +29,15 @@ def soft_nearest_neighbor_loss(updates: Tensor, labels: Tensor) -> Tensor:
     return -(alike / everyone).log().mean()
 
 
-def find_circuit(sublayer: Sublayer, replayed: Replay, labels: Tensor, *, lr: float, batch_size: int,
-                 num_epochs: int, mask_init: float, max_temp: float, l0_lambda: float,
-                 generator: torch.Generator,
+def find_circuit(sublayer: Sublayer, replayed: Replay, labels: Tensor, *, lr: float, batch_size: int, num_epochs: int,
+                 mask_init: float, max_temp: float, l0_lambda: float, generator: torch.Generator,
                  after_epoch: Callable[[int, Masks], None] | None = None) -> Circuit:
-    """Learn a binary mask over a frozen sublayer's neurons.
+    """Learn a binary mask over a frozen sublayer's neurons; raises RunFailed: the loss is not a number.
 
-    The temperature of the soft mask grows from 1 to max_temp, a factor max_temp^(1/num_epochs)
-    an epoch. Batches are shuffled by a CPU generator; an incomplete last one is dropped.
-
-    Args:
-        replayed: the sublayer on the training examples.
-        labels: (examples,) the variable's value.
-        after_epoch: called with the number of epochs done and the soft masks in force.
-
-    Raises:
-        RunFailed: the loss is not a number.
+    The temperature of the soft mask grows from 1 to max_temp, a factor max_temp^(1/num_epochs) an epoch. Batches are
+    shuffled by a CPU generator; an incomplete last one is dropped. replayed: the sublayer on the training examples.
+    labels: (examples,) the variable's value. after_epoch: called with the number of epochs done and the soft masks in
+    force.
     """
     masks = NeuronMasks(sublayer, mask_init)
     temperature, penalty = 1.0, torch.zeros(())
@@ -80,3 +69,22 @@ def mean_loss(updates: Tensor, labels: Tensor, batches: list[Tensor]) -> float:
     losses = [soft_nearest_neighbor_loss(updates[rows], labels[rows])
               for rows in (batch.to(labels.device) for batch in batches)]
     return torch.stack(losses).mean().item()
+
+
+def draw_references(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """One example of each class, at random: row numbers, (classes,) in order of the classes."""
+    order = torch.randperm(len(labels), generator=generator)
+    shuffled = labels.cpu()[order]
+    return torch.stack([order[(shuffled == value).nonzero()[0, 0]] for value in shuffled.unique()])
+
+
+@torch.no_grad()
+def nearest_neighbor_accuracy(references: Tensor, reference_labels: Tensor, updates: Tensor,
+                              labels: Tensor) -> float | None:
+    """Accuracy of giving each update the class of its nearest reference by cosine distance; None without updates.
+
+    references: (classes, d_model), reference_labels: (classes,). updates: (examples, d_model), labels: (examples,).
+    """
+    similarity = F.normalize(updates, dim=-1) @ F.normalize(references, dim=-1).T  # (examples, classes)
+    predicted = reference_labels[similarity.argmax(1)]
+    return (predicted == labels).double().mean().item() if len(labels) else None

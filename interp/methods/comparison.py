@@ -3,6 +3,7 @@
 Sources that are rows of the same data (sentences) are drawn within the split.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations
@@ -11,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from interp.methods import circuits
+from interp.methods.circuits import find_circuit
 from interp.methods.interchange.base import Pairs, SiteUnderStudy, SplitAtSite
 from interp.methods.masks import Circuit
 from interp.methods.optimize import even_batch
@@ -25,10 +26,6 @@ from interp.runs.config import BadInput
 from interp.tasks.sentences import drawn_pairs
 from interp.tasks.study import Data, portions
 
-SPLITS = ("fit", "select", "test")
-
-
-# ----------------------------------------------------------------------------- pairs of examples
 
 def split_pairs(data: Data, variable: str, n_fit: int, n_select: int, data_seed: int) -> dict[str, ExamplePairs]:
     """The base-source pairs of fit, select and test."""
@@ -41,11 +38,7 @@ def split_pairs(data: Data, variable: str, n_fit: int, n_select: int, data_seed:
 
 
 def with_source_answers(data: Data) -> Data:
-    """Sequences with the right answers of their sources, which their files do not give.
-
-    Raises:
-        BadInput: a source is neither in train nor in test.
-    """
+    """Sequences with the answers of their sources, which files do not give; raises BadInput: one is in neither file."""
     known = {tuple(row): answer for examples in (data.train, data.tests["test"])
              for row, answer in zip(examples.tokens.tolist(), examples.answer.right.tolist())}
     pairs = {}
@@ -144,19 +137,12 @@ def study_site(model: OpenModel, data: Data, site: Site, variable: str, n_fit: i
     return site_under_study(pairs["fit"], pairs["select"], pairs["test"], variable), pairs["test"]
 
 
-def circuit_finder(fit: Pairs):
+def circuit_finder(fit: Pairs) -> Callable[..., Circuit]:
     """Circuit probing on the bases of the fit pairs; methods that ask for the same options share the circuit."""
-    @cache
-    def find_circuit(seed: int, lr: float, num_epochs: int, l0_lambda: float) -> Circuit:
-        return circuits.find_circuit(
-            fit.split.sublayer, fit.split.replay, fit.base_values, lr=lr, batch_size=even_batch(len(fit), 500),
-            num_epochs=num_epochs, mask_init=0.0, max_temp=200, l0_lambda=l0_lambda,
-            generator=torch.Generator().manual_seed(seed))  # the bases are the split's first rows
+    return cache(lambda seed, **training: find_circuit(
+        fit.split.sublayer, fit.split.replay, fit.base_values, batch_size=even_batch(len(fit), 500), mask_init=0.0,
+        max_temp=200, generator=torch.Generator().manual_seed(seed), **training))  # the bases are the first rows
 
-    return find_circuit
-
-
-# -------------------------------------------------------------------------------------- controls
 
 def control_tasks(site: SiteUnderStudy, test: Pairs, data_seed: int) -> dict[str, tuple[SiteUnderStudy, Pairs]]:
     """By supervision, the same site where what methods learn from means nothing, and the test pairs to match.
@@ -181,10 +167,8 @@ def control_tasks(site: SiteUnderStudy, test: Pairs, data_seed: int) -> dict[str
 def words_of(pairs: Pairs, rows: Tensor) -> list[list[str]]:
     """The words of some rows of a split, or the numbers of sequences."""
     examples: Examples = pairs.split.examples
-    if examples.texts:
-        return [examples.texts[row].split() for row in rows.tolist()]
-    tokens = rows_of(examples)
-    return [list(map(str, tokens[row])) for row in rows.tolist()]
+    words = [text.split() for text in examples.texts] or [list(map(str, row)) for row in rows_of(examples)]
+    return [words[row] for row in rows.tolist()]
 
 
 def permuted_labels(rows: list[list[str]], values: Tensor, generator: torch.Generator) -> Tensor | None:
@@ -197,11 +181,10 @@ def permuted_labels(rows: list[list[str]], values: Tensor, generator: torch.Gene
     places = [*range(shortest), *range(-shortest, 0)]
     table = pd.DataFrame([[row[place] for place in places] for row in rows], columns=places).assign(
         value=values.tolist())
-    for chosen in (*combinations(places, 1), *combinations(places, 2)):
-        kinds = table.groupby(list(chosen), sort=False)["value"]
-        if (kinds.nunique() == 1).all():
-            break
-    else:
+    groupings = (table.groupby(list(chosen), sort=False)["value"]
+                 for chosen in (*combinations(places, 1), *combinations(places, 2)))
+    kinds = next((kinds for kinds in groupings if (kinds.nunique() == 1).all()), None)
+    if kinds is None:
         return None
     of_kinds = torch.tensor(kinds.first().tolist())
     permuted = of_kinds[torch.randperm(len(of_kinds), generator=generator)]

@@ -1,8 +1,7 @@
-"""Boundless distributed alignment search: a rotated subspace that carries a variable causally.
+"""Boundless distributed alignment search (arXiv 2305.08809): a rotated subspace that carries a variable causally.
 
-Interchange, in the basis R, the first β·d coordinates of a base activation with those of a source:
-if they carry the variable, the model answers as if it had the source's value. Symbols as in
-docs/das.md (boundless DAS: arXiv 2305.08809).
+Interchange, in the basis R, the first β·d coordinates of a base activation with those of a source: if they carry the
+variable, the model answers as if it had the source's value. Symbols as in docs/das.md.
 """
 
 from collections.abc import Callable
@@ -15,24 +14,37 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 from transformers import get_linear_schedule_with_warmup
 
+from interp.methods.interchange.base import Interchange, Pairs, random_subspace
 from interp.methods.optimize import optimize
-from interp.models.open_model import ForwardFrom
-from interp.runs.config import BadInput, shown
 from interp.runs.tensors import load_tensors, save_tensors
 
 FIRST_TEMPERATURE, LAST_TEMPERATURE = 50.0, 0.1
 SMALLEST_WIDTH = 1e-3
 WARM_UP = 0.1  # the share of all steps in which the learning rate grows from 0; then it falls to 0, linearly both
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # states (batch, d), row numbers (batch,) -> (batch,)
-
 
 @dataclass(frozen=True)
-class Alignment:
-    """A learned subspace: the rotation R (d, d), orthogonal, and its width β, a share of d."""
+class Alignment(Interchange):
+    """A learned subspace. tensors: the rotation R (d, d), orthogonal, and its width β, a share of d."""
 
-    rotation: Tensor
-    width: float
+    @classmethod
+    def of(cls, rotation: Tensor, width: float) -> "Alignment":
+        tensors = {"rotation": rotation, "width": torch.tensor(width, dtype=torch.float64)}
+        return cls(round(width * len(rotation)), tensors)
+
+    @property
+    def rotation(self) -> Tensor:
+        return self.tensors["rotation"]
+
+    @property
+    def width(self) -> float:
+        return self.tensors["width"].item()
+
+    def __call__(self, pairs: Pairs) -> Tensor:
+        return self.intervene(pairs.base_activations, pairs.source_activations)
+
+    def random_like(self, generator: torch.Generator) -> Interchange:
+        return random_subspace(len(self.rotation), self.rank or 1, generator)
 
     def intervene(self, base: Tensor, source: Tensor) -> Tensor:
         """Base activations with the subspace's coordinates of the sources: (batch, d)."""
@@ -48,8 +60,7 @@ class Alignment:
 
 def boundary(width: Tensor, dimensions: Tensor, temperature: float) -> Tensor:
     """g_i = σ(i/τ) σ((β·d - i)/τ) for the dimensions i = 0 .. d-1: about 1 inside the subspace, 0 outside; (d,)."""
-    return (torch.sigmoid(dimensions / temperature)
-            * torch.sigmoid((width * len(dimensions) - dimensions) / temperature))
+    return torch.sigmoid(dimensions / temperature) * torch.sigmoid((width * len(dimensions) - dimensions) / temperature)
 
 
 def interchange(rotation: Tensor, gate: Tensor, base: Tensor, source: Tensor) -> Tensor:
@@ -65,9 +76,8 @@ class AlignmentSearch(nn.Module):
     def __init__(self, d: int, orthogonal_map: str, seed: int):
         super().__init__()
         torch.manual_seed(seed)
-        weight = nn.init.orthogonal_(torch.empty(d, d))
         rotation = nn.Module()
-        rotation.weight = nn.Parameter(weight)
+        rotation.weight = nn.Parameter(nn.init.orthogonal_(torch.empty(d, d)))
         self.rotation = orthogonal(rotation, orthogonal_map=orthogonal_map)
         self.boundary = nn.Parameter(torch.tensor([1.0, 0.0]))
         self.register_buffer("dimensions", torch.arange(float(d)))
@@ -86,26 +96,17 @@ class AlignmentSearch(nn.Module):
 
     @torch.no_grad()
     def alignment(self) -> Alignment:
-        return Alignment(cast(Tensor, self.rotation.weight).detach().clone(), self.width().item())
+        return Alignment.of(cast(Tensor, self.rotation.weight).detach().clone(), self.width().item())
 
 
-def search_alignment(forward: ForwardFrom, loss_of: Loss, base: Tensor, source: Tensor, train: Tensor, *, lr: float,
-                     boundary_lr: float, batch_size: int, epochs: int, orthogonal_map: str, seed: int,
+def search_alignment(loss_of: Callable[[Tensor, Tensor], Tensor], base: Tensor, source: Tensor, train: Tensor, *,
+                     lr: float, boundary_lr: float, batch_size: int, epochs: int, orthogonal_map: str, seed: int,
                      accuracy: Callable[[Alignment], float]) -> tuple[Alignment, list[dict[str, Any]]]:
-    """Learn a rotation and its boundary; the best by `accuracy` (the later of equals) is returned.
+    """Learn a rotation and its boundary: the best by `accuracy` (the later of equals), and a row for each epoch.
 
-    Args:
-        forward: the model above the site.
-        loss_of: the loss of its final hidden states for the counterfactual answers.
-        base, source: (pairs, d) activations at the site.
-        train: row numbers to learn from, in batches of this order.
-        accuracy: called with the alignment after each epoch.
-
-    Returns:
-        The alignment and a log with a row for each epoch.
-
-    Raises:
-        RunFailed: the loss is not a number.
+    loss_of: the model's for the counterfactual answers, (batch,), with activations (batch, d) in the place of the bases
+    with these row numbers. base, source: (pairs, d) activations at the site. train: row numbers to learn from, in
+    batches of this order. accuracy: called with the alignment after each epoch. Raises RunFailed.
     """
     search = AlignmentSearch(base.shape[1], orthogonal_map, seed).to(base.device)
     optimizer = torch.optim.Adam([{"params": search.rotation.parameters(), "lr": lr},
@@ -123,7 +124,7 @@ def search_alignment(forward: ForwardFrom, loss_of: Loss, base: Tensor, source: 
         nonlocal temperature
         temperature, (rows, bases, sources) = next(temperatures), batch
         intervened, penalty = search(bases, sources, temperature)
-        loss = loss_of(forward(intervened, rows), rows).mean() + penalty
+        loss = loss_of(intervened, rows).mean() + penalty
         losses.append(loss.detach())
         return loss
 
@@ -138,20 +139,16 @@ def search_alignment(forward: ForwardFrom, loss_of: Loss, base: Tensor, source: 
         losses.clear()
 
     optimize(optimizer, loss_of_batch, lambda: batches, epochs, name="DAS", after_step=schedule.step,
-             after_epoch=choose,
-             advice=lambda: "lr" if torch.isfinite(search.boundary.sum()) else "boundary_lr")
+             after_epoch=choose, advice=lambda: "lr" if torch.isfinite(search.boundary.sum()) else "boundary_lr")
     return best, log
 
 
 def save_alignment(alignment: Alignment, path: Path, about: dict[str, Any]) -> None:
     """Save an alignment; `about` (its setting, model, label) goes into the file."""
-    save_tensors(path, {"rotation": alignment.rotation,
-                        "width": torch.tensor(alignment.width, dtype=torch.float64)}, about)
+    save_tensors(path, alignment.tensors, about)
 
 
 def load_alignment(path: str | Path) -> tuple[Alignment, dict[str, Any]]:
     """A saved alignment and what it is about; raises BadInput where there is none."""
-    tensors, about = load_tensors("alignment", path)
-    if set(tensors) != {"rotation", "width"}:
-        raise BadInput(f"{shown(path)} is not a saved alignment.")
-    return Alignment(tensors["rotation"], tensors["width"].item()), about
+    tensors, about = load_tensors("alignment", path, {"rotation", "width"})
+    return Alignment.of(tensors["rotation"], tensors["width"].item()), about

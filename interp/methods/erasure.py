@@ -1,7 +1,5 @@
 """Amnesic probing: erase what is linearly readable about a variable, with LEACE (arXiv 2306.03819)."""
 
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 from concept_erasure import LeaceEraser
@@ -20,17 +18,14 @@ def fit_eraser(activations: Tensor, labels: Tensor, n_classes: int, precision: s
     nearly always, in float64 at a standard deviation below about 0.01. The fit in float64 therefore measures
     activations in units of their standard deviation, which changes nothing else.
 
-    Args:
-        activations: (examples, d_model) with labels (examples,) below n_classes.
-        precision: of the fit, "float64" or, as published, "float32"; the eraser itself is of the activations' type.
-        options: of concept-erasure's fitter, such as `shrinkage` of the covariance.
+    activations: (examples, d_model) with labels (examples,) below n_classes. precision: of the fit, "float64" or, as
+    published, "float32"; the eraser itself is of the activations' type. options: of concept-erasure's fitter.
     """
     wide = activations.to(getattr(torch, precision))
     unit = wide.std() if precision == "float64" and wide.std() > 0 else 1.0
     eraser = LeaceEraser.fit(wide / unit, F.one_hot(labels, n_classes).to(wide.dtype), **options)
-    eraser = replace(eraser, bias=eraser.bias * unit)
-    parts = ("proj_left", "proj_right", "bias")
-    return replace(eraser, **{name: getattr(eraser, name).to(activations) for name in parts})
+    parts = eraser.proj_left, eraser.proj_right, eraser.bias * unit
+    return LeaceEraser(*(part.to(activations) for part in parts))
 
 
 def erased_rank(eraser: LeaceEraser) -> int:
@@ -45,16 +40,11 @@ def random_eraser(activations: Tensor, rank: int, generator: torch.Generator) ->
     return LeaceEraser(basis, basis.T, activations.mean(0))
 
 
-def decodability(activations: Tensor, labels: Tensor, n_classes: int, *, lr: float, num_steps: int,
-                 seed: int) -> float:
-    """Accuracy that a linear probe reaches on the examples it is trained on, full-batch, by AdamW.
-
-    Raises:
-        RunFailed: the loss is not a number.
-    """
+def decodability(activations: Tensor, labels: Tensor, n_classes: int, *, lr: float, num_steps: int, seed: int) -> float:
+    """Accuracy that a linear probe reaches on the examples it is trained on, full-batch, by AdamW; raises RunFailed."""
     probe = build_probe(activations.shape[1], n_classes, -1, seed).to(activations.device)
     optimize(torch.optim.AdamW(probe.parameters(), lr=lr),
              lambda step, rows: F.cross_entropy(probe(activations), labels), lambda: [labels], num_steps,
-             name="decodability", advice=lambda: "lr")
+             name="decodability")
     with torch.no_grad():
         return (probe(activations).argmax(-1) == labels).double().mean().item()

@@ -1,7 +1,7 @@
 """Neuron masks over one sublayer: soft while training, hard as a circuit, inverted to ablate it.
 
-A mask has one entry per output neuron of each linear map; every weight into the neuron shares
-it and the bias is never masked, so masking the weights equals gating the product x @ weight.
+A mask has one entry per output neuron of each linear map; every weight into the neuron shares it and the bias is never
+masked, so masking the weights equals gating the product x @ weight.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from interp.models.sublayers import Masks, Sublayer
-from interp.runs.config import BadInput, shown
 from interp.runs.tensors import load_tensors, save_tensors
 
 
@@ -49,8 +48,7 @@ def l0(masks: Masks, fan_in: dict[str, int]) -> Tensor:
 class Circuit:
     """The neurons of a sublayer with m > 0.
 
-    scores: the mask parameters m of each linear map, (neurons,).
-    fan_in: the number of weights into each neuron of a map.
+    scores: the mask parameters m of each linear map, (neurons,). fan_in: the number of weights into a map's neuron.
     """
 
     scores: dict[str, Tensor]
@@ -62,26 +60,22 @@ class Circuit:
 
     def ablation(self, maps: tuple[str, ...] | None = None) -> Masks:
         """0 for the circuit's neurons, 1 for all others; in the named maps only, if any are named."""
-        return {name: (score <= 0).to(score.dtype) if maps is None or name in maps
-                else torch.ones_like(score) for name, score in self.scores.items()}
+        return {name: (score <= 0).to(score.dtype) if maps is None or name in maps else torch.ones_like(score)
+                for name, score in self.scores.items()}
 
     def random_ablation(self, generator: torch.Generator) -> Masks:
         """0 for as many random neurons per map as the circuit has, none of them in it.
 
-        Drawn from the neurons with m < 0 by a CPU generator, so that a seed means the same
-        everywhere.
-
-        Raises:
-            ImpossibleAblation: a map has fewer such neurons than the circuit has there.
+        Drawn from the neurons with m < 0 by a CPU generator, so that a seed means the same everywhere. Raises
+        ImpossibleAblation: a map has fewer such neurons than the circuit has there.
         """
         masks = {}
         for name, score in self.scores.items():
             size = int((score > 0).sum())
             outside = (score < 0).nonzero().flatten().cpu()  # (candidates,)
             if size > len(outside):
-                raise ImpossibleAblation(
-                    f"the circuit holds {size} of the {len(score)} neurons of {name}; only "
-                    f"{len(outside)} outside of it can be drawn")
+                raise ImpossibleAblation(f"the circuit holds {size} of the {len(score)} neurons of {name}; only "
+                                         f"{len(outside)} outside of it can be drawn")
             drawn = outside[torch.randperm(len(outside), generator=generator)[:size]]
             masks[name] = torch.ones_like(score)
             masks[name][drawn.to(score.device)] = 0
@@ -101,7 +95,5 @@ def save_circuit(circuit: Circuit, path: Path, about: dict[str, Any]) -> None:
 
 def load_circuit(path: str | Path) -> tuple[Circuit, dict[str, Any]]:
     """A saved circuit and what it is about; raises BadInput where there is none."""
-    scores, about = load_tensors("circuit", path)
-    if "fan_in" not in about:
-        raise BadInput(f"{shown(path)} is not a saved circuit.")
+    scores, about = load_tensors("circuit", path, {"fan_in"})
     return Circuit(scores, about.pop("fan_in")), about

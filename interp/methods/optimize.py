@@ -10,22 +10,17 @@ from interp.runs.config import RunFailed
 from interp.runs.progress import Progress
 
 Batch = TypeVar("Batch")
-Loss = Callable[[int, Batch], Tensor]  # epoch from 0, a batch -> a scalar
 
 
-def optimize(optimizer: torch.optim.Optimizer, loss_of: Loss[Batch], batches: Callable[[], Iterable[Batch]],
-             epochs: int, *, name: str, advice: Callable[[], str], after_step: Callable[[], None] = lambda: None,
+def optimize(optimizer: torch.optim.Optimizer, loss_of: Callable[[int, Batch], Tensor],
+             batches: Callable[[], Iterable[Batch]], epochs: int, *, name: str,
+             advice: Callable[[], str] = lambda: "lr", after_step: Callable[[], None] = lambda: None,
              after_epoch: Callable[[int], None] = lambda done: None) -> None:
-    """Take a step for each batch of each epoch.
+    """Take a step for each batch of each epoch; raises RunFailed: the loss is not a number.
 
-    Args:
-        batches: the batches of an epoch, such as row numbers (batch,).
-        name: of what is trained, on the progress bar and in messages.
-        advice: which value should be smaller, if the loss is not a number.
-        after_epoch: called with the number of epochs done.
-
-    Raises:
-        RunFailed: the loss is not a number.
+    loss_of: of an epoch, from 0, and a batch: a scalar. batches: those of an epoch, such as row numbers (batch,). name:
+    of what is trained, on the progress bar and in messages. advice: which value should be smaller, if the loss is not a
+    number. after_epoch: called with the number of epochs done.
     """
     bar = Progress(range(epochs), desc=name, unit="epoch")
     for epoch in bar:

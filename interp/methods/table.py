@@ -1,4 +1,4 @@
-"""What is known about the methods, once: for the workflow, the figures and tests."""
+"""What is known about the methods of the paper, once: for the workflow, the figures and tests."""
 
 from dataclasses import dataclass
 
@@ -40,9 +40,3 @@ ABLATION_COLUMNS = {"full": "vanilla_acc_{}", "circuit": "ablated_acc_{}", "rand
 # the untouched model's accuracy, and that after the intervention, in the tables of the methods that have both
 BEFORE_AND_AFTER = (("vanilla_acc_test", "ablated_acc_test"), ("vanilla_acc_same", "ablated_acc_same"),
                     ("test_vanilla_acc", "test_acc"), ("same_test_vanilla_acc", "same_test_acc"))
-
-INTERCHANGES = {  # the methods that are compared, with the supervision of each
-    "circuit_complement": "variable", "circuit_neurons": "variable", "circuit_selected": "variable",
-    "circuit_update": "variable", "das": "answers", "das_k": "answers", "difference_in_means": "variable",
-    "full": "nothing", "lda": "variable", "leace": "variable", "linear_probe": "variable", "mlp_probe": "variable",
-    "neuron_mask": "answers", "none": "nothing", "pca": "activations", "random": "nothing"}

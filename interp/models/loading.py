@@ -90,6 +90,7 @@ def read_model_config(key: str, path: str) -> PretrainedConfig:
 
 def read_config(key: str, folder: Path, gguf: dict[str, str]) -> PretrainedConfig:
     """The configuration in a folder, that of a model with more than text included; raises BadInput."""
+    where = shown(folder / gguf.get("gguf_file", ""))
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **gguf)
         for size in SIZES:
@@ -99,12 +100,12 @@ def read_config(key: str, folder: Path, gguf: dict[str, str]) -> PretrainedConfi
     except Exception as error:  # whatever a hand-edited configuration raises, the user sees its folder named
         why = "it takes code from the folder, which is not run" if "trust_remote_code" in str(error) else first_line(
             error)
-        raise BadInput(f"{key}: {shown(folder)} cannot be read as a model: {why}") from None
+        raise BadInput(f"{key}: {where} cannot be read as a model: {why}") from None
     name = (config.architectures or [""])[0]
     if name.endswith("ForMaskedLM"):
-        raise BadInput(f"{key}: {shown(folder)} is a {name}, which fills gaps and does not continue a text.")
+        raise BadInput(f"{key}: {where} is a {name}, which fills gaps and does not continue a text.")
     if loader_of(config) is None:
-        raise BadInput(f"{key}: {shown(folder)} is a '{config.model_type}' model, which has no text decoder.")
+        raise BadInput(f"{key}: {where} is a '{config.model_type}' model, which has no text decoder.")
     config.return_dict, config._attn_implementation = True, None  # neither changes a number; flash attention may lack
     return config
 
@@ -162,7 +163,7 @@ def read_model(key: str, folder: Path, gguf: dict[str, str], **options) -> PreTr
     Raises:
         BadInput: files are broken, of another model, or hold something that the model has no place for.
     """
-    where, config = shown(folder / gguf["gguf_file"] if gguf else folder), read_config(key, folder, gguf)
+    where, config = shown(folder / gguf.get("gguf_file", "")), read_config(key, folder, gguf)
     for file in folder.glob("adapter_*") if not gguf else ():
         raise BadInput(f"{key}: {where} holds an adapter, {file.name}, beside the model; merge it into the weights, or "
                        "move it away.")

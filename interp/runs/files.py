@@ -52,10 +52,15 @@ def writing(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True) if temporary.is_dir() else temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write(path: Path, content: bytes | memoryview, replaces: bool = True) -> None:
+    """Write a file. replaces: what is there; otherwise it must be the same, or BadInput is raised."""
     with writing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="")
-        temporary.replace(path)
+        temporary.write_bytes(content)
+        temporary.replace(path) if replaces else place(temporary, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    write(path, text.encode())
 
 
 def write_table(path: Path, rows: list[Row]) -> None:
@@ -85,7 +90,6 @@ def check_data_files(files: dict[Path, str]) -> None:
 def write_missing(files: dict[Path, str]) -> None:
     """Write those data files that are not there; raises BadInput where others are."""
     check_data_files(files)
-    for file, text in [(file, text) for file, text in files.items() if not file.exists()]:
-        with writing(file) as temporary:
-            temporary.write_text(text, encoding="utf-8", newline="")
-            place(temporary, file)
+    for file, text in files.items():
+        if not file.exists():
+            write(file, text.encode(), replaces=False)

@@ -170,12 +170,9 @@ def check_run(config: ScriptConfig, artifacts: Iterable[Path] = (), overwrite: b
                        "--overwrite, which sets it aside.")
     if (path / RESULTS).exists() and not (path / "settings").is_dir() and not overwrite:
         raise BadInput(f"results_dir: {shown(path)} holds a run of an earlier version; {INSTEAD}.")
-    if begun and not overwrite and (changed := changed_keys(path, config)):
-        raise BadInput(f"results_dir: {shown(path)} holds a run with another {', '.join(changed)}; {INSTEAD}.")
-
-
-def changed_keys(folder: Path, config: ScriptConfig) -> list[str]:
-    """The keys in which a run's config differs from another, but for those that change no number."""
-    old, fields = read_yaml(folder / CONFIG), type(config).model_fields
-    return [key for key, value in config.model_dump(mode="json").items()  # a key may be newer than the run
-            if key not in FREE_KEYS and old.get(key, fields[key].default) != value]
+    if begun and not overwrite:
+        old, fields = read_yaml(path / CONFIG), type(config).model_fields
+        changed = [key for key, value in config.model_dump(mode="json", exclude=FREE_KEYS).items()
+                   if old.get(key, fields[key].default) != value]  # a key may be newer than the run
+        if changed:
+            raise BadInput(f"results_dir: {shown(path)} holds a run with another {', '.join(changed)}; {INSTEAD}.")

@@ -117,13 +117,14 @@ class Interchange:
     """A fitted method: gives activations (n, d_model) to put in the bases' place.
 
     rank: dimensions that it takes from the source; None if it has no such number. tensors: all that it has learned.
-    chosen: what was chosen on the select pairs, as options of the fit, so that a control need not choose.
+    chosen: what was chosen on the select pairs, as options of the fit, so that a control need not choose. name: the
+    method's, which `fit` enters.
     """
 
-    name: str
     rank: int | None
     tensors: dict[str, Tensor]
     chosen: dict[str, Any] = field(default_factory=dict, kw_only=True)
+    name: str = field(default="", kw_only=True)
 
     def __call__(self, pairs: Pairs) -> Tensor:
         raise NotImplementedError
@@ -133,7 +134,8 @@ class Interchange:
         return None
 
     def save(self, path: Path, about: dict[str, Any]) -> None:
-        save_tensors(path, self.tensors, {**about, "interchange": self.name, "rank": self.rank})
+        further = {name: value for name, value in vars(self).items() if name not in ("name", "tensors", "chosen")}
+        save_tensors(path, self.tensors, {**about, "interchange": self.name, **further})
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ class Subspace(Interchange):
 
 def random_subspace(d: int, k: int, generator: torch.Generator) -> Subspace:
     basis = torch.linalg.qr(torch.randn(d, k, generator=generator)).Q
-    return Subspace("random", k, {"right": basis, "left": basis.T.contiguous()})
+    return Subspace(k, {"right": basis, "left": basis.T.contiguous()})
 
 
 def subspace(site: SiteUnderStudy, right: Tensor, left: Tensor | None = None, *, rank: str | int = "all") -> Subspace:
@@ -163,8 +165,7 @@ def subspace(site: SiteUnderStudy, right: Tensor, left: Tensor | None = None, *,
 
     def leading(k: int) -> Subspace:
         parts = {"right": right[:, :k], "left": left[:k]}  # in memory of their size, to be saved
-        return Subspace("subspace", k, {name: part.clone(memory_format=torch.contiguous_format)
-                                        for name, part in parts.items()})
+        return Subspace(k, {name: part.clone(memory_format=torch.contiguous_format) for name, part in parts.items()})
 
     if rank == "selected":
         best = max((leading(k) for k in sorted({min(k, right.shape[1]) for k in RANKS})), key=site.score)
@@ -175,13 +176,10 @@ def subspace(site: SiteUnderStudy, right: Tensor, left: Tensor | None = None, *,
 def learn_from_answers(site: SiteUnderStudy, parameters: list[Tensor],
                        intervene: Callable[[Pairs, float], tuple[Tensor, Any]],
                        *, lr: float, epochs: int, batch_size: int, seed: int) -> None:
-    """Train parameters in place, by Adam, to give the counterfactual answers.
+    """Train parameters in place, by Adam, to give the counterfactual answers; raises RunFailed.
 
     intervene: of some pairs and the share of the training that is done (0 to 1) gives the activations (n, d_model) to
     put in the bases' place, and a penalty.
-
-    Raises:
-        RunFailed: the loss is not a number.
     """
     drawing, penalty = torch.Generator().manual_seed(seed), torch.zeros(())
 

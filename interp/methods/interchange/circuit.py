@@ -1,8 +1,7 @@
 """Interchanges of what a circuit of the sublayer below the site computes."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -21,15 +20,16 @@ class OfCircuit(Interchange):
 
     fan_in: dict[str, int]
 
+    @classmethod
+    def of(cls, circuit: Circuit) -> Self:
+        return cls(None, circuit.scores, circuit.fan_in)
+
     def circuit(self, device: torch.device) -> Circuit:
         return Circuit({name: score.to(device) for name, score in self.tensors.items()}, self.fan_in)
 
-    def save(self, path: Path, about: dict[str, Any]) -> None:
-        super().save(path, {**about, "fan_in": self.fan_in})
-
     def random_like(self, generator: torch.Generator) -> Interchange:
         """As many random neurons of each map, none of them in the circuit; raises ImpossibleAblation without these."""
-        drawn = self.circuit(next(iter(self.tensors.values())).device).random_ablation(generator)
+        drawn = Circuit(self.tensors, self.fan_in).random_ablation(generator)
         return replace(self, tensors={name: 0.5 - mask for name, mask in drawn.items()})
 
 
@@ -94,14 +94,12 @@ def aligned(base: Tensor, source: Tensor, shift: Tensor) -> Tensor:
 
 def circuit_update(site: SiteUnderStudy, seed: int, **training) -> UpdateInterchange:
     """Circuit probing's circuit, exchanged by its update."""
-    circuit = site.find_circuit(seed, **training)
-    return UpdateInterchange("circuit_update", None, circuit.scores, circuit.fan_in)
+    return UpdateInterchange.of(site.find_circuit(seed, **training))
 
 
 def circuit_neurons(site: SiteUnderStudy, seed: int, **training) -> NeuronInterchange:
     """Circuit probing's circuit, exchanged neuron by neuron: its ablation, with the source's outputs instead of 0."""
-    circuit = site.find_circuit(seed, **training)
-    return NeuronInterchange("circuit_neurons", None, circuit.scores, circuit.fan_in)
+    return NeuronInterchange.of(site.find_circuit(seed, **training))
 
 
 def circuit_complement(site: SiteUnderStudy, seed: int, **training) -> UpdateInterchange:
@@ -111,7 +109,7 @@ def circuit_complement(site: SiteUnderStudy, seed: int, **training) -> UpdateInt
 
 
 def circuit_selected(site: SiteUnderStudy, seed: int, lr: float, num_epochs: int,
-                     weight: float | None = None) -> Interchange:
+                     weight: float | None = None) -> UpdateInterchange:
     """circuit_update with its sparsity penalty chosen on the select pairs, as ranks of directions are.
 
     The paper's penalty leaves many neurons; with a little more of it the circuit is empty.
@@ -133,5 +131,4 @@ def neuron_mask(site: SiteUnderStudy, seed: int, lr: float, epochs: int, batch_s
 
     learn_from_answers(site, list(masks.parameters()), intervene, lr=lr, epochs=epochs, batch_size=batch_size,
                        seed=seed)
-    circuit = masks.circuit()
-    return UpdateInterchange("neuron_mask", None, circuit.scores, circuit.fan_in)
+    return UpdateInterchange.of(masks.circuit())

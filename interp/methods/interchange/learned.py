@@ -1,57 +1,29 @@
 """Subspaces learned from the counterfactual answers: DAS, boundless and with a fixed number of directions."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
 from interp.methods.das import Alignment, search_alignment
-from interp.methods.interchange.base import (
-    Interchange,
-    Pairs,
-    SiteUnderStudy,
-    Subspace,
-    learn_from_answers,
-    random_subspace,
-    subspace,
-)
+from interp.methods.interchange.base import Pairs, SiteUnderStudy, Subspace, learn_from_answers, subspace
 
 
-@dataclass(frozen=True)
-class Rotated(Interchange):
-    """A boundless alignment: its rotation (d, d) and width, a share of d."""
-
-    def __call__(self, pairs: Pairs) -> Tensor:
-        alignment = Alignment(self.tensors["rotation"], self.tensors["width"].item())
-        return alignment.intervene(pairs.base_activations, pairs.source_activations)
-
-    def random_like(self, generator: torch.Generator) -> Interchange:
-        return random_subspace(len(self.tensors["rotation"]), self.rank or 1, generator)
-
-
-def das(site: SiteUnderStudy, seed: int, **search) -> Rotated:
+def das(site: SiteUnderStudy, seed: int, **search) -> Alignment:
     """Boundless DAS: a rotated subspace and its width."""
     pairs, everything = site.fit, torch.arange(len(site.fit), device=site.model.device)
     alignment, _ = search_alignment(
-        lambda activations, rows: pairs.split.forward(activations, pairs.base[rows]),
-        lambda states, rows: site.model.loss(states, pairs.counterfactual[rows]),
-        pairs.base_activations, pairs.source_activations, everything, seed=seed,
-        accuracy=lambda candidate: site.score(rotated(candidate)), **search)
-    return rotated(alignment)
-
-
-def rotated(alignment: Alignment) -> Rotated:
-    rank = round(alignment.width * len(alignment.rotation))
-    return Rotated("das", rank, {"rotation": alignment.rotation,
-                                 "width": torch.tensor(alignment.width, dtype=torch.float64)})
+        lambda activations, rows: site.model.loss(pairs.split.forward(activations, pairs.base[rows]),
+                                                  pairs.counterfactual[rows]),
+        pairs.base_activations, pairs.source_activations, everything, seed=seed, accuracy=site.score, **search)
+    return alignment
 
 
 def das_k(site: SiteUnderStudy, seed: int, rank: str | int, **training) -> Subspace:
     """DAS with a fixed number of orthonormal directions.
 
-    Tried with one direction and with as many as the classes need, one fewer than there are; the better on the select
-    pairs.
+    One, or as many as the classes need, one fewer than there are; the better on the select pairs.
     """
     most = min(len(site.fit.base_values.unique()) - 1, site.model.d_model)
     ranks = {1, most} if rank == "selected" else {min(rank, most) if isinstance(rank, int) else most}

@@ -1,15 +1,14 @@
-"""Interchanges along directions with a closed form or from a probe, and the controls among them."""
+"""Interchanges along directions, in closed form or from a probe, and the controls."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from interp.methods.counterfactual import counterfactual_embeddings
 from interp.methods.erasure import fit_eraser
 from interp.methods.interchange.base import Interchange, Pairs, SiteUnderStudy, Subspace, subspace
 from interp.methods.optimize import even_batch
-from interp.methods.probes import build_probe, train_probe
+from interp.methods.probes import build_probe, counterfactual_embeddings, train_probe
 
 HIDDEN = 256
 CF_STEPS, CF_LR = 100, 0.1
@@ -65,8 +64,7 @@ def leace(site: SiteUnderStudy, seed: int, precision: str, shrinkage: bool) -> S
 
     Oblique: it reads coordinates whitened by the activations' covariance and writes along the class means.
     """
-    eraser = fit_eraser(site.fit.base_activations, site.fit.base_values, site.n_classes, precision,
-                        shrinkage=shrinkage)
+    eraser = fit_eraser(site.fit.base_activations, site.fit.base_values, site.n_classes, precision, shrinkage=shrinkage)
     kept = eraser.proj_left.norm(dim=0) > 0  # x - (x - bias) proj_rightᵀ proj_leftᵀ is what it makes of x
     return subspace(site, eraser.proj_right.T[:, kept], eraser.proj_left.T[kept])
 
@@ -78,13 +76,12 @@ def linear_probe(site: SiteUnderStudy, seed: int, rank: str | int, **training) -
     return subspace(site, leading_directions(weights - weights.mean(0)), rank=rank)
 
 
-def fit_probe(site: SiteUnderStudy, hidden: int, seed: int, *, lr: float, num_epochs: int,
-              batch_size: int) -> nn.Module:
+def fit_probe(site: SiteUnderStudy, hidden: int, seed: int, *, batch_size: int, **training) -> nn.Module:
     """A probe of the variable, trained on the bases of the fit pairs. hidden: -1 for a linear one."""
     pairs = site.fit
     probe = build_probe(site.model.d_model, site.n_classes, hidden, seed).to(pairs.base_activations.device)
-    train_probe(probe, pairs.base_activations, pairs.base_values, lr=lr, batch_size=even_batch(len(pairs), batch_size),
-                num_epochs=num_epochs, generator=torch.Generator().manual_seed(seed))
+    train_probe(probe, pairs.base_activations, pairs.base_values, batch_size=even_batch(len(pairs), batch_size),
+                generator=torch.Generator().manual_seed(seed), **training)
     return probe
 
 
@@ -106,13 +103,10 @@ class Embedding(Interchange):
     It sets the variable, it does not exchange it.
     """
 
-    def probe(self, device: torch.device) -> nn.Module:
-        probe = build_probe(self.tensors["0.weight"].shape[1], len(self.tensors["2.bias"]), HIDDEN, 0).to(device)
-        probe.load_state_dict(self.tensors)
-        return probe.requires_grad_(False)
-
     def __call__(self, pairs: Pairs) -> Tensor:
-        base, probe = pairs.base_activations, self.probe(pairs.base_activations.device)
+        base = pairs.base_activations
+        probe = build_probe(base.shape[1], len(self.tensors["2.bias"]), HIDDEN, 0).to(base.device).requires_grad_(False)
+        probe.load_state_dict(self.tensors)
         targets = probe(pairs.source_activations).argmax(-1)  # (n,)
         other = probe(base).argmax(-1) != targets
         moved = base.clone()
@@ -123,4 +117,4 @@ class Embedding(Interchange):
 
 def mlp_probe(site: SiteUnderStudy, seed: int, **training) -> Embedding:
     probe = fit_probe(site, HIDDEN, seed, **training)
-    return Embedding("mlp_probe", None, {name: tensor.detach() for name, tensor in probe.state_dict().items()})
+    return Embedding(None, {name: tensor.detach() for name, tensor in probe.state_dict().items()})

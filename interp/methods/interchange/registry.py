@@ -1,62 +1,123 @@
-"""The methods that are compared, by name: adding one is a function, an entry here, and one in table.INTERCHANGES."""
+"""The methods that are compared: adding one is a function in a module of this folder and an entry here.
 
-from collections.abc import Callable
-from dataclasses import replace
+Nothing here loads torch before a method is fitted or loaded: --help and refused configs should not wait for it.
+"""
+
+from dataclasses import fields, replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from torch import Tensor
+from pydantic import BaseModel, ConfigDict, Field
 
-from interp.methods.interchange.base import Interchange, SiteUnderStudy, Subspace
-from interp.methods.interchange.circuit import (
-    NeuronInterchange,
-    UpdateInterchange,
-    circuit_complement,
-    circuit_neurons,
-    circuit_selected,
-    circuit_update,
-    neuron_mask,
-)
-from interp.methods.interchange.learned import Rotated, das, das_k
-from interp.methods.interchange.linear import (
-    Embedding,
-    difference_in_means,
-    full,
-    lda,
-    leace,
-    linear_probe,
-    mlp_probe,
-    none,
-    pca,
-    random,
-)
-from interp.methods.interchange.options import OPTIONS, RANKED, Options
-from interp.runs.config import BadInput, shown
-from interp.runs.tensors import load_tensors
+from interp.runs.config import BadInput, Count, Positive, Real, shown
 
-FITS: dict[str, Callable[..., Interchange]] = {
-    "none": none, "full": full, "random": random, "pca": pca, "difference_in_means": difference_in_means, "lda": lda,
-    "leace": leace, "linear_probe": linear_probe, "mlp_probe": mlp_probe, "circuit_update": circuit_update,
-    "circuit_neurons": circuit_neurons, "circuit_complement": circuit_complement, "circuit_selected": circuit_selected,
-    "das": das, "das_k": das_k, "neuron_mask": neuron_mask}
-CLASSES: dict[str, type[Interchange]] = {  # of what a fit gives; any other gives a Subspace
-    "mlp_probe": Embedding, "circuit_update": UpdateInterchange, "circuit_neurons": NeuronInterchange,
-    "circuit_complement": UpdateInterchange, "circuit_selected": UpdateInterchange, "neuron_mask": UpdateInterchange,
-    "das": Rotated}
+if TYPE_CHECKING:
+    from interp.methods.interchange.base import Interchange, SiteUnderStudy
+
+Weight = Annotated[Real, Field(ge=0)]  # of the number of weights kept, in the objective
 
 
-def fit(name: str, site: SiteUnderStudy, seed: int, *, rank: str | int = "selected", **options: Any) -> Interchange:
-    """A method fitted, under its name. rank: of the methods in RANKED; options: as OPTIONS has them."""
-    given = OPTIONS.get(name, Options)(**options).model_dump() | ({"rank": rank} if name in RANKED else {})
-    return replace(FITS[name](site, seed, **given), name=name)
+class Options(BaseModel):
+    """A method without options."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-def load_interchange(path: str | Path) -> tuple[Interchange, dict[str, Any]]:
+class ProbeOptions(Options):
+    lr: Positive = 0.1  # of AdamW
+    num_epochs: Count = 100
+    batch_size: Count = 500  # at most
+
+
+class LeaceOptions(Options):
+    precision: Literal["float32", "float64"] = "float64"  # of the fit
+    shrinkage: bool = True  # of the covariance, concept-erasure's default; without it the interchange is lda's
+
+
+class CircuitOptions(Options):
+    lr: Positive = 0.001  # of AdamW
+    num_epochs: Count = 90
+    l0_lambda: Weight = 1e-6
+
+
+class SelectedCircuitOptions(Options):
+    lr: Positive = 0.001  # of AdamW
+    num_epochs: Count = 90
+    weight: Positive | None = None  # l0_lambda; by default chosen on the select pairs
+
+
+class LearnedOptions(Options):
+    epochs: Count = 60
+    batch_size: Count = 128  # pairs
+    lr: Positive = 0.01  # of Adam
+
+
+class DASOptions(LearnedOptions):
+    epochs: Count = 120
+    boundary_lr: Positive = 0.005  # of the width
+    orthogonal_map: Literal["cayley", "matrix_exp", "householder"] = "cayley"  # keeps the rotation orthogonal
+
+
+class NeuronMaskOptions(LearnedOptions):
+    mask_init: Real = 0.0  # what the mask parameters start at
+    max_temp: Positive = 200  # the temperature grows from 1 to this
+    l0_lambda: Weight = 1e-6
+
+
+class Compared(NamedTuple):
+    """A compared method: a function of its name in a module of this folder.
+
+    supervision: what it learns from. kind: the class of what it gives, in the same module. ranked: whether the config's
+    `rank` is one of its options.
+    """
+
+    module: str
+    supervision: Literal["nothing", "activations", "variable", "answers"]
+    options: type[Options] = Options
+    kind: str = "Subspace"
+    ranked: bool = False
+
+
+INTERCHANGES: dict[str, Compared] = {
+    "none": Compared("linear", "nothing"),
+    "full": Compared("linear", "nothing"),
+    "random": Compared("linear", "nothing", ranked=True),
+    "pca": Compared("linear", "activations", ranked=True),
+    "difference_in_means": Compared("linear", "variable", ranked=True),
+    "lda": Compared("linear", "variable", ranked=True),
+    "leace": Compared("linear", "variable", LeaceOptions),
+    "linear_probe": Compared("linear", "variable", ProbeOptions, ranked=True),
+    "mlp_probe": Compared("linear", "variable", ProbeOptions, "Embedding"),
+    "circuit_update": Compared("circuit", "variable", CircuitOptions, "UpdateInterchange"),
+    "circuit_neurons": Compared("circuit", "variable", CircuitOptions, "NeuronInterchange"),
+    "circuit_complement": Compared("circuit", "variable", CircuitOptions, "UpdateInterchange"),
+    "circuit_selected": Compared("circuit", "variable", SelectedCircuitOptions, "UpdateInterchange"),
+    "neuron_mask": Compared("circuit", "answers", NeuronMaskOptions, "UpdateInterchange"),
+    "das": Compared("learned", "answers", DASOptions, "Alignment"),
+    "das_k": Compared("learned", "answers", LearnedOptions, ranked=True),
+}
+
+
+def fit(name: str, site: "SiteUnderStudy", seed: int, *, rank: str | int = "selected", **options: Any) -> "Interchange":
+    """A method fitted, under its name. rank: of ranked methods; options: as INTERCHANGES has them."""
+    method = INTERCHANGES[name]
+    given = method.options(**options).model_dump() | ({"rank": rank} if method.ranked else {})
+    return replace(getattr(module_of(method), name)(site, seed, **given), name=name)
+
+
+def load_interchange(path: str | Path) -> tuple["Interchange", dict[str, Any]]:
     """A saved interchange, and what it is about; raises BadInput where there is none."""
-    tensors, about = load_tensors("interchange", path)
-    name = about.pop("interchange", None)
-    if name not in FITS:
+    from interp.runs.tensors import load_tensors
+    tensors, about = load_tensors("interchange", path, {"interchange"})
+    name = about.pop("interchange")
+    if name not in INTERCHANGES:
         raise BadInput(f"{shown(path)} is not a saved interchange.")
-    kind, rank = CLASSES.get(name, Subspace), about.pop("rank", None)
-    further: list[dict[str, int]] = [about.pop("fan_in")] if "fan_in" in about else []
-    return kind(name, rank, dict[str, Tensor](tensors), *further), about
+    kind = getattr(module_of(INTERCHANGES[name]), INTERCHANGES[name].kind)
+    further = {field.name: about.pop(field.name) for field in fields(kind) if field.name in about}
+    return kind(name=name, tensors=tensors, **further), about
+
+
+def module_of(method: Compared) -> ModuleType:
+    return import_module(f"interp.methods.interchange.{method.module}")
