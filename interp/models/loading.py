@@ -112,9 +112,9 @@ def read_config(key: str, folder: Path, gguf: dict[str, str]) -> PretrainedConfi
 
 def loader_of(config: PretrainedConfig) -> Any:
     """The class that loads a model: of text alone, or with a decoder for text beside an encoder of images."""
-    loaders = (AutoModelForCausalLM, AutoModelForImageTextToText)
+    loaders: list[Any] = [AutoModelForCausalLM, AutoModelForImageTextToText]
     if config.get_text_config(decoder=True) is not config:
-        loaders = loaders[::-1]
+        loaders.reverse()
     return next((loader for loader in loaders if type(config) in loader._model_mapping), None)
 
 
@@ -195,7 +195,7 @@ def refuse_ignored(key: str, file: Path, model: PreTrainedModel) -> None:
     processor = TENSOR_PROCESSORS.get(family, TensorProcessor)(config=model.config.to_dict())
     known = get_gguf_hf_weights_map(model, processor)
     ignored = [tensor.name for tensor in reader.tensors if tensor.name not in known]
-    read = GGUF_CONFIG_MAPPING.get(model.config.model_type.removesuffix("_text"), {})
+    read: dict[str, Any] = GGUF_CONFIG_MAPPING.get(model.config.model_type.removesuffix("_text"), {})
     head = getattr(model.config, "head_dim", None) or model.config.hidden_size // model.config.num_attention_heads
     neutral = {"attention.key_length": head, "attention.value_length": head, "rope.dimension_count": head,
                "rope.scaling.type": "none", "rope.scaling.factor": 1.0, "rope.scaling.attn_factor": 1.0,
