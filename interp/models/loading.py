@@ -195,7 +195,7 @@ def refuse_ignored(key: str, file: Path, model: PreTrainedModel) -> None:
     processor = TENSOR_PROCESSORS.get(family, TensorProcessor)(config=model.config.to_dict())
     known = get_gguf_hf_weights_map(model, processor)
     ignored = [tensor.name for tensor in reader.tensors if tensor.name not in known]
-    read: dict[str, Any] = GGUF_CONFIG_MAPPING.get(model.config.model_type.removesuffix("_text"), {})
+    read = dict[str, Any](GGUF_CONFIG_MAPPING).get(model.config.model_type.removesuffix("_text"), {})
     head = getattr(model.config, "head_dim", None) or model.config.hidden_size // model.config.num_attention_heads
     neutral = {"attention.key_length": head, "attention.value_length": head, "rope.dimension_count": head,
                "rope.scaling.type": "none", "rope.scaling.factor": 1.0, "rope.scaling.attn_factor": 1.0,
