@@ -3,10 +3,7 @@
 import csv
 import importlib
 import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,9 +24,11 @@ import generate_language_data
 import probing
 import train_algorithmic_models
 from analysis.tables import run as run_analysis
-from interp.experiment import main
-from interp.runs.config import PROJECT_ROOT
-from language_model import make_language_model, random_model, word_level_tokenizer
+from interp.experiment import Script, main
+from interp.models.family import family_of
+from interp.models.loading import load_model
+from interp.models.open_model import OpenModel
+from language_model import completed_sentences, make_language_model, save_random_model, word_level_tokenizer
 
 TRAINING = train_algorithmic_models.SCRIPT
 SENTENCES = generate_language_data.SCRIPT
@@ -69,6 +68,18 @@ def rows_of(file: Path, drop: str = "seconds") -> list[dict]:
         return [{key: value for key, value in row.items() if key != drop} for row in csv.DictReader(table)]
 
 
+def execute(script: Script, values: dict, folder: Path, *options: str) -> list[dict]:
+    """A script's command line; its results, in a folder of their own."""
+    config = write_yaml(folder.with_suffix(".yaml"), values | {"results_dir": str(folder)})
+    assert main(script, ["--config", str(config), *options]) == 0
+    return rows_of(folder / "results.csv")
+
+
+def opened_model(path: Path | str) -> OpenModel:
+    model = load_model("model", str(path), DEVICE)
+    return OpenModel(model, family_of(model.config))
+
+
 def tokens_of(column: pd.Series) -> Tensor:
     """A column of sequences as token ids, (rows, positions)."""
     return torch.tensor([list(map(int, row.split())) for row in column])
@@ -101,25 +112,6 @@ class Plain:
         return self.model.lm_head(self.model.transformer.ln_f(stream))
 
 
-def start(script: str, config: Path) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, str(PROJECT_ROOT / f"{script}.py"), "--config", str(config)],
-                            cwd="/", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env=os.environ | {"HF_HUB_OFFLINE": "1"},
-                            # tests that run in the background of a shell ignore Ctrl-C, and their children would too
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-
-
-def kill_when(process: subprocess.Popen, ready) -> None:
-    """SIGKILL a running script as soon as it has got somewhere."""
-    deadline = time.time() + 60
-    while not ready():
-        assert process.poll() is None, process.communicate()
-        assert time.time() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-
-
 def training_values(folder: Path) -> dict:
     return {
         "intermediate_functions": [["a2", 0, 1], ["b_identity", 0, 1]],
@@ -132,12 +124,14 @@ def training_values(folder: Path) -> dict:
     }
 
 
+def made_by_training(folder: Path) -> dict:
+    return {f"{split}_data_path": str(folder / f"data/{split}.csv") for split in ("train", "test")} | {
+        "model_path": str(folder / "models/model_LR_0.01_Seed_0_final")}
+
+
 def circuit_values(folder: Path) -> dict:
-    return {
-        "variable": "var_0", "train_data_path": str(folder / "data" / "train.csv"),
-        "test_data_path": str(folder / "data" / "test.csv"),
-        "model_path": str(folder / "models" / "model_LR_0.01_Seed_0_final"),
-        "target_layer_list": [0], "probe_index_list": [2], "operation_list": ["attn", "mlp"],
+    return made_by_training(folder) | {
+        "variable": "var_0", "target_layer_list": [0], "probe_index_list": [2], "operation_list": ["attn", "mlp"],
         "lr_list": [0.01], "batch_size_list": [20], "mask_init_list": [0.0], "num_epochs": 5,
         "max_temp": 200, "l0_lambda": 1e-5, "num_random_ablations": 2, "save_models": True,
         "model_dir": str(folder / "circuits"), "results_dir": str(folder / "probing"),
@@ -146,23 +140,16 @@ def circuit_values(folder: Path) -> dict:
 
 def method_values(folder: Path) -> dict[str, dict]:
     """Configs of the other methods on the tiny model, by script."""
-    data = {f"{split}_data_path": str(folder / "data" / f"{split}.csv") for split in ("train", "test")}
-    model = {"model_path": str(folder / "models" / "model_LR_0.01_Seed_0_final")}
-    return {
-        "probing": data | model | {
-            "variable": "var_0", "residual_location_list": ["resid_mid", "resid_post"], "lr_list": [0.1],
-            "batch_size_list": [20], "num_epochs": 20, "intermediate_size": -1, "n_classes": 11,
+    both = {"variable": "var_0", "residual_location_list": ["resid_mid", "resid_post"]}
+    values = {
+        "probing": both | {
+            "lr_list": [0.1], "batch_size_list": [20], "num_epochs": 20, "intermediate_size": -1, "n_classes": 11,
             "counterfactual_embeddings": True, "counterfactual_variable": "counter_var_0",
-            "counterfactual_label": "CF_Label_1", "cf_num_epochs": 20, "save_examples": True,
-            "results_dir": str(folder / "probing_run")},
-        "amnesic_probing": data | model | {
-            "variable": "var_0", "residual_location_list": ["resid_mid", "resid_post"],
-            "results_dir": str(folder / "amnesic_run")},
-        "DAS": model | {
-            "train_path": data["train_data_path"], "test_path": data["test_data_path"],
-            "counterfactual_label": ["CF_Label_0"], "n_train": 50, "n_val": 20, "location_list": ["attn", "mlp"],
-            "token_range": "2_3", "batch_size_list": [25], "epochs": 10, "results_dir": str(folder / "das_run")},
-    }
+            "counterfactual_label": "CF_Label_1", "cf_num_epochs": 20, "save_examples": True},
+        "amnesic_probing": both,
+        "DAS": {"counterfactual_label": ["CF_Label_0"], "n_train": 50, "n_val": 20, "location_list": ["attn", "mlp"],
+                "token_range": "2_3", "batch_size_list": [25], "epochs": 10}}
+    return {name: made_by_training(folder) | own | {"results_dir": str(folder / name)} for name, own in values.items()}
 
 
 QUICK = {  # fits that take no time
@@ -174,10 +161,8 @@ QUICK = {  # fits that take no time
 
 def comparison_values(folder: Path) -> dict:
     """A config of the comparison on the tiny model."""
-    return {
-        "train_data_path": str(folder / "data" / "train.csv"), "test_data_path": str(folder / "data" / "test.csv"),
-        "model_path": str(folder / "models" / "model_LR_0.01_Seed_0_final"), "residual_location_list": ["resid_mid"],
-        "variable_list": ["var_0", "var_1"], "method_list": ["full", "lda"],
+    return made_by_training(folder) | {
+        "residual_location_list": ["resid_mid"], "variable_list": ["var_0", "var_1"], "method_list": ["full", "lda"],
         "counterfactual_labels": {"var_0": ["counter_var_0", "var_1", "+"], "var_1": "CF_Label_0"},
         "n_fit": 50, "n_select": 20, "num_random_draws": 2, "method_options": QUICK,
         "results_dir": str(folder / "comparison")}
@@ -209,29 +194,26 @@ def papers_table(name: str, language) -> pd.DataFrame:
 def tiny(tmp_path_factory) -> SimpleNamespace:
     """The folder of a finished training run; tests read it and write elsewhere."""
     folder = tmp_path_factory.mktemp("tiny")
-    config = write_yaml(folder / "training.yaml", training_values(folder))
-    assert main(TRAINING, ["--config", str(config)]) == 0
-    return SimpleNamespace(folder=folder, training=training_values(folder), circuits=circuit_values(folder),
-                           methods=method_values(folder))
+    execute(TRAINING, training_values(folder), folder / "training")
+    training, circuits, methods = training_values(folder), circuit_values(folder), method_values(folder)
+    values = {TRAINING: training, CIRCUITS: circuits, COMPARISON: comparison_values(folder)} | {
+        METHODS[name]: methods[name] for name in METHODS}
+    return SimpleNamespace(folder=folder, training=training, circuits=circuits, methods=methods, values=values)
 
 
 @pytest.fixture(scope="session")
 def language(tmp_path_factory) -> SimpleNamespace:
     """The folders of the sentences and of a small GPT-2 that has learned them; tests read and write elsewhere."""
     folder = tmp_path_factory.mktemp("language")
-    values = {"data_dir": str(folder / "data"), "results_dir": str(folder / "sentences")}
-    assert main(SENTENCES, ["--config", str(write_yaml(folder / "sentences.yaml", values))]) == 0
-    make_language_model(folder / "model")
-    return SimpleNamespace(folder=folder, data=folder / "data", model=folder / "model", sentences=values)
-
-
-NOUNS = [f"{noun}{ending}" for noun in ("author", "pilot", "skater") for ending in ("", "s")]
+    execute(SENTENCES, {"data_dir": str(folder / "data")}, folder / "sentences")
+    make_language_model(folder / "model", completed_sentences())
+    return SimpleNamespace(folder=folder, data=folder / "data", model=folder / "model")
 
 
 def sentences_of(others: tuple[str, ...]) -> pd.DataFrame:
     """the NOUN near the OTHER: what follows agrees with the noun."""
-    rows = [(f"the {noun} near the {other}", *(("is", "are", 0) if noun[-1] != "s" else ("are", "is", 1)))
-            for noun in NOUNS for other in others]
+    rows = [(f"the {noun}{'s' * plural} near the {other}", ("is", "are")[plural], ("are", "is")[plural], plural)
+            for noun in ("author", "pilot", "skater") for plural in (0, 1) for other in others]
     return pd.DataFrame(rows, columns=["sentence", "right", "wrong", "labels"])
 
 
@@ -242,23 +224,12 @@ def sentences(tmp_path_factory) -> SimpleNamespace:
     tables = {"data": sentences_of(("book", "books", "game", "games")), "gen": sentences_of(("poem",))}
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False)
-    tokenizer = word_level_tokenizer([f"{row.sentence} is are" for table in tables.values() for row in
-                                      table.itertuples()])
+    words = [*pd.concat(tables.values())["sentence"], "is are"]
 
     def saved(kind: str) -> Path:
-        if not (folder / kind).exists():
-            random_model(kind).save_pretrained(folder / kind)
-            tokenizer.save_pretrained(folder / kind)
-        return folder / kind
+        return folder / kind if (folder / kind).exists() else save_random_model(folder / kind, kind, words)
 
-    return SimpleNamespace(folder=folder, gen=tables["gen"], tokenizer=tokenizer, saved=saved)
-
-
-def sentence_values(sentences, kind: str, results: Path) -> dict:
-    """What configs of every method on such a model have in common."""
-    return {"task": "sentences", "data_path": str(sentences.folder / "data.csv"),
-            "gen_path": str(sentences.folder / "gen.csv"), "model_path": str(sentences.saved(kind)),
-            "train_size": 18, "test_size": 6, "target_layer_list": [0], "results_dir": str(results)}
+    return SimpleNamespace(folder=folder, gen=tables["gen"], tokenizer=word_level_tokenizer(words), saved=saved)
 
 
 def sentence_jobs(sentences, kind: str, folder: Path, middle: bool = True) -> dict:
@@ -266,6 +237,9 @@ def sentence_jobs(sentences, kind: str, folder: Path, middle: bool = True) -> di
 
     middle: the model has a residual stream between its sublayers.
     """
+    common = {"task": "sentences", "data_path": str(sentences.folder / "data.csv"),
+              "gen_path": str(sentences.folder / "gen.csv"), "model_path": str(sentences.saved(kind)),
+              "train_size": 18, "test_size": 6, "target_layer_list": [0]}
     probes = {"residual_location_list": [*["resid_mid"] * middle, "resid_post"], "lr_list": [0.1], "num_epochs": 3}
     values = {
         probing: probes | {"batch_size_list": [9], "counterfactual_embeddings": True, "cf_num_epochs": 3},
@@ -275,14 +249,17 @@ def sentence_jobs(sentences, kind: str, folder: Path, middle: bool = True) -> di
         circuit_probing: {"operation_list": ["attn", "mlp"], "lr_list": [0.1], "batch_size_list": [9],
                           "mask_init_list": [0.0], "num_epochs": 3, "max_temp": 20, "l0_lambda": 1e-5,
                           "save_models": True, "model_dir": str(folder / "circuits")}}
-    return {script: sentence_values(sentences, kind, folder / script.__name__) | of_script
+    return {script: common | of_script | {"results_dir": str(folder / script.__name__)}
             for script, of_script in values.items()}
 
 
 @pytest.fixture
 def analyse(monkeypatch, capsys):
-    """An analysis script's command line, without the seconds that a process of its own needs to start."""
-    def run(script: str, *arguments) -> SimpleNamespace:
+    """An analysis script's command line, without the seconds that a process of its own needs to start.
+
+    It ends well, or, where a phrase of its refusal is given, in one sentence and status 2; what is missing may be said.
+    """
+    def run(script: str, *arguments, refusal: str | None = None) -> SimpleNamespace:
         monkeypatch.chdir("/")
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
         capsys.readouterr()
@@ -292,8 +269,31 @@ def analyse(monkeypatch, capsys):
         except SystemExit as ended:
             status = ended.code
         said = capsys.readouterr()
-        return SimpleNamespace(returncode=status, stdout=said.out, stderr=said.err)
+        assert status == (0 if refusal is None else 2), said.err
+        sentences = [line for line in said.err.splitlines() if not line.startswith("missing: ")]
+        assert refusal is None or len(sentences) == 1 and refusal in sentences[0], said.err
+        return SimpleNamespace(stdout=said.out, stderr=said.err)
     return run
+
+
+@pytest.fixture
+def refused(tmp_path, capsys):
+    """A script's command line refuses a config in one sentence that has some words, and writes nothing."""
+    def refused(script: Script, values: dict, words: list[str], *options: str, beside: Path | None = None) -> None:
+        config = write_yaml(tmp_path / "refused.yaml", values | {"results_dir": str(tmp_path / "never")})
+        folders = [tmp_path, *[beside] * (beside is not None)]
+        before = [modified(folder) for folder in folders]
+        capsys.readouterr()
+        assert main(script, ["--config", str(config), *options]) == 2
+        said = capsys.readouterr().err
+        assert len(said.splitlines()) == 1 and all(word in said for word in words), said
+        assert [modified(folder) for folder in folders] == before
+    return refused
+
+
+def modified(folder: Path) -> dict[Path, int]:
+    """When each file and folder in it was last written."""
+    return {path: path.lstat().st_mtime_ns for path in folder.rglob("*")}
 
 
 @pytest.fixture

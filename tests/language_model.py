@@ -121,31 +121,38 @@ def word_level_tokenizer(sentences: list[str]) -> PreTrainedTokenizerFast:
                                    pad_token=END)
 
 
+def save_random_model(folder: Path, kind: str, sentences: list[str]) -> Path:
+    """Save a random model that knows the words of some sentences, with its tokenizer."""
+    random_model(kind).save_pretrained(folder)
+    word_level_tokenizer(sentences).save_pretrained(folder)
+    return folder
+
+
 @cache
-def completed_sentences(seed: int) -> list[str]:
+def completed_sentences() -> list[str]:
     """Sentences that end in the word to learn (is, are, a pronoun of either gender), and the same with an echo.
 
     The echo, the first noun once more in place of the answer, makes attention fetch more than a number:
     otherwise all its updates at that position tell the number, and no circuit tells it better.
     """
-    tables = [make_table(name, 4000, seed) for name in ("SV_Agr", "SV_Agr_gen", "Reflexive_An", "Reflexive_An_gen")]
+    tables = [make_table(name, 4000, 0) for name in ("SV_Agr", "SV_Agr_gen", "Reflexive_An", "Reflexive_An_gen")]
     completed = [f"{row.sentence} {row.right}" for table in tables for row in table.itertuples()]
     return completed + [" ".join([*words, words[1]]) for *words, _ in map(str.split, completed)]
 
 
-def make_language_model(folder: Path, steps: int = 180, batch_size: int = 64, lr: float = 2e-3, seed: int = 0) -> None:
-    """Train a two-layer GPT-2 to say the last word of the sentences; save it with its tokenizer."""
-    sentences = completed_sentences(seed)
+def make_language_model(folder: Path, sentences: list[str], steps: int = 180, width: int = 64, lr: float = 2e-3,
+                        warmup: int = 50) -> None:
+    """Train a two-layer GPT-2 to say the last word of sentences; save it with its tokenizer."""
     tokenizer = word_level_tokenizer(sentences)
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(GPT2Config(
-        vocab_size=len(tokenizer), n_positions=24, n_layer=2, n_head=4, n_embd=64, resid_pdrop=0.0, embd_pdrop=0.0,
+        vocab_size=len(tokenizer), n_positions=24, n_layer=2, n_head=4, n_embd=width, resid_pdrop=0.0, embd_pdrop=0.0,
         attn_pdrop=0.0, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id))
     tokens = tokenizer(sentences)["input_ids"]
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.1)
-    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=50)
+    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=warmup)
     optimize(optimizer, lambda step, batch: language_loss(model, batch),
-             lambda: [[tokens[i] for i in torch.randint(len(tokens), (batch_size,)).tolist()]], steps,
+             lambda: [[tokens[i] for i in torch.randint(len(tokens), (64,)).tolist()]], steps,
              name="language model", advice=lambda: "lr", after_step=warmup.step)
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -158,10 +165,3 @@ def language_loss(model: PreTrainedModel, batch: list[list[int]]) -> Tensor:
     targets = tokens.masked_fill(torch.arange(tokens.shape[1]) > last.unsqueeze(1), -100)[:, 1:]  # ignored
     return F.cross_entropy(logits.transpose(1, 2), targets) + F.cross_entropy(
         logits[rows, last - 1], targets[rows, last - 1])
-
-
-def last_logits(model: PreTrainedModel, sequences: list[list[int]]) -> Tensor:
-    """Logits after sequences of different lengths, (rows, vocabulary); a causal model ignores the padding."""
-    tokens, last = from_rows(sequences)
-    states = model.base_model(tokens, use_cache=False).last_hidden_state[torch.arange(len(last)), last]
-    return model.get_output_embeddings()(states)

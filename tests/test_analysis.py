@@ -3,6 +3,8 @@
 import itertools
 import subprocess
 import sys
+from collections.abc import Iterable
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +14,19 @@ import torch
 from matplotlib.container import BarContainer
 
 from analysis import figures
+from analysis.comparison_figures import draw_layers, mean_with_interval
 from analysis.figures import draw_by_variable
+from analysis.language_figures import marks_of, measure_effects, read_run
+from analysis.summarize_comparison import as_cells, leaderboard, read_runs, shared_cells
 from analysis.summarize_model_overlap import overlap
-from conftest import CIRCUITS, METHODS, rows_of, write_yaml
+from conftest import CIRCUITS, COMPARISON, METHODS, execute, language_values, opened_model, rows_of, write_yaml
 from interp.experiment import main
-from interp.methods.masks import Circuit
-from interp.runs.config import PROJECT_ROOT
+from interp.methods.masks import Circuit, load_circuit
+from interp.models.loading import load_tokenizer
+from interp.models.sublayers import find_sublayer, masked
+from interp.runs.config import PROJECT_ROOT, BadInput
 from interp.runs.files import write_table
-from interp.statistics import interval
+from interp.statistics import holm, interval
 
 
 def drawn(folder: Path) -> set[str]:
@@ -50,7 +57,7 @@ def test_leace_is_set_beside_the_published_in_both_precisions_and_checkpoint_by_
                "--out", tmp_path / "table.md", "--experiment", "Toy")
 
     def lines() -> list[str]:
-        assert analyse(*command).returncode == 0
+        analyse(*command)
         return [line for line in (tmp_path / "table.md").read_text().splitlines() if line.startswith("|")]
 
     assert lines() == ["| variable | component | checkpoint | metric | ours, float32 | published | difference | "
@@ -61,19 +68,16 @@ def test_leace_is_set_beside_the_published_in_both_precisions_and_checkpoint_by_
                                          for row in rows for seed in (0, 1, 2)])
     assert lines()[2].endswith("| 0.2 | 0.2 | +0 | 0.7 | -0.2968 | 0.6968 | yes |")  # ours, the mean over models
     write_table(folder / "results.csv", [row | {"lr": lr} for row in rows for lr in (1, 2)])
-    refused = analyse(*command)
-    assert refused.returncode == 2 and "--where" in refused.stderr
-    assert analyse(*command, "--where", "lr=1").returncode == 0
+    analyse(*command, refusal="--where")
+    analyse(*command, "--where", "lr=1")
     (folder / "results.csv").unlink()
-    refused = analyse(*command)
-    assert refused.returncode == 2 and "missing: " in refused.stderr and "no results of ours" in refused.stderr
+    assert "missing: " in analyse(*command, refusal="no results of ours").stderr
 
 
 def test_figures_of_what_exists_from_any_directory(tiny, tmp_path):
     for variable, column in (("a2", "var_0"), ("a_plus_b", "aux_0")):
-        config = write_yaml(tmp_path / f"{variable}.yaml", tiny.circuits | {
-            "variable": column, "save_models": False, "results_dir": str(tmp_path / "circuit_probing" / variable)})
-        assert main(CIRCUITS, ["--config", str(config)]) == 0
+        execute(CIRCUITS, tiny.circuits | {"variable": column, "save_models": False},
+            tmp_path / "circuit_probing" / variable)
     finished = subprocess.run([sys.executable, PROJECT_ROOT / "analysis/summarize_disambiguation.py", "--results",
                                tmp_path], cwd="/", capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
@@ -84,14 +88,13 @@ def test_figures_of_what_exists_from_any_directory(tiny, tmp_path):
 
 
 def test_models_are_averaged_and_other_sweeps_are_not(tmp_path, analyse):
-    """Two models, two learning rates."""
     rows = [{"model_seed": seed, "target_layer": 3, "operation": "mlp", "lr": lr, "knn_test_acc": 0.01 * seed + lr}
             for seed in (0, 1) for lr in (0.1, 0.2)]
     write_table(tmp_path / "circuit_probing/a2/results.csv", rows)
     write_yaml(tmp_path / "circuit_probing/a2/config.yaml", {"lr_list": [0.1, 0.2]})
-    refused = analyse("summarize_disambiguation", "--results", tmp_path)
-    assert refused.returncode == 2 and "sweeps lr" in refused.stderr and "--where KEY=VALUE" in refused.stderr
-    assert analyse("summarize_disambiguation", "--results", tmp_path, "--where", "lr=0.2").returncode == 0
+    said = analyse("summarize_disambiguation", "--results", tmp_path, refusal="sweeps lr").stderr
+    assert "--where KEY=VALUE" in said
+    analyse("summarize_disambiguation", "--results", tmp_path, "--where", "lr=0.2")
     [row] = rows_of(tmp_path / "figures/circuits.csv")
     assert row["layer"] == "3" and float(row["KNN circuit"]) == pytest.approx(0.205)
 
@@ -126,40 +129,26 @@ def test_bars_are_means_over_models_with_intervals_and_say_what_is_missing(tmp_p
 
 @pytest.mark.parametrize("script, column, value, words", [
     (script, *case) for script in ("summarize_disambiguation", "summarize_grokking") for case in (
-        ("knn_test_acc", "much", ["a2/results.csv, line 2: the column 'knn_test_acc' holds 'much'"]),
-        ("operation", "attention", ["a2/results.csv", "'operation' is not always one of attn, mlp"]))] + [
-    ("summarize_grokking", "epoch", 0, ["curves.csv, line 2: the column 'train_acc' holds 'all'"])])
+        ("knn_test_acc", "much", "a2/results.csv, line 2: the column 'knn_test_acc' holds 'much'"),
+        ("operation", "attention", "'operation' is not always one of attn, mlp"))] + [
+    ("summarize_grokking", "epoch", 0, "curves.csv, line 2: the column 'train_acc' holds 'all'")])
 def test_damaged_tables_are_refused_by_file_line_and_column(script, column, value, words, tmp_path, analyse):
     file, curves = tmp_path / "circuit_probing/a2/results.csv", tmp_path / "curves.csv"
     row = {"model_seed": 0, "checkpoint": 100, "target_layer": 0, "operation": "mlp", "knn_test_acc": 0.5}
     write_table(file, [row | {column: value}, row | {"checkpoint": 200}])
     write_table(curves, [{"epoch": 100, "train_acc": "all" if column == "epoch" else 1, "test_acc": 1}])
     options = ["--curves", curves] if script == "summarize_grokking" else []
-    refused = analyse(script, "--results", tmp_path, *options)
-    assert refused.returncode == 2 and all(word in refused.stderr for word in words)
-    assert len(refused.stderr.splitlines()) == 1 and not (tmp_path / "figures").exists()
-
-
-def test_shared_nodes_draws_both_tasks_and_the_first_map(tmp_path, analyse):
-    refused = analyse("summarize_shared_nodes", "--results", tmp_path)
-    assert refused.returncode == 2 and "nothing to draw" in refused.stderr and not list(tmp_path.iterdir())
-    for task in ("Task_1", "Task_2"):
-        write_table(tmp_path / task / "circuit_probing/shared/results.csv", [
-            {"operation": "mlp", "knn_test_acc": 1, "ablated_acc_same": 0.5, "c_fc_ablated_acc_different": 0.75}])
-    finished = analyse("summarize_shared_nodes", "--results", tmp_path)
-    assert finished.returncode == 0 and "Task_1/circuit_probing/free/results.csv" in finished.stderr  # it is missing
-    assert drawn(tmp_path / "figures/Task_1") == drawn(tmp_path / "figures/Task_2") == {
-        "nearest_neighbors", "ablation_mlp"}
+    said = analyse(script, "--results", tmp_path, *options, refusal=words).stderr
+    assert ("curves.csv" if column == "epoch" else "a2/results.csv") in said
+    assert not (tmp_path / "figures").exists()
 
 
 def test_grokking_is_followed_over_checkpoints(tiny, tmp_path, analyse):
     swept = {"model_path": str(tiny.folder / "models/model_LR_0.01_Seed_0_{checkpoint}"), "checkpoint_list": [100]}
     for script, name, values in ((CIRCUITS, "circuit_probing", tiny.circuits | {"save_models": False}),
                                  (METHODS["DAS"], "DAS", tiny.methods["DAS"] | {"epochs": 2})):
-        config = write_yaml(tmp_path / f"{name}.yaml", values | swept | {"results_dir": str(tmp_path / name / "a2")})
-        assert main(script, ["--config", str(config)]) == 0
-    finished = analyse("summarize_grokking", "--results", tmp_path, "--curves", tiny.folder / "training/curves.csv")
-    assert finished.returncode == 0, finished.stderr
+        execute(script, values | swept, tmp_path / name / "a2")
+    analyse("summarize_grokking", "--results", tmp_path, "--curves", tiny.folder / "training/curves.csv")
     assert drawn(tmp_path / "figures") == {"probe_accuracy", "ablation", "DAS"}
     [row] = [row for row in rows_of(tmp_path / "figures/over_training.csv") if row["component"] == "mlp"]
     [mlp] = [row for row in rows_of(tmp_path / "circuit_probing/a2/results.csv") if row["operation"] == "mlp"]
@@ -173,15 +162,15 @@ def test_layers_and_models_are_summarized_as_means_over_seeds(tmp_path, analyse)
     results = tmp_path / "SV_Agreement"
     write_table(results / "amnesic/smollm2/results.csv", [
         {"target_layer": 3, "residual_location": "resid_post", "heldout_acc": value} | erased for value in (0.5, 0.7)])
-    finished = analyse("summarize_layers", "--results", results, "--model", "smollm2")
-    assert finished.returncode == 0 and finished.stderr.count("missing: ") == 4, finished.stderr
+    said = analyse("summarize_layers", "--results", results, "--model", "smollm2").stderr
+    assert said.count("missing: ") == 4, said
     assert drawn(results / "figures/smollm2") == {"layers"}
     assert "| 3, MLP | 0.30 / 0.00 | 0.00 /  |" in (results / "figures/smollm2/layers.md").read_text()
     row = {"target_layer": 29, "operation": "attn", "full_model_knn_test_acc": 0.6, "vanilla_acc_iid": 0.95,
            "ablated_acc_iid": 0.7, "random_ablated_acc_iid_mean": 0.9}
     write_table(results / "smollm2/results.csv", [row | {"knn_test_acc": accuracy} for accuracy in (0.7, 0.8)])
     (tmp_path / "p.csv").write_text("experiment,task,method,variable,component,metric,value,layer\n")
-    assert analyse("summarize_across_models", "--published", tmp_path / "p.csv", "--results", tmp_path).returncode == 0
+    analyse("summarize_across_models", "--published", tmp_path / "p.csv", "--results", tmp_path)
     assert drawn(tmp_path / "figures/across_models") == {"SV_Agreement"}
     [model] = rows_of(tmp_path / "figures/across_models/SV_Agreement.csv")
     assert [float(model[name]) for name in ("depth", "circuit", "beyond_random")] == pytest.approx([1, 0.75, 0.2])
@@ -207,12 +196,12 @@ def test_overlap_finds_circuits_by_config_or_by_name(tiny, tmp_path, analyse):
         "variable": variable, "model_dir": str(tmp_path / name), "results_dir": str(tmp_path / f"{name}_run")})
         for name, variable in (("a2", "var_0"), ("b", "var_1"))]
     assert main(CIRCUITS, ["--config", *map(str, configs)]) == 0
-    assert analyse("summarize_model_overlap", "--config", *configs, "--out", tmp_path / "found").returncode == 0
+    analyse("summarize_model_overlap", "--config", *configs, "--out", tmp_path / "found")
     assert drawn(tmp_path) == {"found"}
     rows = rows_of(tmp_path / "found.csv")
     assert {row["operation"] for row in rows} == {"attn", "mlp"}
     named = [sorted((tmp_path / name).glob("*attn*"))[0] for name in ("a2", "b")]
-    assert analyse("summarize_model_overlap", "--circuits", *named, "--out", tmp_path / "named").returncode == 0
+    analyse("summarize_model_overlap", "--circuits", *named, "--out", tmp_path / "named")
     assert rows_of(tmp_path / "named.csv") == [row for row in rows if row["operation"] == "attn"]
     other = sorted((tmp_path / "b").glob("*mlp*"))[0]
     further = write_yaml(tmp_path / "c.yaml", {"base": str(configs[0]), "variable": "aux_0"})  # made no circuit
@@ -220,5 +209,276 @@ def test_overlap_finds_circuits_by_config_or_by_name(tiny, tmp_path, analyse):
                             (("--circuits", named[0], configs[0]), "not a saved circuit"),
                             (("--config", configs[0], tmp_path / "no.yaml"), "no.yaml"),
                             (("--config", further, configs[1]), "circuit_probing.py --config")):
-        refused = analyse("summarize_model_overlap", *arguments, "--out", tmp_path / "never")
-        assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1 and word in refused.stderr
+        analyse("summarize_model_overlap", *arguments, "--out", tmp_path / "never", refusal=word)
+
+
+def test_ablation_by_position_is_that_of_single_sentences_with_one_token_ablated(language, tmp_path, analyse):
+    values = language_values(language, tmp_path) | {
+        "target_layer_list": [0], "num_epochs": 5, "test_size": 60, "num_random_ablations": 0, "save_models": True,
+        "model_dir": str(tmp_path / "circuits")}
+    rows, config = execute(CIRCUITS, values, tmp_path / "run"), tmp_path / "run.yaml"
+    tokenizer, opened = load_tokenizer("", str(language.model)), opened_model(language.model)
+    answers = [tokenizer(word)["input_ids"][0] for word in ("is", "are")]
+    labels = pd.read_csv(language.data / "SV_Agr.csv").set_index("sentence")["labels"]
+    for row in rows:
+        analyse("ablate_by_position", "--config", config, "--layer", 0, "--operation", row["operation"],
+                "--out", tmp_path / row["operation"])
+        found = pd.read_csv(tmp_path / f"{row['operation']}.csv").set_index(["evaluation", "ablated_at"])["accuracy"]
+        for name in ("iid", "gen"):
+            assert found[name, "full model"] == pytest.approx(float(row[f"vanilla_acc_{name}"]))
+            assert found[name, "every token"] == pytest.approx(float(row[f"ablated_acc_{name}"]))
+        [file] = (tmp_path / "circuits").glob(f"*_{row['operation']}_*")
+        sublayer, masks = find_sublayer(opened, 0, row["operation"]), load_circuit(file)[0].ablation()
+        said = rows_of(next((tmp_path / "run/qualitative").glob(f"*{row['operation']}*")))
+        for case, tokens in (("first token", slice(0, 1)), ("all other tokens", slice(1, None))):
+            hits = []
+            for sentence in (line["sentence"] for line in said):
+                ids = torch.tensor([tokenizer(sentence)["input_ids"]])
+                with torch.no_grad(), ablated_at(tokens, sublayer, masks):
+                    logits = opened.model(ids, use_cache=False).logits[0, -1]  # a cache would hold both runs
+                hits.append(logits[answers].argmax().item() == labels[sentence])
+            assert found["iid", case] == pytest.approx(sum(hits) / 60)
+
+
+@contextmanager
+def ablated_at(tokens: slice, sublayer, masks):
+    """The plain way: the sublayer's update is another one at some tokens."""
+    def hook(module, arguments, keywords, whole):
+        with masked(sublayer, masks):
+            without = module.forward(*arguments, **keywords)
+        update, other = (given[0] if isinstance(given, tuple) else given for given in (whole, without))
+        update[:, tokens] = other[:, tokens]
+
+    handle = sublayer.module.register_forward_hook(hook, with_kwargs=True)
+    yield
+    handle.remove()
+
+
+# ------------------------------------------------------------------------------ sentences
+
+FIGURES_BY_LAYER = {"one_circuit", "ablation_by_layer", "nearest_neighbors"}
+
+
+def write_run(folder: Path, sublayers: dict[tuple, dict[str, tuple[float, Iterable[float]]]], **counted) -> Path:
+    """A run by hand: for each (seed, layer, operation), the accuracy without the circuit and the draws' on each set.
+
+    counted: further columns of the ablations, such as examples.
+    """
+    rows, ablations = [], []
+    for (seed, layer, operation), effects in sublayers.items():
+        setting = {"model_seed": seed, "target_layer": layer, "probe_index": -1, "operation": operation, "lr": 0.001}
+        possible = all(len(draws) for _, draws in effects.values())
+        neighbors = {f"{prefix}_{name}_acc": value for name in ("test", "gen")
+                     for prefix, value in (("knn", 0.9), ("full_model_knn", 0.7), ("majority", 0.5))}
+        rows.append(setting | {"l0_norm": 30 + seed, "l0_max": 120} | neighbors
+                    | {"random_ablation_impossible": None if possible else "the circuit holds 41 of the 64 neurons"})
+        for name, (ablated, draws) in effects.items():
+            cases = [("full", None, 0.95), ("circuit", None, ablated)]
+            cases += [("random", draw, accuracy) for draw, accuracy in enumerate(draws)]
+            ablations += [setting | {"evaluation": name, "maps": "all", "condition": condition, "draw": draw,
+                                     "accuracy": accuracy} for condition, draw, accuracy in cases]
+    folder.mkdir()
+    pd.DataFrame(rows).to_csv(folder / "results.csv", index=False)
+    pd.DataFrame(ablations).assign(**counted).to_csv(folder / "ablations.csv", index=False)
+    return folder
+
+
+def effects_of(run: Path) -> pd.DataFrame:
+    return measure_effects(read_run(run, "agreement", {"iid": "IID"})[1])
+
+
+def test_sublayers_are_ranked_by_what_their_ablation_costs_beyond_random_draws(tmp_path, analyse):
+    around = [0.91, 0.93, 0.95, 0.93, 0.93]  # mean 0.93, sd sqrt(0.0002)
+    run = write_run(tmp_path / "run", {
+        (0, 0, "attn"): {"iid": (0.92, around), "gen": (0.90, around)},
+        (0, 0, "mlp"): {"iid": (0.94, [0.94] * 5), "gen": (0.93, [0.94] * 5)},  # draws that are all equal
+        (0, 3, "attn"): {"iid": (0.60, around), "gen": (0.99, around)},
+        (0, 3, "mlp"): {"iid": (0.50, []), "gen": (0.50, [])}})  # no random draw of its size
+    analyse("summarize_agreement", "--results", run)
+    assert drawn(run / "figures") == FIGURES_BY_LAYER
+    ranking = pd.read_csv(run / "figures/strongest_sublayers.csv").set_index(["target_layer", "operation"])
+    assert list(ranking.index) == [(3, "attn"), (0, "attn"), (0, "mlp"), (3, "mlp")]
+    columns = ["lost_beyond_random_iid", "random_ablated_acc_iid_std", "p_iid", "p_holm_iid"]
+    assert ranking.loc[(3, "attn"), columns].tolist() == pytest.approx([0.33, 0.0002 ** 0.5, 1 / 6, 3 / 6])
+    assert ranking.loc[(0, "attn"), "p_iid"] == pytest.approx(2 / 6)  # one draw, 0.91, lies below 0.92
+    assert ranking.loc[(0, "mlp"), ["p_iid", "p_gen"]].tolist() == pytest.approx([1, 1 / 6])
+    assert ranking.loc[(3, "mlp"), ["random_ablated_acc_iid_mean", "p_iid", "lost_beyond_random_gen"]].isna().all()
+    assert ranking["random_ablation_impossible"].notna().tolist() == [False, False, False, True]
+    assert ranking["l0_share"].tolist() == [0.25] * 4 and set(ranking["full_model_knn_gen_acc"]) == {0.7}
+
+
+def test_marks_tell_a_loss_from_a_gain_and_from_a_circuit_without_draws(tmp_path):
+    around = [0.91, 0.93, 0.95, 0.93, 0.93]
+    many = [0.9 + 0.0001 * i for i in range(199)]  # 199 draws and nine sublayers: 9 / 200 < 0.05
+    run = write_run(tmp_path / "run", {
+        (0, layer, "attn"): {"iid": effect} for layer, effect in enumerate([
+            (0.60, around), (0.92, around), (0.99, around), (0.93, [0.94] * 3), (0.94, [0.94] * 3), (0.2, []),
+            (0.2, [0.9]), (0.8, many), (0.91, many)])})
+    effects = effects_of(run)
+    marks = "below other other below other alone below significant other"
+    assert list(marks_of(effects)) == marks.split()
+    assert effects["p"].iloc[2] == 1  # a gain is no loss
+
+
+def test_seeds_are_averaged_and_compared_with_their_own_draws(tmp_path):
+    low, high = [0.70, 0.72, 0.74], [0.90, 0.92, 0.94]
+    run = write_run(tmp_path / "run", {(0, 5, "attn"): {"iid": (0.68, low)}, (1, 5, "attn"): {"iid": (0.84, high)},
+                                       (2, 5, "attn"): {"iid": (0.10, [])}})
+    [effect] = effects_of(run).to_dict("records")
+    assert effect["ablated"] == pytest.approx((0.68 + 0.84 + 0.10) / 3)
+    assert effect["random"] == pytest.approx(0.82)
+    assert effect["beyond"] == pytest.approx(0.06)  # (0.04 + 0.08) / 2: the third seed has no draws
+    assert effect["p"] == pytest.approx(1 / 4)  # 0.76 lies below the averaged draws 0.80, 0.82, 0.84
+    assert effect["draws"] == 3  # of a setting, not of all of them
+    assert pd.isna(effect["ablated_low"])  # the table does not count its sentences
+
+
+def test_intervals_are_over_seeds_and_over_the_sentences_that_the_table_counts(tmp_path, monkeypatch, analyse):
+    run = write_run(tmp_path / "run", {key: {"iid": (accuracy, [0.9] * 3)} for key, accuracy in (
+        ((0, 5, "attn"), 0.5), ((0, 6, "attn"), 0.2), ((1, 6, "attn"), 0.8))}, examples=1000)
+    one, two = effects_of(run).to_dict("records")
+    assert (one["ablated_low"], one["ablated_high"]) == pytest.approx((0.469, 0.531), abs=0.004)
+    assert (two["ablated_low"], two["ablated_high"]) == pytest.approx((0.2, 0.8), abs=0.03)
+    figures = kept_figures(monkeypatch)
+    analyse("summarize_agreement", "--results", run, "--layer", 6)
+    assert "n = 1000 sentences, 3 random draws a circuit" in figures["ablation_by_layer"].get_suptitle()
+    assert "circuit in attention, layer 6" in figures["one_circuit"].get_suptitle()
+    lines = {line.get_label(): line.get_ydata().tolist() for line in figures["ablation_by_layer"].axes[0].lines}
+    assert lines["circuit ablated"] == pytest.approx([0.5, 0.5]) and lines["full model"] == pytest.approx([0.95] * 2)
+
+
+def test_other_tasks_are_drawn_and_a_run_that_cannot_be_is_refused_in_one_sentence(tmp_path, analyse):
+    effect = {"iid": (0.5, [0.9, 0.8])}
+    runs = {name: write_run(tmp_path / name, {(0, layer, "attn"): effect for layer in (0, 1)}) for name in (
+        "run", "unevaluated", "agreement", "sweep")}
+    genders = write_run(tmp_path / "genders", {(0, 4, "attn"): {"iid_masculine": (0.5, [0.9, 0.8])}})
+    for script, run in (("summarize_syntactic_number", runs["run"]), ("summarize_reflexives", genders)):
+        analyse(script, "--results", run, "--out", tmp_path / script)
+        assert drawn(tmp_path / script) == FIGURES_BY_LAYER
+    damaged = write_run(tmp_path / "damaged", {(0, 0, "attn"): {"iid": ("half", [0.9, 0.8])}})
+    (runs["unevaluated"] / "ablations.csv").unlink()
+    write_yaml(runs["agreement"] / "config.yaml", {"task": "agreement"})
+    table = pd.read_csv(runs["sweep"] / "results.csv")
+    table.assign(checkpoint=[0, "final"]).to_csv(runs["sweep"] / "results.csv", index=False)
+    for arguments, words in (((tmp_path / "none",), "none/results.csv cannot be read"),
+                             ((runs["agreement"],), "another task: agreement"), ((runs["sweep"],), "sweeps checkpoint"),
+                             ((genders,), "without the sets iid"), ((runs["unevaluated"],), "ablations.csv cannot"),
+                             ((damaged,), "line 3: the column 'accuracy' holds 'half'"),
+                             ((runs["run"], "--layer", 7), "no circuit with --layer 7")):
+        analyse("summarize_syntactic_number", "--results", *arguments, "--out", tmp_path / "never", refusal=words)
+        assert not (tmp_path / "never").exists()
+
+
+# ------------------------------------------------------------------------------ the comparison of methods
+
+ACCURACIES = {  # of interchanges where a variable is carried, and where it is not
+    "full": (0.02, 0.02), "none": (0.02, 0.02), "lda": (0.99, 0.02), "linear_probe": (0.8, 0.02),
+           "das": (0.9, 0.3)}
+
+
+def table_of(seeds=(0, 1), known=True, **changes) -> pd.DataFrame:
+    """One variable that is carried and one that is not, at two sites."""
+    rows = [{"model_seed": seed, "target_layer": 0, "residual_location": site, "variable": variable, "method": name,
+             "iia": iia[0] if (carried := variable == "var_0" and site == "resid_mid") else iia[1],
+             "iia_low": 0.01, "iia_high": 1.0, "log_odds_mean": 3.0, "isolate": 0.9 if carried else 1.0,
+             "relative_norm": 0.5, "n_pairs": 500, "n_excluded": 3, "ground_truth": carried if known else None,
+             "rank": 4, "random_iia_mean": 0.03, "random_iia_max": 0.05, "empirical_p": 0.05, "selectivity": 1.0,
+             "exceeds_full": None if known else name == "das", "model_acc": 1.0, "seconds": 1.0}
+            for seed in seeds for site in ("resid_mid", "resid_post") for variable in ("var_0", "aux_0")
+            for name, iia in ACCURACIES.items()]
+    return pd.DataFrame(rows).assign(**changes)
+
+
+def save(folder, config=None, **tables) -> None:
+    for name, table in tables.items():
+        write_yaml(folder / name / "config.yaml", config or {})
+        table.to_csv(folder / name / "results.csv", index=False)
+
+
+def test_the_leaderboard_ranks_methods_and_not_controls(tmp_path):
+    save(tmp_path, A=table_of(), B=table_of(seeds=(0,)))
+    board = leaderboard(shared_cells(read_runs(tmp_path)))
+    assert [row[:3] for row in as_cells(board)[1:]] == [
+        ["1", "lda", "variable"], ["2", "das", "answers"], ["3", "linear_probe", "variable"],
+        ["", "full", "nothing"], ["", "none", "nothing"]]
+    board = board.set_index("method")
+    lda, das = board.loc["lda"], board.loc["das"]
+    assert (lda["models"], lda["cells"], lda["carried"], lda["pairs"]) == (3, 12, 3, 6000)
+    assert lda[["iia_carried", "isolate_carried", "disentangle_carried", "iia_not_carried"]].tolist() == (
+        pytest.approx([0.99, 0.9, 0.945, 0.02]))
+    assert lda["iia_carried_low"] < 0.99 < lda["iia_carried_high"] < 1
+    assert (lda["auroc"], das["auroc"], board.loc["none", "auroc"]) == (1, 1, 0.5)
+    assert das[["iia_not_carried_max", "relative_norm_carried", "rank_carried"]].tolist() == [0.3, 0.5, 4]
+
+
+def test_means_are_over_cells_that_were_measured_and_intervals_over_models():
+    rows = pd.DataFrame({"model": ["m", "m", "n", "o"], "iia": [0.2, 0.4, 0.9, 0.7], "n_pairs": [10**6] * 3 + [0]})
+    mean, low, high = mean_with_interval(rows, "iia")
+    assert mean == pytest.approx(0.5) and (low, high) == pytest.approx((0.3, 0.9), abs=0.002)
+    assert mean_with_interval(rows.assign(iia=[0.2, None, 0.4, None]), "iia")[0] == pytest.approx(0.3)
+    assert pd.isna(mean_with_interval(rows.tail(1), "iia")[0])
+    alone = mean_with_interval(rows.head(1).assign(n_pairs=100), "iia")  # the interval is over its pairs
+    assert alone[1:] == pytest.approx((0.12, 0.28), abs=0.015)
+
+
+def test_methods_are_compared_by_the_cells_that_all_of_them_have(tmp_path, capsys):
+    """What --overwrite set aside is not read, and runs of the same models have the same cells."""
+    table, config = table_of(), {"model_path": "m_{model_seed}", "test_data_path": "data/test.csv"}
+    save(tmp_path, config, A=table[table["method"] != "das"], Mine=table[table["method"] == "das"],
+         **{"A.old-1": table_of(seeds=(5,))})
+    board = leaderboard(shared_cells(read_runs(tmp_path)))
+    assert set(board["cells"]) == {8} and set(board["models"]) == {2} and board["auroc"].notna().all()
+    assert not capsys.readouterr().err
+    fresh = table_of(seeds=(0,), ground_truth=False)
+    save(tmp_path, config | {"layer_reinit": 0}, Fresh=fresh[fresh["method"] == "lda"])  # another model
+    assert leaderboard(shared_cells(read_runs(tmp_path))).equals(board)
+    assert "over 8 cells, which all methods were run on" in capsys.readouterr().err
+    save(tmp_path, config | {"layer_reinit": -1}, Again=table[table["method"] == "lda"])
+    with pytest.raises(BadInput, match=r"lda, .*more than once \(in A, Again\)"):
+        shared_cells(read_runs(tmp_path))
+
+
+def test_heat_maps_are_means_over_models_and_hatched_beyond_the_full_interchange(tmp_path, monkeypatch):
+    table = pd.concat([table_of(known=False, target_layer=layer) for layer in (0, 3, 9)], ignore_index=True)
+    table = table[(table["target_layer"] < 9) | (table["method"] != "lda")]
+    das = (table["method"] == "das") & (table["model_seed"] == 1)
+    table.loc[das, "iia"] = 0.1
+    table.loc[das & (table["target_layer"] == 3), "exceeds_full"] = False  # in one of two models only
+    save(tmp_path, A=table.query("variable == 'var_0' and residual_location == 'resid_mid'"))
+    figures = kept_figures(monkeypatch)
+    draw_layers(read_runs(tmp_path), tmp_path / "layers")
+    grid = pd.read_csv(tmp_path / "layers_iia.csv", index_col="method")
+    assert grid.loc["das"].tolist() == pytest.approx([0.5] * 3) and pd.isna(grid.loc["lda", "9"])
+    row = list(grid.index).index("das")
+    assert {cell.get_xy() for cell in figures["layers"].axes[0].patches if cell.get_hatch()} == {(0, row), (2, row)}
+
+
+@pytest.mark.parametrize("table, wanted", [
+    (table_of(iia=None, isolate=None, n_pairs=0, iia_low=None, iia_high=None), {"methods", "isolate"}),
+    (table_of(known=False), {f"{variable}_{site}" for variable in ("var_0", "aux_0") for site in (
+        "resid_mid", "resid_post")})], ids=["nothing could be measured", "language"])
+def test_runs_without_a_leaderboard_are_drawn(table, wanted, tmp_path, analyse):
+    save(tmp_path, Run=table)
+    assert "no leaderboard" in analyse("summarize_comparison", "--results", tmp_path).stderr
+    assert drawn(tmp_path / "figures/Run") == wanted
+
+
+def test_a_real_run_is_drawn(tiny, tmp_path, analyse):
+    execute(COMPARISON, tiny.values[COMPARISON] | {
+        "ground_truth": {"var_0": ["resid_mid"], "var_1": []}, "method_list": ["none", "random", "lda"]},
+        tmp_path / "Comparison/tiny")
+    said = analyse("summarize_comparison", "--results", tmp_path / "Comparison", "--out", tmp_path / "out")
+    assert "| 1 | lda" in said.stdout
+    assert drawn(tmp_path / "out/tiny") == {"methods", "isolate"} and drawn(tmp_path / "out") == {"detection"}
+    assert "Over the same 2 cells, 1 of which carry" in (tmp_path / "out/leaderboard.md").read_text()
+    sites = pd.read_csv(tmp_path / "out/sites.csv").query("method == 'lda'")
+    assert sites["p_holm"].tolist() == holm(sites["empirical_p"]).tolist()  # of the sites of a run and method
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"iia": "high"}, "line 2: the column 'iia' holds 'high'"), ({"method": "magic"}, "there is no method 'magic'")])
+def test_mistakes_end_in_a_sentence(changes, words, tmp_path, analyse):
+    analyse("summarize_comparison", "--results", tmp_path, refusal="has no */results.csv")
+    save(tmp_path, A=table_of(**changes))
+    assert "A/results.csv" in analyse("summarize_comparison", "--results", tmp_path, refusal=words).stderr
+    assert not (tmp_path / "figures").exists()

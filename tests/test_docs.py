@@ -17,35 +17,23 @@ import make_tables
 import pandas as pd
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES, ArchitectureAdapterFactory
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-import amnesic_probing
-import circuit_probing
-import compare_methods
-import DAS
-import probing
-import train_algorithmic_models
 from analysis.compare_with_published import put_beside, read_published
 from analysis.tables import read_experiment
-from conftest import comparison_values, rows_of, write_yaml
+from conftest import CIRCUITS, COMPARISON, METHODS, TRAINING, execute, rows_of, write_yaml
 from interp import methods
 from interp.experiment import main
 from interp.methods.interchange.registry import INTERCHANGES, Compared
-from interp.methods.table import METHODS, Method
+from interp.methods.table import METHODS as METHODS_OF_PAPER
+from interp.methods.table import Method
 from interp.models import attention
 from interp.runs.config import PROJECT_ROOT, read_yaml
+from language_model import save_random_model
 
 DOCS = PROJECT_ROOT / "docs"
 PAGES = sorted({*PROJECT_ROOT.glob("*.md"), *DOCS.rglob("*.md"), *PROJECT_ROOT.glob("*/README.md")})
-START, UNKNOWN = "<|endoftext|>", "[UNK]"
-WORDS_OF_AGREEMENT = "the author authors behind a guard guards is are"
 
-
-# -------------------------------------------------------------------------- reading the pages
 
 def text_of(page: str) -> str:
     return (DOCS / page).read_text()
@@ -68,20 +56,11 @@ def write_files(page: str, folder: Path, places: dict[str, str]) -> dict[str, Pa
     return {name: folder / name for name, _ in found}
 
 
-def save_model_of_words(folder: Path, sentences: list[str]) -> Path:
-    """A random GPT-2 of two layers, whose tokens are the words of some sentences."""
-    words = sorted({word for sentence in sentences for word in sentence.split()})
-    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate([START, UNKNOWN, *words])}, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = WhitespaceSplit()
-    torch.manual_seed(0)
-    GPT2LMHeadModel(GPT2Config(vocab_size=len(words) + 2, n_positions=24, n_layer=2, n_head=2, n_embd=32,
-                               bos_token_id=0, eos_token_id=0)).save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=UNKNOWN, bos_token=START,
-                            eos_token=START).save_pretrained(folder)
-    return folder
+def run_file(script, config: Path, results: Path, *changes: str) -> list[dict]:
+    """A script's command line on a page's config, some keys set otherwise; its results."""
+    assert main(script, ["--config", str(config), "--set", *changes]) == 0
+    return rows_of(results / "results.csv")
 
-
-# ---------------------------------------------------------------------------------- the pages
 
 def test_keys_are_what_the_scripts_say():
     assert text_of("keys.md") == runpy.run_path(str(DOCS / "make_keys.py"))["page"](), "run python docs/make_keys.py"
@@ -111,10 +90,6 @@ def test_what_a_page_points_to_is_there(page):
     new = {"interp/methods/class_means.py", "interp/methods/interchange/ridge.py"}  # what a recipe makes
     for path in set(re.findall(r"`((?:interp|tests|benchmarks|analysis)/[\w/]+\.py)", page.read_text())) - new:
         assert (PROJECT_ROOT / path).exists(), path
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT_ROOT)))
-def test_scripts_and_configs_of_commands_are_there(page):
     made = {*re.findall(r"^`([^`\n]+)`:$", page.read_text(), re.MULTILINE)}  # files that the page gives
     for block in re.findall(r"^```\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
         block = re.sub(r"\\\n\s*", " ", block).replace("$c/", "configs/Disambiguation/").replace("$model", "smollm2")
@@ -196,8 +171,6 @@ def test_our_values_beside_the_published_are_those_of_the_kept_runs(page, tmp_pa
     assert [f"{value:.6g}" for value in found["ours"]] == ours.tolist()
 
 
-# --------------------------------------------------------------------------------- the recipes
-
 @pytest.fixture
 def tables_restored():
     """Adapters and algebra that a page adds are gone afterwards."""
@@ -233,37 +206,33 @@ def mean_difference(tmp_path, monkeypatch):
 
 def test_a_method_is_added_as_its_page_says(mean_difference, tiny, tmp_path, monkeypatch):
     script, files = mean_difference
-    results = tmp_path / "Results"
-    config = files["configs/Quickstart/mean_difference/a2.yaml"]
-    assert main(script.SCRIPT, [
-        "--config", str(config), "--set", f"model_path={tiny.circuits['model_path']}",
-        f"train_data_path={tiny.circuits['train_data_path']}", f"test_data_path={tiny.circuits['test_data_path']}",
-        f"results_dir={results / 'mean_difference' / 'a2'}"]) == 0
-    rows = rows_of(results / "mean_difference/a2/results.csv")
+    results = tmp_path / "Results/mean_difference/a2"
+    rows = run_file(script.SCRIPT, files["configs/Quickstart/mean_difference/a2.yaml"], results, *(
+        f"{key}={tiny.circuits[key]}" for key in ("model_path", "train_data_path", "test_data_path")),
+        f"results_dir={results}")
     assert [row["residual_location"] for row in rows] == ["resid_mid", "resid_post"]
     assert all(float(row["accuracy_lost"]) == float(row["vanilla_acc"]) - float(row["erased_acc"]) for row in rows)
     assert all(row["dimensions"] == "5" and 0 <= float(row["test_acc"]) <= 1 for row in rows)  # a² has six values
 
     [entry] = [block for _, block in blocks_of("add_a_method.md", "python") if "Method(" in block]
-    monkeypatch.setitem(METHODS, "mean_difference", eval(f"{{{entry}}}", {"Method": Method})["mean_difference"])
-    table = read_experiment(results, ["a2"], {})
+    added = eval(f"{{{entry}}}", {"Method": Method})["mean_difference"]
+    monkeypatch.setitem(METHODS_OF_PAPER, "mean_difference", added)
+    table = read_experiment(tmp_path / "Results", ["a2"], {})
     assert list(table["mean_difference:test_acc"]) == [float(row["test_acc"]) for row in rows]
     assert set(table["component"]) == {"attn", "mlp"}
 
 
 def test_the_new_method_takes_sentences_too(mean_difference, tmp_path):
     script, files = mean_difference
-    numbers = {"author": 0, "authors": 1}
-    table = pd.DataFrame([{"sentence": f"{first} {noun} behind {second}{other}", "labels": number}
-                          for noun, number in numbers.items() for first in ("the", "a")
+    table = pd.DataFrame([{"sentence": f"{first} author{'s' * number} behind {second}{other}", "labels": number}
+                          for number in (0, 1) for first in ("the", "a")
                           for second in ("", "the ", "a ") for other in ("guard", "guards")])
     table.to_csv(tmp_path / "agreement.csv", index=False)
-    model = save_model_of_words(tmp_path / "model", [WORDS_OF_AGREEMENT, WORDS_OF_AGREEMENT.capitalize(), "A"])
-    assert main(script.SCRIPT, [
-        "--config", str(files["configs/SV_Agreement/mean_difference/smollm2.yaml"]), "--set", f"model_path={model}",
-        f"data_path={tmp_path / 'agreement.csv'}", "gen_path=null", "train_size=14", "test_size=8",
-        "target_layer_list=[0, 1]", f"results_dir={tmp_path / 'results'}"]) == 0
-    rows = rows_of(tmp_path / "results/results.csv")
+    model = save_random_model(tmp_path / "model", "gpt2", [*table["sentence"], "The A is are"])
+    rows = run_file(
+        script.SCRIPT, files["configs/SV_Agreement/mean_difference/smollm2.yaml"], tmp_path / "results",
+        f"model_path={model}", f"data_path={tmp_path / 'agreement.csv'}", "gen_path=null", "train_size=14",
+        "test_size=8", "target_layer_list=[0, 1]", f"results_dir={tmp_path / 'results'}")
     assert len(rows) == 4 and all(row["dimensions"] == "1" and row["interchange_acc"] for row in rows)
 
 
@@ -273,9 +242,8 @@ def test_a_method_joins_the_comparison_as_its_page_says(tiny, tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, "interp.methods.interchange.ridge", added)
     [entry] = [block for _, block in blocks_of("add_a_method.md", "python") if "Compared(" in block]
     monkeypatch.setitem(INTERCHANGES, "ridge", eval(f"{{{entry}}}", {"Compared": Compared})["ridge"])
-    values = comparison_values(tiny.folder) | {"method_list": ["lda", "ridge"], "results_dir": str(tmp_path / "r")}
-    assert main(compare_methods.SCRIPT, ["--config", str(write_yaml(tmp_path / "config.yaml", values))]) == 0
-    rows = [row for row in rows_of(tmp_path / "r/results.csv") if row["method"] == "ridge"]
+    values = tiny.values[COMPARISON] | {"method_list": ["lda", "ridge"]}
+    rows = [row for row in execute(COMPARISON, values, tmp_path / "run") if row["method"] == "ridge"]
     assert len(rows) == 2 and all(row["selectivity"] and row["random_iia_mean"] for row in rows)
 
 
@@ -289,7 +257,7 @@ def test_the_mathematics_of_the_new_method(mean_difference, generator):
     assert (found.erase(activations) @ found.basis).std(0).max() < 1e-5
 
 
-def test_a_task_is_added_as_its_page_says(tmp_path, monkeypatch):
+def test_a_task_is_added_as_its_page_says(tmp_path, analyse):
     """All methods work from a CSV and YAML files alone, here on a random model."""
     places = {"data/mine": str(tmp_path / "data/mine"), "Results/": f"{tmp_path}/Results/",
               "Models/SmolLM2-135M": str(tmp_path / "model"), "Models/mine/random": str(tmp_path / "model")}
@@ -298,16 +266,16 @@ def test_a_task_is_added_as_its_page_says(tmp_path, monkeypatch):
     tables = [pd.read_csv(tmp_path / f"data/mine/pronouns{end}.csv") for end in ("", "_gen")]
     assert [len(table) for table in tables] == [100, 48]
     runpy.run_path(str(files["mine/random_model.py"]))
-    scripts = {"circuit_probing": circuit_probing, "linear_probing": probing, "amnesic": amnesic_probing, "DAS": DAS,
-               "pattern": DAS}
-    for name, script in scripts.items():
-        arguments = ["--config", str(files[f"mine/{name}.yaml"]), "--set", "target_layer_list=[0, 1]"]
-        assert main(script.SCRIPT, [*arguments, "--check"]) == 0
-        assert not (tmp_path / "Results/mine" / name).exists()
-        assert main(script.SCRIPT, arguments) == 0
-    results = tmp_path / "Results/mine"
-    circuit, probe, erased, das, pattern = (rows_of(results / folder / "results.csv") for folder in (
-        "smollm2", "linear_probing/smollm2", "amnesic/smollm2", "DAS/smollm2", "pattern"))
+    results, rows = tmp_path / "Results/mine", {}
+    for name, script, folder in (
+            ("circuit_probing", CIRCUITS, "smollm2"), ("linear_probing", METHODS["probing"], "linear_probing/smollm2"),
+            ("amnesic", METHODS["amnesic_probing"], "amnesic/smollm2"), ("DAS", METHODS["DAS"], "DAS/smollm2"),
+            ("pattern", METHODS["DAS"], "pattern")):
+        config, layers = files[f"mine/{name}.yaml"], "target_layer_list=[0, 1]"
+        assert main(script, ["--config", str(config), "--set", layers, "--check"]) == 0
+        assert not (results / folder).exists()
+        rows[name] = run_file(script, config, results / folder, layers)
+    circuit, probe, erased, das, pattern = rows.values()
     shares = [row[name] for row in [*circuit, *probe, *das] for name in ("vanilla_acc_iid", "vanilla_acc_gen")]
     shares += [row[name] for row in erased for name in ("heldout_acc", "gen_heldout_acc", "random_heldout_acc_mean")]
     shares += [row[name] for row in probe for name in ("gen_acc", "counterfactual_predicts_cf_label")]
@@ -315,59 +283,39 @@ def test_a_task_is_added_as_its_page_says(tmp_path, monkeypatch):
     assert all(0 <= float(share) <= 1 for share in shares)
     assert das[-1]["full_interchange_acc"] and pattern[-1]["vanilla_acc_iid"] == das[-1]["vanilla_acc_iid"]
 
-    assert main(compare_methods.SCRIPT, ["--config", str(files["mine/comparison.yaml"]), "--set",
-                                         "target_layer_list=[0, 1]", "only_right=false"]) == 0
-    assert len(rows_of(results / "comparison/pronouns/results.csv")) == 16
-
-    layers = importlib.import_module("analysis.summarize_layers")
-    monkeypatch.setattr(sys, "argv", ["summarize_layers", "--model", "smollm2", "--results", str(results)])
-    layers.main()
+    assert len(run_file(COMPARISON, files["mine/comparison.yaml"], results / "comparison/pronouns", layers,
+                        "only_right=false")) == 16
+    analyse("summarize_layers", "--model", "smollm2", "--results", results)
     assert len(pd.read_csv(results / "figures/smollm2/layers.csv")) == 4
 
 
-# ------------------------------------------------------------------------------ your questions
-
-def test_another_variable_as_its_page_says(tiny, tmp_path):
-    places = {"data/mine": str(tmp_path / "data"), "data/Disambiguation": str(tiny.folder / "data"),
-              "../configs": str(PROJECT_ROOT / "configs"), "Models/mine": str(tmp_path / "models"),
-              "Results/mine": str(tmp_path / "Results")}
-    files = write_files("own_questions.md", tmp_path, places)
-    runpy.run_path(str(files["mine/add_a4.py"]))
-    assert main(circuit_probing.SCRIPT, [
-        "--config", str(files["mine/a4.yaml"]), "--set", f"model_path={tiny.circuits['model_path']}", "num_epochs=2",
-        "batch_size_list=[20]", "num_random_ablations=0"]) == 0
-    assert len(rows_of(tmp_path / "Results/circuit_probing/a4/results.csv")) == 2
-
-
-def test_a_model_of_other_arithmetic_is_trained_and_compared(tmp_path):
-    places = {"data/mine_a4": str(tmp_path / "data"), "../configs": str(PROJECT_ROOT / "configs"),
+def test_questions_of_ones_own_are_asked_as_their_page_says(tiny, tmp_path):
+    """Another variable of the model; and a model of other arithmetic is trained and compared."""
+    places = {"data/mine_a4": str(tmp_path / "data_a4"), "data/mine": str(tmp_path / "data"),
+              "data/Disambiguation": str(tiny.folder / "data"), "../configs": str(PROJECT_ROOT / "configs"),
               "Models/mine": str(tmp_path / "models"), "Results/mine": str(tmp_path / "Results")}
-    files = write_files("own_questions.md", tmp_path, places)
-    small = ["mod=11", "n_embd=16", "n_inner=32", "n_head=2"]
-    assert main(train_algorithmic_models.SCRIPT, [
-        "--config", str(files["mine/train.yaml"]), "--set", *small, "num_epochs=20", "checkpoint_every=20",
-        "save_checkpoints=[20]"]) == 0
-    assert main(compare_methods.SCRIPT, [
-        "--config", str(files["mine/compare.yaml"]), "--set", "method_list=[none,lda]", "only_right=false", "n_fit=40",
-        "n_select=10", f"model_path={tmp_path}/models/a4_b2/model_LR_0.001_Seed_{{model_seed}}_20"]) == 0
-    rows = rows_of(tmp_path / "Results/comparison/a4_b2/results.csv")
+    files, results = write_files("own_questions.md", tmp_path, places), tmp_path / "Results"
+    runpy.run_path(str(files["mine/add_a4.py"]))
+    assert len(run_file(CIRCUITS, files["mine/a4.yaml"], results / "circuit_probing/a4", "num_random_ablations=0",
+                        f"model_path={tiny.circuits['model_path']}", "num_epochs=2", "batch_size_list=[20]")) == 2
+    assert main(TRAINING, ["--config", str(files["mine/train.yaml"]), "--set", "mod=11", "n_embd=16", "n_inner=32",
+                           "n_head=2", "num_epochs=20", "checkpoint_every=20", "save_checkpoints=[20]"]) == 0
+    rows = run_file(COMPARISON, files["mine/compare.yaml"], results / "comparison/a4_b2", "method_list=[none,lda]",
+                    "only_right=false", "n_fit=40", "n_select=10",
+                    f"model_path={tmp_path}/models/a4_b2/model_LR_0.001_Seed_{{model_seed}}_20")
     assert [row["variable"] for row in rows].count("var_0") == 4 and len(rows) == 8  # two sites, two methods
 
 
-@pytest.mark.parametrize("page, script, operation", [("circuit_probing.md", circuit_probing, "operation_list"),
-                                                     ("das.md", DAS, "location_list")])
-def test_what_was_saved_is_loaded_as_its_page_says(page, script, operation, tiny, tmp_path):
-    values = tiny.circuits if script is circuit_probing else tiny.methods["DAS"]
-    values = values | {"save_models": True, "model_dir": str(tmp_path / "saved"), "results_dir": str(tmp_path / "run"),
-                       operation: ["attn"]}
-    (tmp_path / "config.yaml").write_text("\n".join(f"{key}: {value!r}" for key, value in values.items()))
-    assert main(script.SCRIPT, ["--config", str(tmp_path / "config.yaml")]) == 0
+@pytest.mark.parametrize("page, script, operation, column", [
+    ("circuit_probing.md", CIRCUITS, "operation_list", "ablated_acc_test"),
+    ("das.md", METHODS["DAS"], "location_list", "interchange_intervention_acc")])
+def test_what_was_saved_is_loaded_as_its_page_says(page, script, operation, column, tiny, tmp_path):
+    [row] = execute(script, tiny.values[script] | {
+        "save_models": True, "model_dir": str(tmp_path / "saved"), operation: ["attn"]}, tmp_path / "run")
     [saved] = (tmp_path / "saved").iterdir()
     [(_, block)] = blocks_of(page, "python")
     block = re.sub(r'"Models/[^"]*safetensors"', repr(str(saved)), block)
     block = block.replace("data/Disambiguation/", f"{tiny.folder}/data/")
     names: dict = {}
     exec(compile(block, page, "exec"), names)
-    [row] = rows_of(tmp_path / "run/results.csv")
-    column = "interchange_intervention_acc" if script is DAS else "ablated_acc_test"
     assert names["share"] == pytest.approx(float(row[column]))

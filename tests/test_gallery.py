@@ -10,10 +10,11 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from analysis import comparison_figures, figures, summarize_model_overlap
+from analysis import comparison_figures, summarize_model_overlap
 from interp import plotting
 from interp.methods.interchange.registry import INTERCHANGES
 from interp.methods.table import COMPONENT_OF, METHODS
+from test_analysis import save, table_of, write_run
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning", "error::RuntimeWarning", "error::DeprecationWarning",
                                         "error::FutureWarning")
@@ -148,8 +149,7 @@ EDGES = {
 @pytest.mark.parametrize("name", EDGES)
 def test_experiment_1(name, tmp_path, analyse, gallery):
     table = write_methods(tmp_path, **EDGES[name])
-    result = analyse("summarize_disambiguation", "--results", tmp_path)
-    assert result.returncode == 0, result.stderr
+    analyse("summarize_disambiguation", "--results", tmp_path)
     variables = EDGES[name]["variables"]
     neighbors = gallery["nearest_neighbors"]
     for axis, component in zip(neighbors.axes, ("attn", "mlp")):
@@ -173,8 +173,12 @@ def test_experiment_1(name, tmp_path, analyse, gallery):
 
 
 def test_experiment_2(tmp_path, analyse, gallery):
-    table = write_methods(tmp_path / "Task_1", ["free", "shared", "aux"])
-    assert analyse("summarize_shared_nodes", "--results", tmp_path).returncode == 0
+    analyse("summarize_shared_nodes", "--results", tmp_path, refusal="nothing to draw")
+    assert not list(tmp_path.iterdir())
+    write_methods(tmp_path / "Task_1", ["shared"], methods=["circuit_probing"], components=["mlp"])
+    table = write_methods(tmp_path / "Task_2", ["free", "shared", "aux"])
+    assert "Task_1/circuit_probing/free/results.csv" in analyse("summarize_shared_nodes", "--results", tmp_path).stderr
+    assert {file.stem for file in (tmp_path / "figures/Task_1").glob("*.pdf")} == {"nearest_neighbors", "ablation_mlp"}
     [axis] = gallery["ablation_mlp"].axes
     assert bars(axis)["its first map ablated: other task"] == equal(
         means(table, "c_fc_ablated_acc_different", component="mlp", method="circuit_probing"))
@@ -185,8 +189,7 @@ def test_experiment_2(tmp_path, analyse, gallery):
 def test_experiment_3(epochs, seeds, tmp_path, analyse, gallery):
     table = write_methods(tmp_path, ["a2", "b2"], model_seed=seeds, checkpoint=epochs, empty="^random")
     pd.DataFrame({"epoch": epochs, "train_acc": 1.0, "test_acc": 0.5}).to_csv(tmp_path / "curves.csv", index=False)
-    result = analyse("summarize_grokking", "--results", tmp_path, "--curves", tmp_path / "curves.csv")
-    assert result.returncode == 0, result.stderr
+    analyse("summarize_grokking", "--results", tmp_path, "--curves", tmp_path / "curves.csv")
     assert set(gallery) == {"probe_accuracy", "ablation", "amnesic", "DAS"}
     for figure in gallery.values():
         assert lines(figure.axes[0]) == {"model, train": [1.0] * len(epochs), "model, test": [0.5] * len(epochs)}
@@ -208,20 +211,13 @@ LANGUAGE = {  # script, layers, seeds, sublayers, evaluation sets, random draws
 @pytest.mark.parametrize("name", LANGUAGE)
 def test_experiment_4(name, tmp_path, analyse, gallery):
     script, layers, seeds, operations, sets, draws = LANGUAGE[name]
-    keys = {"model_seed": range(seeds), "target_layer": layers, "operation": operations}
-    generator, run = np.random.default_rng(0), tmp_path / f"run_{LONG}"
-    run.mkdir()
-    table = pd.MultiIndex.from_product(keys.values(), names=keys).to_frame(index=False).assign(l0_norm=30, l0_max=120)
-    for column in ("knn", "full_model_knn", "majority"):
-        table[f"{column}_test_acc"] = generator.random(len(table))
-    table.to_csv(run / "results.csv", index=False)
-    ablations = table[[*keys]].merge(pd.DataFrame({"evaluation": sets}), how="cross").merge(
-        pd.DataFrame([("full", None), ("circuit", None), *(("random", draw) for draw in range(draws))],
-                     columns=["condition", "draw"]), how="cross").assign(maps="all", examples=1000)
-    ablations["accuracy"] = generator.random(len(ablations))
-    ablations.to_csv(run / "ablations.csv", index=False)
-    result = analyse(script, "--results", run)
-    assert result.returncode == 0, result.stderr
+    random = np.random.default_rng(0).random
+    run = write_run(tmp_path / f"run_{LONG}", {
+        (seed, layer, operation): {evaluation: (random(), random(draws)) for evaluation in sets}
+        for seed in range(seeds) for layer in layers for operation in operations}, examples=1000)
+    table, ablations = (pd.read_csv(run / f"{name}.csv") for name in ("results", "ablations"))
+    table.assign(knn_test_acc=(neighbors := random(len(table)))).to_csv(run / "results.csv", index=False)
+    analyse(script, "--results", run)
     figure, one = gallery["ablation_by_layer"], gallery["one_circuit"].axes[0]
     assert "n = 1000 sentences" in words_of(figure) and "patterns trained on (IID)" in words_of(figure)
     panels = [(evaluation, operation) for evaluation in sets for operation in operations]
@@ -233,7 +229,7 @@ def test_experiment_4(name, tmp_path, analyse, gallery):
             means(ablations, "accuracy", condition="random", **where) or [np.nan] * len(layers))
         assert ("no random draw" in drawn) == (draws == 0)
     assert lines(gallery["nearest_neighbors"].axes[0])["circuit"] == equal(
-        means(table, "knn_test_acc", by="target_layer", operation=operations[0]))
+        means(table.assign(knn_test_acc=neighbors), "knn_test_acc", by="target_layer", operation=operations[0]))
     assert len(one.get_xticklabels()) == len(sets)
     ranking = pd.read_csv(run / "figures/strongest_sublayers.csv").iloc[0]
     assert bars(one)["circuit ablated"] == equal(ranking[[f"ablated_acc_{evaluation}" for evaluation in sets]])
@@ -253,37 +249,27 @@ def test_overlap(rows, tmp_path, gallery):
     assert texts[-1].startswith(f"{rows - 1} | 3 | 5;")
 
 
-def compared(seeds=(0, 1), known=True, **changes) -> pd.DataFrame:
-    """A variable that is carried and one that is not, at two sites; of the method none nan at some of them."""
-    accuracies = {"full": 0.05, "none": 0.02, "random": 0.03, "lda": 0.99, "linear_probe": 0.8, "das": 0.9}
-    rows = [{"model_seed": seed, "target_layer": 0, "residual_location": site, "variable": variable, "method": name,
-             "iia": accuracy - seed / 1000 if variable == "var_0" and site == "resid_mid" else 0.3 if name == "das"
-             else np.nan if name == "none" and variable == "aux_0" else 0.02, "iia_low": 0.01, "iia_high": 1.0,
-             "log_odds_mean": 3.0, "isolate": accuracy, "relative_norm": 0.5, "n_pairs": 500, "model_acc": 1.0,
-             "ground_truth": variable == "var_0" and site == "resid_mid" if known else None, "rank": 4,
-             "random_iia_mean": 0.03, "random_iia_max": 0.05, "empirical_p": 0.05, "selectivity": 1.0,
-             "exceeds_full": None if known else name == "das"}
-            for seed in seeds for site in ("resid_mid", "resid_post") for variable in ("var_0", "aux_0")
-            for name, accuracy in accuracies.items()]
-    return pd.DataFrame(rows).assign(**changes)
+def compared(**options) -> pd.DataFrame:
+    """A table whose models differ; of the method none nan at some sites."""
+    table = table_of(**options)
+    changed = table["iia"] - table["model_seed"] / 1000
+    return table.assign(iia=changed.mask((table["method"] == "none") & (table["variable"] == "aux_0")),
+                        isolate=table["isolate"] - 0.01 * table.groupby("method").ngroup())
 
 
 @pytest.fixture
 def compare(tmp_path, analyse):
     """Draws the figures of a run of the comparison, with a config or without."""
-    def draw(table: pd.DataFrame, config: str = "") -> None:
-        (tmp_path / "Run").mkdir()
-        table.to_csv(tmp_path / "Run/results.csv", index=False)
-        (tmp_path / "Run/config.yaml").write_text(config or "{}")
-        result = analyse("summarize_comparison", "--results", tmp_path)
-        assert result.returncode == 0, result.stderr
+    def draw(table: pd.DataFrame, **config) -> None:
+        save(tmp_path, config, Run=table)
+        analyse("summarize_comparison", "--results", tmp_path)
     return draw
 
 
 @pytest.mark.parametrize("table", [compared(), compared()[lambda t: t["method"] == "lda"],
                                    compared(ground_truth=False)], ids=["two", "one method", "not carried"])
 def test_the_comparison_of_methods(table, compare, tmp_path, gallery):
-    compare(table, "{test_data_path: data/Disambiguation/test.csv, random_init: true, only_right: false}")
+    compare(table, test_data_path="data/Disambiguation/test.csv", random_init=True, only_right=False)
     methods = comparison_figures.in_order(table["method"])
     truths = sorted(table["ground_truth"].unique(), reverse=True)
     for axis, truth in zip(gallery["methods"].axes, truths, strict=True):
@@ -305,21 +291,25 @@ def test_the_comparison_of_methods(table, compare, tmp_path, gallery):
     assert points(gallery["detection"].axes[0]) == equal(board["auroc"])
 
 
-def test_the_comparison_over_checkpoints(compare, gallery):
-    table = pd.concat([compared(seeds=[0], checkpoint=step, model_acc=accuracy)
-                       for step, accuracy in ((100, 0.25), (200, 0.75), ("final", 1.0))])
-    compare(table.assign(iia=table["iia"].where(table["checkpoint"] != 200)))
+@pytest.mark.parametrize("seeds, value, ends", [((0, 1, 2), 0.4, (0.2, 0.6)), ((0,), 0.2, (0.01, 1.0))])
+def test_the_comparison_over_checkpoints(seeds, value, ends, compare, gallery):
+    """Intervals are over models, or those of the run."""
+    table = pd.concat([table_of(seeds=(seed,), checkpoint=step, model_acc=accuracy, iia=0.2 + 0.2 * seed)
+                       for seed in seeds for step, accuracy in ((100, 0.25), (200, 0.5), (300, 0.75), ("final", 1.0))])
+    compare(table.assign(iia=table["iia"].where(table["checkpoint"] != 300)))
     for axis in gallery["checkpoints"].axes:
         [model] = [line for line in axis.lines if line.get_color() == "black"]
-        assert model.get_xdata().tolist() == [100, 200] and model.get_ydata().tolist() == [0.25, 0.75]
-    assert lines(gallery["checkpoints"].axes[0])["lda"] == equal([0.99, np.nan])
+        assert model.get_xdata().tolist() == [100, 200, 300] and model.get_ydata().tolist() == [0.25, 0.5, 0.75]
+    axis = gallery["checkpoints"].axes[0]
+    assert lines(axis)["lda"] == equal([value, value, np.nan])
+    assert axis.collections[-1].get_datalim(axis.transData).intervaly == pytest.approx(ends, abs=0.05)
 
 
 def test_the_comparison_by_layer(compare, gallery):
     table = pd.concat([compared(seeds=[0], known=False, target_layer=layer) for layer in range(12) if layer != 7])
     table = table[table["method"].isin(["none", "lda", "das"])]
     table = table.assign(exceeds_full=table["exceeds_full"].where(table["variable"] != "aux_0"))
-    compare(table[(table["method"] != "lda") | (table["target_layer"] != 9)], "{data_path: a.csv, model_path: M/Some}")
+    compare(table[(table["method"] != "lda") | (table["target_layer"] != 9)], data_path="a.csv", model_path="M/Some")
     for name, stays in (("var_0_resid_mid", False), ("aux_0_resid_mid", True)):
         axis, rows = gallery[name].axes[0], comparison_figures.in_order(set(table["method"]))
         cells = np.ma.filled(axis.collections[0].get_array().astype(float), np.nan).reshape(len(rows), -1)
@@ -336,14 +326,6 @@ def test_curves(seeds, tmp_path, gallery):
     plotting.draw_curves(table, ["model_seed"], "Training", tmp_path / "curves")
     accuracies = {y for line in gallery["curves"].axes[1].get_lines() for y in line.get_ydata()}
     assert accuracies == {1 - seed / 20 for seed in range(seeds)}
-
-
-def test_bars_that_are_all_missing_have_their_room(tmp_path, gallery):
-    figure, axis = plotting.plt.subplots(layout="constrained")
-    empty = pd.DataFrame(np.nan, index=["a variable"], columns=["circuit", "linear probe", "majority baseline"])
-    figures.draw_bars(axis, empty, (empty, empty), ["circuit", "linear probe", "baseline"])
-    figures.finish(figure, "Nothing is known", tmp_path / "figure")
-    assert [text.get_text() for text in axis.texts] == ["n/a", "n/a"] and axis.get_xlim() == (-1, 1)
 
 
 def test_no_two_roles_and_no_two_methods_look_alike():

@@ -12,18 +12,11 @@ from scipy.linalg import fractional_matrix_power
 from sklearn.decomposition import PCA
 
 import compare_methods
-from conftest import COMPARISON, DEVICE, QUICK, Plain, comparison_values, language_values, tokens_of, write_yaml
-from interp.experiment import main
+from conftest import COMPARISON, DEVICE, QUICK, Plain, execute, language_values, tokens_of, write_yaml
 from interp.methods.circuits import find_circuit
 from interp.methods.comparison import arbitrary_tokens, circuit_finder, permuted_labels
 from interp.methods.erasure import erased_rank, fit_eraser
-from interp.methods.interchange.base import (
-    RANKS,
-    Interchange,
-    Pairs,
-    SiteUnderStudy,
-    learn_from_answers,
-)
+from interp.methods.interchange.base import RANKS, Interchange, Pairs, SiteUnderStudy, learn_from_answers
 from interp.methods.interchange.circuit import WEIGHTS
 from interp.methods.interchange.linear import fit_probe
 from interp.methods.interchange.registry import INTERCHANGES, Compared, fit, load_interchange
@@ -34,7 +27,7 @@ from interp.models.replay import ReplayedBlock
 from interp.runs.config import BadInput, load_config
 from interp.runs.settings import expand_settings
 from interp.statistics import interval
-from language_model import random_model, word_level_tokenizer
+from language_model import save_random_model
 
 RANKED = ("random", "pca", "difference_in_means", "linear_probe", "lda", "das_k")  # which the config's key `rank` rules
 LINEAR = ("none", "full", "random", "pca", "difference_in_means", "linear_probe", "leace", "lda", "das_k")
@@ -51,16 +44,14 @@ def trials_of(folder: Path, values: dict, **changes) -> list[tuple]:
 
 
 def table_of(folder: Path, values: dict) -> pd.DataFrame:
-    config = write_yaml(folder / "config.yaml", values | {"results_dir": str(folder / "run")})
-    assert main(COMPARISON, ["--config", str(config)]) == 0
+    execute(COMPARISON, values, folder / "run")
     return pd.read_csv(folder / "run/results.csv").set_index(["variable", "method"])
 
 
 def sentence_values(language, folder: Path) -> dict:
     """The comparison on sentences whose two nouns have a number each."""
     values = language_values(language, folder, "syntactic_number")
-    kept = ("data_path", "model_path", "train_size", "test_size", "target_layer_list")
-    return {key: values[key] for key in kept} | {
+    return {key: values[key] for key in ("data_path", "model_path", "train_size", "test_size")} | {
         "task": "sentences", "variable_list": ["labels", "object labels"], "residual_location_list": ["resid_post"],
         "method_list": ["full", "lda"], "n_fit": 300, "n_select": 100, "num_random_draws": 2, "method_options": QUICK,
         "target_layer_list": [1], "results_dir": str(folder / "comparison")}
@@ -68,16 +59,14 @@ def sentence_values(language, folder: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def of_sequences(tiny, tmp_path_factory) -> SiteUnderStudy:
-    [(_, trial), *_] = trials_of(tmp_path_factory.mktemp("site"), comparison_values(tiny.folder), **WITH_CIRCUITS)
-    return trial.site
+    return trials_of(tmp_path_factory.mktemp("site"), tiny.values[COMPARISON], **WITH_CIRCUITS)[0][1].site
 
 
 @pytest.fixture(scope="module")
 def of_sentences(language, tmp_path_factory) -> SiteUnderStudy:
     folder = tmp_path_factory.mktemp("site")
-    [(_, trial), *_] = trials_of(folder, sentence_values(language, folder), residual_location_list=["resid_mid"],
-                                 **WITH_CIRCUITS)
-    return trial.site
+    values = sentence_values(language, folder) | {"residual_location_list": ["resid_mid"]}
+    return trials_of(folder, values, **WITH_CIRCUITS)[0][1].site
 
 
 def same(first: torch.Tensor, second: torch.Tensor, places: float = 1e-5) -> bool:
@@ -95,8 +84,6 @@ def projector(found: Interchange) -> torch.Tensor:
     """What a linear interchange does to the difference of two rows, (d, d)."""
     return found.tensors["right"].double() @ found.tensors["left"].double()
 
-
-# ------------------------------------------------------------------------------ every method
 
 @pytest.mark.parametrize("name", INTERCHANGES)
 def test_every_method_keeps_its_promises(name, of_sequences, of_sentences, tmp_path):
@@ -122,7 +109,7 @@ def test_every_method_keeps_its_promises(name, of_sequences, of_sentences, tmp_p
 def test_no_method_sees_the_test_rows(tiny, tmp_path, monkeypatch):
     """Test rows that are not numbers do not disturb the fit."""
     def site() -> SiteUnderStudy:
-        return trials_of(tmp_path, comparison_values(tiny.folder), **WITH_CIRCUITS)[0][1].site
+        return trials_of(tmp_path, tiny.values[COMPARISON], **WITH_CIRCUITS)[0][1].site
 
     at_sites, clean = compare_methods.at_sites, site()
 
@@ -154,8 +141,6 @@ def test_a_linear_interchange_is_a_projector_of_its_rank_and_with_all_directions
         assert found.rank == 0 and torch.equal(found(pairs), pairs.base_activations)
 
 
-# ------------------------------------------------------------------------------ each method
-
 def test_closed_forms_are_what_they_are_called(of_sequences, generator):
     """Of activations far from 0, in classes of which one does not occur."""
     values = torch.tensor([0, 1, 3, 4])[torch.arange(400) % 4]
@@ -186,7 +171,7 @@ def test_closed_forms_are_what_they_are_called(of_sequences, generator):
 
 
 def test_what_is_chosen_is_best_on_the_select_pairs(of_sequences, tiny):
-    plain, pairs = Plain(comparison_values(tiny.folder)["model_path"]), of_sequences.select
+    plain, pairs = Plain(tiny.values[COMPARISON]["model_path"]), of_sequences.select
 
     def score(found: Interchange) -> float:
         hits = plain.above("resid_mid", found(pairs)).argmax(-1) == pairs.counterfactual.right
@@ -206,7 +191,7 @@ def test_what_is_chosen_is_best_on_the_select_pairs(of_sequences, tiny):
 
 def test_learning_from_answers_takes_plain_steps(of_sequences, tiny, monkeypatch):
     site, shift = of_sequences, torch.zeros(16, requires_grad=True)
-    plain, own = Plain(comparison_values(tiny.folder)["model_path"]), torch.zeros(16, requires_grad=True)
+    plain, own = Plain(tiny.values[COMPARISON]["model_path"]), torch.zeros(16, requires_grad=True)
     learn_from_answers(site, [shift], lambda pairs, done: (pairs.base_activations + shift, done * shift.square().sum()),
                        lr=0.05, epochs=4, batch_size=12, seed=3)
     optimizer, drawing = torch.optim.Adam([own], lr=0.05), torch.Generator().manual_seed(3)
@@ -289,8 +274,6 @@ def test_random_controls_are_of_the_methods_size(of_sequences, generator):
         assert (score > 0).sum() == 3 and not ((score > 0) & (scores[name] > 0)).any()
 
 
-# ------------------------------------------------------------------------------ controls
-
 @dataclass(frozen=True)
 class Force(Interchange):
     """Writes whatever answer it is taught, from the value of the source, with a patch larger than the model's."""
@@ -344,13 +327,11 @@ def test_arbitrary_answers_are_none_of_the_right_ones(which, request, generator)
         assert not set(tokens) & set(tokens.values())
 
 
-# ------------------------------------------------------------------------------ the script
-
 def test_all_methods_on_sequences_against_the_plain_model(tiny, tmp_path):
     """Every row: what a saved interchange puts in, run through the modules above, on pairs answered rightly."""
     table = pd.concat([pd.read_csv(tiny.folder / f"data/{name}.csv") for name in ("train", "test")])
     table.to_csv(tmp_path / "all.csv", index=False)
-    values = comparison_values(tiny.folder) | {
+    values = tiny.values[COMPARISON] | {
         "test_data_path": str(tmp_path / "all.csv"), "method_list": list(INTERCHANGES), "save_pairs": True,
         "residual_location_list": ["resid_mid", "resid_post"], "num_random_pairs": 40, "model_seed_list": [2],
         "save_models": True, "model_dir": str(tmp_path / "saved"),
@@ -447,12 +428,6 @@ def test_an_untrained_model_needs_pairs_that_it_answers_wrongly(language, tmp_pa
     assert table["rank"]["lda"] == 1
 
 
-# ------------------------------------------------------------------------------ pairs of sentences
-
-def sentence(noun: str, number: int, place: str, other: str) -> str:
-    return f"the {noun}{'s' * number} {place} the {other}"
-
-
 ROWS = [(noun, number, place, other) for noun in ("author", "guard", "teacher", "pilot") for number in (0, 1)
         for other in ("doctor", "chef", "cook") for place in ("near", "behind", "with")]
 
@@ -460,29 +435,29 @@ ROWS = [(noun, number, place, other) for noun in ("author", "guard", "teacher", 
 def rows_of_group(group: str, rows=ROWS) -> pd.DataFrame:
     """Sentences with both numbers; a group's answers differ from those of others."""
     answers = {"a": ("is", "are"), "b": ("was", "were")}[group]
-    return pd.DataFrame([{"sentence": sentence(*row), "number": row[1], "group": group, "right": answers[row[1]],
-                          "wrong": answers[1 - row[1]]} for row in rows])
+    return pd.DataFrame([{
+        "sentence": f"the {noun}{'s' * number} {place} the {other}", "number": number, "group": group,
+        "right": answers[number], "wrong": answers[1 - number]} for noun, number, place, other in rows])
 
 
 def pairs_of(folder: Path, table: pd.DataFrame, **values) -> dict[str, list[Pairs]]:
     """The pairs of each split of a table of sentences, a list for its variables, as a random model reads them."""
     table.to_csv(folder / "data.csv", index=False)
-    tokenizer = word_level_tokenizer([*table["sentence"], *table["right"], *table["wrong"], *table.get("source", [])])
-    random_model("gpt2", vocab_size=len(tokenizer)).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
-    trials = [trial for _, trial in trials_of(folder, {
+    save_random_model(folder / "model", "gpt2", [*table["sentence"], *table["right"], *table["wrong"],
+                                                 *table.get("source", [])])
+    trials = trials_of(folder, {
         "task": "sentences", "data_path": str(folder / "data.csv"), "model_path": str(folder / "model"),
         "train_size": 50, "test_size": 20, "n_fit": 30, "n_select": 20, "residual_location_list": ["resid_post"],
         "method_list": ["none"], "variable_list": ["number"], "only_right": False,
-        "results_dir": str(folder / "run")} | values)]
-    return {"fit": [trial.site.fit for trial in trials], "select": [trial.site.select for trial in trials],
-            "test": [trial.test for trial in trials], "same": [trial.same for trial in trials]}
+        "results_dir": str(folder / "run")} | values)
+    parts = [{"fit": trial.site.fit, "select": trial.site.select, "test": trial.test, "same": trial.same}
+             for _, trial in trials]
+    return {name: [part[name] for part in parts] for name in parts[0]}
 
 
-def texts_of(pairs: Pairs) -> tuple[list[str], list[str]]:
+def texts_of(pairs: Pairs) -> list[list[str]]:
     """The sentences of bases and of sources."""
-    bases, sources = ([pairs.split.examples.texts[row] for row in rows.tolist()] for rows in (pairs.base, pairs.source))
-    return bases, sources
+    return [[pairs.split.examples.texts[row] for row in rows.tolist()] for rows in (pairs.base, pairs.source)]
 
 
 @pytest.mark.parametrize("apart", [False, True])
@@ -505,16 +480,9 @@ def test_sources_are_drawn_within_split_and_group(apart, tmp_path):
     assert not set(bases["fit"]) & set(bases["select"]) and not {*bases["fit"], *bases["select"]} & set(bases["test"])
 
 
-def test_given_sources_of_two_variables(tmp_path):
-    """Where the answer does not depend on the variable that is exchanged, it is the base's that stays."""
-    table, both = rows_of_group("a").drop(columns="group"), {"variable_list": ["number", "other"]}
-    table = table.assign(
-        other=[int(place == "near") for _, _, place, _ in ROWS], source_number=1 - table["number"],
-        source=[sentence(noun, 1 - number, "with" if place == "near" else "near", other)
-                for noun, number, place, other in ROWS],
-        source_right=table["wrong"], source_other=[int(place != "near") for _, _, place, _ in ROWS])
-    with pytest.raises(BadInput, match="source_other"):
-        pairs_of(tmp_path, table.drop(columns="source_other"), answer_variable="number", **both)
+def test_the_bases_answer_stays_where_it_does_not_depend_on_the_variable(tmp_path):
+    both = {"variable_list": ["number", "other"]}
+    table = rows_of_group("a").assign(other=[int(place == "near") for _, _, place, _ in ROWS])
     with pytest.raises(BadInput, match="answer_variable"):
         pairs_of(tmp_path, table, **both)
     found = pairs_of(tmp_path, table, answer_variable="number", **both)
@@ -538,35 +506,3 @@ def test_a_sentence_with_several_sources_is_in_one_split(tmp_path):
     [shared] = found["same"]
     assert len(shared) == len(texts["test"]) and torch.equal(shared.base_values, shared.source_values)
     assert all(base != source for base, source in zip(*texts_of(shared)))
-
-
-# ------------------------------------------------------------------------------ mistakes
-
-MISTAKES = {
-    "wrong option": ({"method_options": {"das": {"epochs": 0}}}, ["'epochs'", "'das'", "greater than or equal to 1"]),
-    "unknown method": ({"method_list": ["lad"]}, ["method", "'lad'", "did you mean 'lda'"]),
-    "unknown option": ({"method_options": {"das": {"epoch": 3}}}, ["'das'", "'epoch'", "epochs"]),
-    "no label": ({"counterfactual_labels": {}}, ["counterfactual_labels", "var_0"]),
-    "unknown truth": ({"ground_truth": {"var_0": []}}, ["ground_truth", "var_1"]),
-    "too many rows": ({"n_fit": 5000}, ["n_fit", "5000"]),
-    "label that is no column": ({"counterfactual_labels": {"var_0": "CF_9", "var_1": "CF_9"}}, ["CF_9", "train.csv"]),
-    "rule that is none": ({"counterfactual_labels": {"var_0": ["a", "b", "-"], "var_1": "CF_Label_0"}}, ["'-'"]),
-    "variable without its source's": ({"variable_list": ["labels"], "counterfactual_labels": {"labels": "CF_Label_0"}},
-                                      ["counter_labels"]),
-    "source in neither file": ({"test_data_path": "10 10 10"}, ["only_right", "'10 10 10'"]),
-}
-
-
-@pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes_end_in_a_sentence(name, tiny, tmp_path, capsys):
-    changes, words = MISTAKES[name]
-    values = comparison_values(tiny.folder) | {"results_dir": str(tmp_path / "run")} | changes
-    if name == "source in neither file":
-        table = pd.read_csv(tiny.folder / "data/test.csv", index_col=0)
-        table.loc[0, "counterfactual_data"] = values["test_data_path"]
-        values["test_data_path"] = str(tmp_path / "test.csv")
-        table.to_csv(values["test_data_path"])
-    assert main(COMPARISON, ["--config", str(write_yaml(tmp_path / "config.yaml", values))]) == 2
-    said = capsys.readouterr().err
-    assert all(word in said for word in words) and len(said.splitlines()) == 1
-    assert not (tmp_path / "run").exists()

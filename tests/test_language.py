@@ -7,10 +7,9 @@ import pandas as pd
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import GPT2Config, PreTrainedTokenizerFast
 
-from conftest import CIRCUITS, DEVICE, SENTENCES, language_values, papers_table, rows_of, write_yaml
-from interp.experiment import main
+from conftest import CIRCUITS, DEVICE, SENTENCES, execute, language_values, papers_table
 from interp.models import examples as in_tokens
 from interp.models.examples import Examples
 from interp.models.loading import load_tokenizer
@@ -19,7 +18,7 @@ from interp.runs.settings import expand_settings
 from interp.tasks.grammar import csv_text, make_table
 from interp.tasks.sentences import Reader, draw, read_sentences
 from interp.tasks.study import Data, Study, check_fits
-from language_model import END, completed_sentences, last_logits, word_level_tokenizer
+from language_model import END, completed_sentences, word_level_tokenizer
 
 # A second, independent statement of the lexicon and the patterns, as regular expressions.
 HUMAN = "author|consultant|customer|farmer|manager|officer|pilot|senator|surgeon|teacher"
@@ -63,28 +62,22 @@ def test_files_hold_sentences_of_the_grammar_and_all_of_them(name, language):
     assert len(table) == ROWS[name]
     parsed = [parse(name, sentence) for sentence in table["sentence"]]
     assert [found["number"] for found in parsed] == table["labels"].tolist()
-    if name.startswith("Reflexive"):
-        assert list(table) == ["sentence", "labels", "right", "wrong", "group"]
-        assert not table.duplicated(["sentence", "group"]).any() and (table["group"] == "masculine").mean() == 0.5
-        for row in table.itertuples():
-            forms = [{"masculine": "himself", "feminine": "herself"}[row.group], "themselves"]
-            assert [row.right, row.wrong] == [forms[row.labels], forms[1 - row.labels]], row
-    else:
-        assert list(table) == ["sentence", "labels", *["object labels"] * (len(table.columns) == 5), "right", "wrong"]
-        assert not table["sentence"].duplicated().any()
-        forms = [["is", "are"][label] for label in table["labels"]]
-        assert table["right"].tolist() == forms and (table["right"] != table["wrong"]).all()
-        assert set(table["wrong"]) == {"is", "are"}
-        if "object labels" in table:
-            assert [int(found["os"] == "s") for found in parsed] == table["object labels"].tolist()
-            assert table["object labels"].mean() == 0.5
+    grouped, of_object = ["group"] * name.startswith("Reflexive"), ["object labels"] * (name == "Syntactic_Number")
+    assert list(table) == ["sentence", "labels", *of_object, "right", "wrong", *grouped]
+    assert not table.duplicated(["sentence", *grouped]).any()
+    forms = {"masculine": ("himself", "themselves"), "feminine": ("herself", "themselves"), "": ("is", "are")}
+    for group, label, right, wrong in zip(table.get("group", [""] * len(table)), *(
+            table[column] for column in ("labels", "right", "wrong"))):
+        assert (right, wrong) == (forms[group][label], forms[group][1 - label])
+    assert not grouped or (table["group"] == "masculine").mean() == 0.5
+    if of_object:
+        assert [int(found["os"] == "s") for found in parsed] == table["object labels"].tolist()
+        assert table["object labels"].mean() == 0.5
     assert table["labels"].mean() == 0.5 or name.endswith("_gen") and abs(table["labels"].mean() - 0.5) < 0.02
 
 
 def test_a_seed_gives_the_same_bytes_whatever_is_made_beside(language, tmp_path):
-    one = write_yaml(tmp_path / "c.yaml", {"file_list": ["Reflexive_An_gen"], "data_dir": str(tmp_path / "data"),
-                                           "results_dir": str(tmp_path / "run")})
-    assert main(SENTENCES, ["--config", str(one)]) == 0
+    execute(SENTENCES, {"file_list": ["Reflexive_An_gen"], "data_dir": str(tmp_path / "data")}, tmp_path / "run")
     assert [file.name for file in (tmp_path / "data").glob("*.csv")] == ["Reflexive_An_gen.csv"]
     made, other = (folder / "Reflexive_An_gen.csv" for folder in (tmp_path / "data", language.data))
     assert made.read_bytes() == other.read_bytes()
@@ -93,12 +86,10 @@ def test_a_seed_gives_the_same_bytes_whatever_is_made_beside(language, tmp_path)
     assert (language.data / "SV_Agr_gen.csv").read_text().startswith(drawn[0])  # a smaller draw is its beginning
 
 
-def test_sentences_by_the_command_line(language, tmp_path, capsys):
+def test_sentences_by_the_command_line(language, tmp_path, refused):
     """What they are, again where somebody deleted them, and never over other data."""
-    values = language.sentences | {"data_dir": str(tmp_path / "data"), "results_dir": str(tmp_path / "run")}
-    config = str(write_yaml(tmp_path / "c.yaml", values))
-    assert main(SENTENCES, ["--config", config]) == 0
-    rows = rows_of(tmp_path / "run/results.csv")
+    values = {"data_dir": str(tmp_path / "data")}
+    rows = execute(SENTENCES, values, tmp_path / "run")
     assert [row["file"] for row in rows] == list(ROWS)
     for row in rows:
         made, table = tmp_path / f"data/{row['file']}.csv", pd.read_csv(language.data / f"{row['file']}.csv")
@@ -107,25 +98,17 @@ def test_sentences_by_the_command_line(language, tmp_path, capsys):
         assert float(row["plural_share"]) == pytest.approx(table["labels"].mean())
     (tmp_path / "data/SV_Agr.csv").unlink()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.csv")}
-    assert main(SENTENCES, ["--config", config]) == 0
+    assert execute(SENTENCES, values, tmp_path / "run") == rows
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert (tmp_path / "data/SV_Agr.csv").read_bytes() == (language.data / "SV_Agr.csv").read_bytes()
-    capsys.readouterr()
-    other = [f"results_dir={tmp_path / 'other'}", "data_seed=1"]
-    assert main(SENTENCES, ["--config", config, "--set", *other]) == 2
-    assert "SV_Agr_gen.csv holds other data" in capsys.readouterr().err
+    refused(SENTENCES, values | {"data_seed": 1}, ["SV_Agr_gen.csv holds other data"])
 
 
 @pytest.mark.parametrize("change, words", [
-    ("gen_size=5001", ["gen_size", "multiple of 2"]),
-    ("gen_size=400000", ["gen_size", "277920", "SV_Agr_gen"]),
-    ("file_list=[SV]", ["file_list", "SV_Agr"]),
-])
-def test_sentences_refuse(change, words, language, tmp_path, capsys):
-    config = write_yaml(tmp_path / "c.yaml", language.sentences | {"results_dir": str(tmp_path / "run")})
-    assert main(SENTENCES, ["--config", str(config), "--set", change]) == 2
-    error = capsys.readouterr().err
-    assert all(word in error for word in words) and not (tmp_path / "run").exists(), error
+    ({"gen_size": 5001}, ["gen_size", "multiple of 2"]), ({"gen_size": 400000}, ["gen_size", "277920", "SV_Agr_gen"]),
+    ({"file_list": ["SV"]}, ["file_list", "SV_Agr"])])
+def test_sentences_refuse(change, words, tmp_path, refused):
+    refused(SENTENCES, {"data_dir": str(tmp_path / "data")} | change, words)
 
 
 # --------------------------------------------------------------------------------- as tokens
@@ -167,7 +150,7 @@ def undeclared(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
 
 
 def test_a_tokenizer_without_an_unknown_token_reads_what_it_knows(language):
-    sentences = completed_sentences(0)
+    sentences = completed_sentences()
     declared, not_declared = (read(language, "SV_Agr", Reader(change(word_level_tokenizer(sentences)), "model"))
                               for change in (lambda tokenizer: tokenizer, undeclared))
     assert in_tokens.rows_of(declared) == in_tokens.rows_of(not_declared)
@@ -244,33 +227,34 @@ def test_syntactic_number_is_probed_for_the_object_and_judged_by_the_subject(lan
 
 
 def test_prefix_and_capital_letter_come_before_a_byte_level_tokenizer(language):
-    tokenizer = byte_level_tokenizer([f"T{text[1:]}" for text in completed_sentences(0)[::21]])
+    tokenizer = byte_level_tokenizer([f"T{text[1:]}" for text in completed_sentences()[::21]])
     examples = read(language, "Reflexive_An", Reader(tokenizer, "model", prefix=END, capitalize=True))
     for text, ids in zip(examples.texts, in_tokens.rows_of(examples)):
         assert text.startswith(f"{END}The ") and ids == tokenizer.encode(text) and ids[0] == tokenizer.eos_token_id
     assert tokenizer.decode(examples.answer.right[:1]) in (" himself", " themselves")
 
 
+def sentences_without(word: str, every: int = 1) -> list[str]:
+    return [text for text in completed_sentences()[::every] if word not in text]
+
+
 @pytest.mark.parametrize("file, reader, words", [
-    ("Reflexive_An", lambda own: Reader(byte_level_tokenizer(
-        [text for text in completed_sentences(0)[::21] if "herself" not in text]), "model"),
+    ("Reflexive_An", lambda own: Reader(byte_level_tokenizer(sentences_without("herself", every=21)), "model"),
      ["model_path", "'herself'", "one token", "tokenizer"]),
     ("SV_Agr", lambda own: Reader(byte_level_tokenizer([], 257), "model"), ["model_path", "'is'", "one token"]),
-    ("SV_Agr", lambda own: Reader(word_level_tokenizer(
-        [text for text in completed_sentences(0) if "surgeons" not in text]), "model"),
+    ("SV_Agr", lambda own: Reader(word_level_tokenizer(sentences_without("surgeons")), "model"),
      ["model_path", "'surgeons'", "does not know"]),
-    ("SV_Agr", lambda own: Reader(undeclared(word_level_tokenizer(
-        [text for text in completed_sentences(0) if "surgeons" not in text])), "model"),
+    ("SV_Agr", lambda own: Reader(undeclared(word_level_tokenizer(sentences_without("surgeons"))), "model"),
      ["model_path", "'surgeons'", "does not know"]),
     ("SV_Agr", lambda own: reader_of(own, capitalize=True), ["model_path", "'The'", "does not know"]),
     ("SV_Agr", lambda own: reader_of(own, prefix="<s>"), ["sentence_prefix", "'<s>'"]),
 ], ids=["pronoun of several tokens", "verb of several tokens", "unknown word", "unknown word of an undeclared token",
         "unknown capital", "unknown prefix"])
 def test_what_a_tokenizer_cannot_read_is_refused(file, reader, words, language):
-    refused(lambda: read(language, file, reader(language), size=500), words)
+    raises(lambda: read(language, file, reader(language), size=500), words)
 
 
-def refused(act, words: list[str]) -> None:
+def raises(act, words: list[str]) -> None:
     with pytest.raises(BadInput) as error:
         act()
     message = str(error.value)
@@ -299,10 +283,10 @@ def test_a_file_that_says_too_little_is_refused(task, file, column, value, words
     table = table.astype({column: object})
     table.loc[2, column] = value
     table.to_csv(tmp_path / "data.csv", index=False)
-    refused(lambda: read_sentences("data_path", str(tmp_path / "data.csv"), task, ["labels"]), words)
+    raises(lambda: read_sentences("data_path", str(tmp_path / "data.csv"), task, ["labels"]), words)
 
 
-def test_sentences_beyond_the_model_and_a_missing_tokenizer_are_named(language, tmp_path):
+def test_sentences_beyond_the_model_are_named(language):
     examples = read(language, "SV_Agr")
     longest = int(examples.lengths.max())
     check_fits("data_path", examples, GPT2Config(n_positions=longest, vocab_size=200))
@@ -310,16 +294,3 @@ def test_sentences_beyond_the_model_and_a_missing_tokenizer_are_named(language, 
         check_fits("data_path", examples, GPT2Config(n_positions=longest - 1, vocab_size=200))
     with pytest.raises(BadInput, match="vocabulary of 20"):
         check_fits("data_path", examples, GPT2Config(n_positions=longest, vocab_size=20))
-    with pytest.raises(BadInput, match=r"model_path: .* has no tokenizer"):
-        load_tokenizer("model_path", str(tmp_path))
-
-
-def test_the_small_model_agrees(language):
-    model = GPT2LMHeadModel.from_pretrained(language.model).eval()
-    for task in ("agreement", "reflexive", "syntactic_number"):
-        for name, examples in data_of(language, task, test_size=400).evaluated.items():
-            with torch.no_grad():
-                logits = last_logits(model, in_tokens.rows_of(examples))  # (rows, vocabulary)
-            every = torch.arange(len(examples))
-            right = logits[every, examples.answer.right] > logits[every, examples.answer.wrong]
-            assert right.float().mean() > 0.97, (task, name)

@@ -1,11 +1,16 @@
-"""The mathematics of probes, LEACE and DAS: properties and plain versions; the scripts' are in test_scripts.py."""
+"""The mathematics of probes, LEACE, DAS and statistics: known values, properties and plain versions.
 
+The scripts' are in test_scripts.py.
+"""
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
-from interp.methods.das import Alignment, AlignmentSearch, boundary, search_alignment
+from interp import statistics
+from interp.methods.das import Alignment, AlignmentSearch, search_alignment
 from interp.methods.erasure import decodability, erased_rank, fit_eraser, random_eraser
 from interp.methods.probes import build_probe, evaluate_probe, train_probe
 
@@ -72,13 +77,6 @@ def test_the_random_eraser_takes_as_many_dimensions_and_leaves_the_variable(gene
     assert decodability(erased, labels, 4, lr=0.1, num_steps=100, seed=0) > 0.9
 
 
-def test_boundary_follows_its_formula():
-    expected = [torch.sigmoid(torch.tensor(i / 2.0)) * torch.sigmoid(torch.tensor((0.5 * 4 - i) / 2.0))
-                for i in range(4)]
-    torch.testing.assert_close(boundary(torch.tensor(0.5), torch.arange(4.0), 2.0), torch.stack(expected))
-    assert boundary(torch.tensor(0.5), torch.arange(100.0), 0.1)[[1, 49, 51, 99]].round().tolist() == [1, 1, 0, 0]
-
-
 @pytest.mark.parametrize("orthogonal_map", ["cayley", "matrix_exp"])
 def test_search_finds_a_planted_subspace_and_stays_orthogonal(orthogonal_map, generator):
     """Two of eight dimensions, rotated, carry one of four values; the head reads just them."""
@@ -137,3 +135,48 @@ def test_search_takes_the_steps_of_its_formulas_and_of_equal_epochs_the_last(gen
     assert [row["loss"] for row in log] == pytest.approx([sum(losses[i:i + 4]).item() / 4 for i in range(0, 20, 4)])
     torch.testing.assert_close(alignment.rotation, start.rotation.weight.detach(), rtol=1e-4, atol=1e-5)
     assert alignment.width == log[-1]["width"] == pytest.approx(start.width().item()) != log[0]["width"]
+
+
+# ------------------------------------------------------------------------------ statistics
+
+def test_an_interval_covers_the_truth_as_often_as_it_says():
+    drawing = np.random.default_rng(0)
+    covered = 0
+    for seed in range(200):
+        low, high = statistics.interval(drawing.random(80) < 0.3, resamples=300, seed=seed)
+        covered += low <= 0.3 <= high
+    assert 0.88 <= covered / 200 <= 0.99
+    assert statistics.interval([0.5, 0.5, 0.5]) == (0.5, 0.5)
+    assert np.isnan([statistics.interval([1.0]), statistics.prediction_interval([1.0])]).all()
+    assert statistics.prediction_interval([0.1, 0.2, 0.3]) == pytest.approx((-0.2968, 0.6968), abs=1e-4)  # Student's t
+
+
+def test_an_interval_over_models_is_wider_than_over_their_pairs():
+    shares, counts = [[0.2], [0.5], [0.8]], [[1000], [1000], [1000]]
+    low, high = statistics.clustered_interval(shares, counts)
+    pooled_low, pooled_high = statistics.clustered_interval([[0.2, 0.5, 0.8]], [[1000] * 3])
+    assert low < 0.25 and high > 0.75
+    assert pooled_high - pooled_low < 0.06 < high - low
+    assert statistics.clustered_interval(shares, counts) == (low, high)  # the same each time
+
+
+def test_auroc():
+    assert statistics.auroc([2, 3], [0, 1]) == 1 and statistics.auroc([0, 1], [2, 3]) == 0
+    assert statistics.auroc([1, 1], [1, 1]) == 0.5 and statistics.auroc([1, 2], [1, 0]) == 0.875
+    assert np.isnan(statistics.auroc([], [1]))
+    low, high = statistics.clustered_auroc_interval([[0.9, 0.8], [0.7, 0.1]], [[0.2, 0.1], [0.3, 0.2]])
+    assert low < statistics.auroc([0.9, 0.8, 0.7, 0.1], [0.2, 0.1, 0.3, 0.2]) <= high == 1
+
+
+def test_rank_among_draws():
+    assert statistics.rank_among(5, [1, 2, 3, 4]) == 1 / 5  # never below 1 / (draws + 1)
+    assert statistics.rank_among(2, [1, 2, 3, 4]) == 4 / 5
+    assert statistics.rank_among(0, []) == 1
+
+
+def test_holm():
+    np.testing.assert_allclose(statistics.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(statistics.holm([0.6, 0.7]), [1, 1])
+    corrected = statistics.holm([0.01, np.nan, 0.02])
+    assert np.isnan(corrected[1])
+    np.testing.assert_allclose(corrected[[0, 2]], [0.02, 0.02])

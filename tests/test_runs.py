@@ -11,16 +11,17 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from conftest import rows_of, write_yaml
 from interp.experiment import Outcome, Script, main
 from interp.runs import config as configs
+from interp.runs import progress
 from interp.runs.config import Count, DataFile, NonEmpty, Real, ScriptConfig, Text, project_path
 from interp.runs.files import place, write_text, writing
 from interp.runs.settings import expand_settings, setting_name
+from interp.runs.store import RunDirectory
 
 FIRST = "settings/word_a_method_x.json"
 FORK = multiprocessing.get_context("fork")
@@ -108,13 +109,12 @@ def sentence(capsys) -> str:
     return line
 
 
-# ------------------------------------------------------------------------------ one run
-
 def test_tables_are_in_the_configs_order_and_exact(toy, tmp_path):
     assert toy("run") == 0
     lines = (tmp_path / "run/results.csv").read_text().splitlines()
     assert lines[0] == "word,method,third,number,none,seconds" and lines[1].startswith("a,x,0.3333333333333333,1.0,,0.")
     assert [line[:3] for line in lines[1:]] == ["a,x", "a,y", "b,x", "b,y", "c,x", "c,y"]
+    assert RunDirectory(tmp_path / "run").table("results")["third"].tolist() == [1 / 3] * 6
     assert (tmp_path / "run/letters.csv").read_text().startswith(
         "word,method,letter,upper\na,x,a,False\na,x,Z,True\na,y,a,False\n")
     assert (tmp_path / "run/figure.txt").read_text() == "6 settings"
@@ -146,8 +146,6 @@ def test_names_that_no_file_can_have(toy, tmp_path):
     assert len((tmp_path / "run_models/log").read_text().splitlines()) == 14
 
 
-# ------------------------------------------------------------------------------ kills
-
 def test_kills_at_any_time_lose_nothing(toy, tmp_path):
     """Of a setting in work, what was computed; of a finished one nothing, in tables or in model_dir."""
     keys, kills, drawing = {"word_list": list("abcdefghij"), "pause": 0.05}, 0, random.Random(0)
@@ -178,8 +176,6 @@ def test_tables_lost_to_a_kill_are_collated_at_the_next_start(toy, tmp_path):
     assert toy("run") == 0
     assert result(tmp_path / "run") == whole and len((tmp_path / "run_models/log").read_text().splitlines()) == 6
 
-
-# ------------------------------------------------------------------------------ several processes
 
 def test_shards_are_one_run(toy, tmp_path, capsys):
     assert toy("whole") == 0
@@ -248,14 +244,10 @@ def test_overwriting_moves_aside_and_is_refused_while_somebody_is_at_work(toy, t
     assert toy("busy", "--overwrite") == 0
 
 
-# ------------------------------------------------------------------------------ what is refused
-
 @pytest.mark.parametrize("file, damage, words", [
-    (FIRST, lambda text: text[:40], "word_a_method_x.json is damaged; move it away"),
-    (FIRST, lambda text: "[1]", "word_a_method_x.json is damaged"),
-    (FIRST, lambda text: "[" * 100000, "word_a_method_x.json is damaged"),
-    (FIRST, lambda text: "\0\xff", "word_a_method_x.json is damaged"),
-    (FIRST, lambda text: text.replace("seconds", "second"), "word_a_method_x.json is damaged"),
+    *((FIRST, damage, "word_a_method_x.json is damaged; move it away") for damage in (
+        lambda text: text[:40], lambda text: "[1]", lambda text: "[" * 100000, lambda text: "\0\xff",
+        lambda text: text.replace("seconds", "second"))),
     (FIRST, lambda text: text.replace('"a"', '"b"', 1), "is of another setting"),
     ("run.json", lambda text: text[:-40], "run.json is damaged"),
     ("config.yaml", lambda text: "just words", "config.yaml is not a config"),
@@ -294,7 +286,8 @@ def test_what_belongs_to_others_is_refused_before_anything_is_computed(toy, tmp_
             ("new", {"model_dir": str(tmp_path / "other_models")}, "word_a_method_x.txt is there already"),
             ("file/x", {}, f"results_dir: {tmp_path / 'file'} is a file"),
             ("new", {"model_dir": str(tmp_path / "link/x")}, f"model_dir: {tmp_path / 'link'} is a file, or"),
-            ("new", {"data_path": str(tmp_path / "no.csv")}, f"data_path: there is no {tmp_path / 'no.csv'}.")]:
+            ("new", {"data_path": str(tmp_path / "no.csv")}, f"data_path: there is no {tmp_path / 'no.csv'}."),
+            ("new", {"data_path": "data/Disambiguation/no.csv"}, "; configs/Train_Algorithmic_Models/Disambiguation/")]:
         before = snapshot(tmp_path)
         for options in (["--check"], []):
             capsys.readouterr()
@@ -311,8 +304,6 @@ def test_a_run_goes_on_when_its_script_has_got_a_new_key(toy, tmp_path, capsys):
     file.write_text(file.read_text().replace("number: 1.0\n", ""))  # as of an earlier version
     assert toy("run") == 0 and toy("run", number=2.0) == 2
 
-
-# ------------------------------------------------------------------------------ a full disk
 
 @pytest.mark.parametrize("full", ["config.yaml", "run.json", "word_b_method_x.json", "word_b_method_x.txt",
                                   "letters.csv", "results.csv", "figure.txt"])
@@ -337,10 +328,8 @@ def test_a_full_disk_ends_in_a_sentence_and_loses_nothing(full, toy, tmp_path, m
     assert sessions(tmp_path / "run")[-1]["status"] == "done"
 
 
-# ------------------------------------------------------------------------------ configs
-
 @pytest.mark.parametrize("text, words", [
-    ("wrod_list: [a]", "unknown"), ("number: yes", "'number': Input should be a valid number"),
+    ("wrod_list: [a]", "did you mean 'word_list'"), ("number: yes", "'number': Input should be a valid number"),
     ("word_list: []", "'word_list': List should have at least 1 item"), ("word_list: [a, '']", "'word_list.1'"),
     ("number: .nan", "'number': Input should be"), ("word_list: [a, a]", "word_list: a value stands twice"),
     ("number: 1\nnumber: 2", "the key 'number' stands twice"), ("number: [1", "is not valid YAML"),
@@ -349,10 +338,9 @@ def test_a_full_disk_ends_in_a_sentence_and_loses_nothing(full, toy, tmp_path, m
     ("model_dir: ~nosuchuser/x", "the path '~nosuchuser/x' cannot be used"), ('model_dir: "\\0"', "cannot be used"),
     ("model_dir: " + "x" * 300, "cannot be used: File name too long"), ("device: abacus", "device")])
 def test_configs_are_refused_in_a_sentence(text, words, tmp_path, capsys):
-    whole = text in ("1: 2", "words")
-    (tmp_path / "c.yaml").write_text(f"{text}\n" if whole else f"results_dir: {tmp_path / 'run'}\n{text}\n")
+    rest = "" if text in ("1: 2", "words") else f"results_dir: {tmp_path / 'run'}\n"
+    (tmp_path / "c.yaml").write_text(f"{rest}{text}\n")
     options = ["--set", "model_dir=x"] if "model_dir" not in text else []
-    words = "did you mean 'word_list'" if words == "unknown" else words
     assert main(TOY, ["--config", str(tmp_path / "c.yaml"), *options]) == 2 and words in sentence(capsys)
     assert [file.name for file in tmp_path.iterdir()] == ["c.yaml"]
 
@@ -369,13 +357,14 @@ def test_configs_inherit_and_are_overridden(tmp_path, capsys):
     assert main(TOY, ["--config", str(file), "none.yaml"]) == 2 and "none.yaml" in sentence(capsys)
 
 
-def test_a_missing_file_is_said_to_be_made_by_the_config_that_makes_it(toy, capsys):
-    assert toy("x", data_path="data/Disambiguation/no.csv") == 2
-    assert "; configs/Train_Algorithmic_Models/Disambiguation/" in sentence(capsys)
-
-
-def test_numbers_of_a_table_are_read_as_they_were(toy, tmp_path):
-    from interp.runs.store import RunDirectory
-    assert toy("run", number=0.1 + 0.2) == 0
-    table = RunDirectory(tmp_path / "run").table("results")
-    assert isinstance(table, pd.DataFrame) and table["number"][0] == pytest.approx(0.3)
+def test_a_log_gets_a_line_at_times_and_nothing_of_what_is_quickly_done(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
+    bar = progress.Progress(range(3), desc="layer 3 attn", unit="epoch")
+    for number in bar:
+        bar.set_postfix_str(f"loss {number}", refresh=False)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" after")[0] for line in lines] == [f"layer 3 attn: {done} of 3 epochs" for done in (1, 2, 3)]
+    assert lines[-1].endswith("loss 2")
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 30)
+    assert list(progress.Progress(range(3), desc="quick", unit="setting", leave=True)) == [0, 1, 2]
+    assert not capsys.readouterr().err

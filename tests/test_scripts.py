@@ -4,8 +4,12 @@ compare_methods.py is in test_interchange.py, generate_language_data.py in test_
 """
 
 import json
+import os
 import shutil
 import statistics
+import subprocess
+import sys
+import time
 
 import imageio.v2 as imageio
 import pandas as pd
@@ -16,40 +20,20 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from transformers import GPT2LMHeadModel
 
-from conftest import (
-    CIRCUITS,
-    COMPARISON,
-    DEVICE,
-    METHODS,
-    SCRIPTS,
-    SENTENCES,
-    TRAINING,
-    Plain,
-    comparison_values,
-    kill_when,
-    rows_of,
-    start,
-    tokens_of,
-    write_yaml,
-)
+import conftest
+from conftest import CIRCUITS, METHODS, SCRIPTS, TRAINING, Plain, execute, opened_model, rows_of, tokens_of, write_yaml
 from interp.experiment import main
 from interp.methods.circuits import draw_references, soft_nearest_neighbor_loss
 from interp.methods.das import load_alignment
 from interp.methods.erasure import decodability, erased_rank, fit_eraser, random_eraser
 from interp.methods.masks import load_circuit
-from interp.models.family import family_of
-from interp.models.loading import build_gpt2, load_model
-from interp.models.open_model import OpenModel, Site
+from interp.models.loading import build_gpt2
+from interp.models.open_model import Site
 from interp.models.sublayers import find_sublayer, masked
-from interp.runs.config import describe_keys, load_config
+from interp.runs.config import PROJECT_ROOT, describe_keys, load_config
 from interp.runs.settings import expand_settings
 
-
-def run(script, values: dict, folder, *options: str) -> list[dict]:
-    """A script's command line; its results in a folder of their own."""
-    config = write_yaml(folder.with_suffix(".yaml"), values | {"results_dir": str(folder)})
-    assert main(script, ["--config", str(config), *options]) == 0
-    return rows_of(folder / "results.csv")
+EVERY_SCRIPT = [TRAINING, conftest.SENTENCES, *SCRIPTS.values()]
 
 
 @torch.no_grad()
@@ -63,16 +47,9 @@ def share(logits: torch.Tensor, labels) -> float:
     return (logits.argmax(-1) == torch.as_tensor(labels)).double().mean().item()
 
 
-def opened_model(path) -> OpenModel:
-    model = load_model("model", str(path), DEVICE)
-    return OpenModel(model, family_of(model.config))
-
-
 def data_of(values: dict) -> dict[str, pd.DataFrame]:
-    return {name: pd.read_csv(values.get(f"{name}_data_path") or values[f"{name}_path"]) for name in ("train", "test")}
+    return {name: pd.read_csv(values[f"{name}_data_path"]) for name in ("train", "test")}
 
-
-# ------------------------------------------------------------------------------------ training
 
 def test_training_takes_plain_steps_and_saves_what_it_reports(tiny, tmp_path):
     folder = tiny.folder / "training"
@@ -85,13 +62,13 @@ def test_training_takes_plain_steps_and_saves_what_it_reports(tiny, tmp_path):
     models = tiny.folder / "models"
     assert {path.name for path in models.iterdir()} == {f"model_LR_0.01_Seed_0_{name}" for name in ("100", "final")}
     model = GPT2LMHeadModel.from_pretrained(models / "model_LR_0.01_Seed_0_final").eval()
-    data = {name: pd.read_csv(tiny.folder / f"data/{name}.csv") for name in ("train", "test")}
+    data = data_of(tiny.circuits)
     for name, table in data.items():
         assert accuracy_of(model, tiny.folder / f"data/{name}.csv") == pytest.approx(float(result[f"{name}_acc"]))
         assert int(result[f"{name}_length"]) == len(table)
 
-    run(TRAINING, tiny.training | {"num_epochs": 15, "checkpoint_every": 5, "save_checkpoints": [],
-                                   "save_models": False, "model_seed_list": [3]}, tmp_path / "run")
+    execute(TRAINING, tiny.training | {"num_epochs": 15, "checkpoint_every": 5, "save_checkpoints": [],
+                                       "save_models": False, "model_seed_list": [3]}, tmp_path / "run")
     model = build_gpt2(3, vocab_size=12, n_positions=3, n_layer=1, n_head=2, n_embd=16, n_inner=32)
     assert model.config.activation_function == "relu" and model.lm_head.weight is model.transformer.wte.weight
     optimizer, losses = torch.optim.AdamW(model.parameters(), weight_decay=0.1, betas=(0.9, 0.98)), {}
@@ -113,16 +90,20 @@ def test_training_killed_or_bereft_of_its_files_ends_bit_identical(tiny, tmp_pat
 
     def made(name: str) -> dict:
         """What a run leaves in data, in models and as curves, after it has been started again."""
-        run(TRAINING, values | {f"{kind}_dir": str(tmp_path / name / kind) for kind in ("data", "model")},
-            tmp_path / name / "results")
+        execute(TRAINING, values | {f"{kind}_dir": str(tmp_path / name / kind) for kind in ("data", "model")},
+                tmp_path / name / "results")
         return {path.relative_to(tmp_path / name): path.read_bytes() for pattern in (
             "data/*.csv", "results/curves.csv", "model/*/*.*") for path in (tmp_path / name).glob(pattern)}
 
     whole = made("whole")
     config = write_yaml(tmp_path / "killed.yaml", values | {
         f"{kind}_dir": str(tmp_path / "killed" / kind) for kind in ("data", "model", "results")})
-    kill_when(start("train_algorithmic_models", config),
-              lambda: (tmp_path / "killed/model/model_LR_0.01_Seed_0_100").exists())
+    process = subprocess.Popen([sys.executable, PROJECT_ROOT / "train_algorithmic_models.py", "--config", config])
+    while not (tmp_path / "killed/model/model_LR_0.01_Seed_0_100").exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
     assert not (tmp_path / "killed/results/results.csv").exists()
     assert made("killed") == whole and len(whole) == 2 + 1 + 2 * 3
     record = (tmp_path / "killed/results/run.json").read_bytes()
@@ -138,7 +119,7 @@ def test_transfer_trains_from_both_starts(tiny, tmp_path, capsys):
     values = tiny.training | {
         "transfer": str(tmp_path / "old"), "num_epochs": 20, "checkpoint_every": 1, "save_checkpoints": [],
         "model_dir": str(tmp_path / "models")}
-    run(TRAINING, values, tmp_path / "run")
+    execute(TRAINING, values, tmp_path / "run")
     curves = {(row["start"], int(row["epoch"])): row for row in rows_of(tmp_path / "run/curves.csv")}
     assert len(curves) == 2 * 21
     [old] = rows_of(tiny.folder / "training/results.csv")
@@ -149,23 +130,12 @@ def test_transfer_trains_from_both_starts(tiny, tmp_path, capsys):
     assert len({file.read_bytes() for file in (tmp_path / "models").glob("*/generation_config.json")}) == 1
 
 
-def test_a_loss_that_is_no_number_fails_in_one_sentence(tiny, tmp_path, capsys):
-    config = write_yaml(tmp_path / "c.yaml", tiny.training | {
-        "lr_list": [1e30], "results_dir": str(tmp_path / "run"), "model_dir": str(tmp_path / "models")})
-    assert main(TRAINING, ["--config", str(config)]) == 1
-    assert "lr_list" in capsys.readouterr().err.strip().splitlines()[-1]
-    assert json.loads((tmp_path / "run/run.json").read_text())["sessions"][0]["status"] == "failed"
-    assert not (tmp_path / "run/results.csv").exists()
-
-
-# ------------------------------------------------------------------------------------ circuits
-
 def test_circuits_are_what_their_rows_say(tiny, tmp_path):
     """Neighbors by scikit-learn, losses, and the whole model without the circuit or as many random neurons."""
     values = tiny.circuits | {
         "gif": True, "gif_interval": 2, "operation_list": ["mlp", "attn"], "model_seed_list": [3], "data_seed": 1,
         "l0_lambda": 1e-3, "num_random_ablations": 3, "model_dir": str(tmp_path / "circuits")}
-    rows = run(CIRCUITS, values, tmp_path / "run")
+    rows = execute(CIRCUITS, values, tmp_path / "run")
     assert [(row["operation"], int(row["l0_max"])) for row in rows] == [("mlp", 2 * 16 * 32), ("attn", 16 * 64)]
     assert list(rows_of(tmp_path / "run/results.csv", drop="")[0])[-1] == "seconds"
     frames = imageio.mimread(next((tmp_path / "run").glob("updates_*attn*.gif")))
@@ -220,10 +190,10 @@ def test_circuits_of_two_tasks_are_ablated_whole_and_map_by_map(tiny, tmp_path):
         "intermediate_functions_1": [["a_mod_3", 1, 3], ["b_mod_4", 1, 3]],
         "intermediate_functions_2": [["a_mod_3", 1, 2], ["b_mod_5", 1, 2]],
         "data_dir": str(tmp_path / "data"), "model_dir": str(tmp_path / "models")}
-    run(TRAINING, training, tmp_path / "training")
+    execute(TRAINING, training, tmp_path / "training")
     tasks = {task: str(tmp_path / f"data/{task}") for task in ("Task_1", "Task_2")}
     model = str(tmp_path / "models/model_LR_0.01_Seed_0_final")
-    [row] = run(CIRCUITS, tiny.circuits | {
+    [row] = execute(CIRCUITS, tiny.circuits | {
         "task": "multitask", "train_data_path": f"{tasks['Task_1']}/train.csv", "probe_index_list": [4],
         "test_data_path": f"{tasks['Task_1']}/test.csv", "lm_same_task_path": f"{tasks['Task_1']}/test.csv",
         "lm_different_task_path": f"{tasks['Task_2']}/test.csv", "operation_list": ["attn"], "model_path": model,
@@ -240,10 +210,10 @@ def test_circuits_of_two_tasks_are_ablated_whole_and_map_by_map(tiny, tmp_path):
 
 
 def test_checkpoints_sweep_in_one_table_and_data_need_no_further_columns(tiny, tmp_path):
-    for name in ("train", "test"):
-        pd.read_csv(tiny.folder / f"data/{name}.csv")[["data", "labels", "var_0"]].to_csv(tmp_path / f"{name}.csv")
+    for name, table in data_of(tiny.circuits).items():
+        table[["data", "labels", "var_0"]].to_csv(tmp_path / f"{name}.csv")
     models = tiny.folder / "models"
-    rows = run(CIRCUITS, tiny.circuits | {
+    rows = execute(CIRCUITS, tiny.circuits | {
         "model_path": str(models / "model_LR_0.01_Seed_{model_seed}_{checkpoint}"), "checkpoint_list": [100, "final"],
         "operation_list": ["mlp"], "save_models": False,
         **{f"{name}_data_path": str(tmp_path / f"{name}.csv") for name in ("train", "test")}}, tmp_path / "run")
@@ -253,12 +223,10 @@ def test_checkpoints_sweep_in_one_table_and_data_need_no_further_columns(tiny, t
     assert [row["checkpoint"] for row in rows] == ["100", "final"]
 
 
-# ------------------------------------------------------------------------------------ the other methods
-
 def test_probing_is_its_plain_computation(tiny, tmp_path):
     """A probe trained on shuffled batches, and embeddings moved one by one, patched in and run through what follows."""
     values = tiny.methods["probing"] | {"model_seed_list": [2], "num_epochs": 5}
-    rows = run(METHODS["probing"], values, tmp_path / "run")
+    rows = execute(METHODS["probing"], values, tmp_path / "run")
     plain, data = Plain(values["model_path"]), data_of(values)
     labels = {name: torch.tensor(table["var_0"]) for name, table in data.items()}
     answers, expected, targets = (torch.tensor(data["test"][column]) for column in (
@@ -314,7 +282,7 @@ def test_probing_is_its_plain_computation(tiny, tmp_path):
 def test_amnesic_probing_is_its_plain_computation(tiny, tmp_path):
     """Of a split erased by its own eraser and by that of train; the other task, here the same data, is the same."""
     values = tiny.methods["amnesic_probing"]
-    rows = run(METHODS["amnesic_probing"], values | {
+    rows = execute(METHODS["amnesic_probing"], values | {
         "model_seed_list": [4], "num_random_erasures": 3, "multitask": True, **{
             f"t2_{name}_data_path": values[f"{name}_data_path"] for name in ("train", "test")}}, tmp_path / "run")
     plain, data = Plain(values["model_path"]), data_of(values)
@@ -354,20 +322,20 @@ def test_das_saves_what_it_reports_at_any_position(tiny, tmp_path):
     opened, plain = opened_model(values["model_path"]), Plain(values["model_path"])
     for token_range in ("2_3", "1_2"):  # at the last position by the suffix forward, elsewhere by the whole model
         own = values | {"token_range": token_range, "model_dir": str(tmp_path / f"saved_{token_range}")}
-        [row] = run(METHODS["DAS"], own, tmp_path / token_range)
+        [row] = execute(METHODS["DAS"], own, tmp_path / token_range)
         assert float(row["rotation_error"]) < 1e-5 and len(rows_of(tmp_path / token_range / "training_log.csv")) == 10
         alignment, about = load_alignment(next((tmp_path / f"saved_{token_range}").iterdir()))
         assert float(row["dimensions"]) == pytest.approx(16 * alignment.width) and about["counterfactual_label"]
         config = load_config(tmp_path / f"{token_range}.yaml", METHODS["DAS"].schema)
         settings, site = expand_settings(config), Site(0, "resid_mid")
-        data = METHODS["DAS"].prepare(config, settings, DEVICE).data(settings[0])
+        data = METHODS["DAS"].prepare(config, settings, conftest.DEVICE).data(settings[0])
         found = {}
         for name, pairs in data.pairs.items():
             base, source = (opened.activations(side, [site])[site] for side in (pairs.base, pairs.source))
             states = opened.patched(pairs.base, site)(alignment.intervene(base, source), torch.arange(len(base)))
             found[name] = opened.is_right(states, pairs.counterfactual).double()
             if token_range == "2_3":
-                table = pd.read_csv(values[f"{name}_path"])
+                table = pd.read_csv(values[f"{name}_data_path"])
                 moved = alignment.intervene(*(plain.at("resid_mid", tokens_of(table[column])) for column in (
                     "data", "counterfactual_data")))
                 assert found[name].mean() == pytest.approx(
@@ -375,7 +343,7 @@ def test_das_saves_what_it_reports_at_any_position(tiny, tmp_path):
         validation = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[50:70]
         assert float(row["val_acc"]) == pytest.approx(found["train"][validation].mean().item(), abs=0.06)
         assert float(row["interchange_intervention_acc"]) == pytest.approx(found["test"].mean().item(), abs=0.04)
-    [row] = run(METHODS["DAS"], values | {"choose_on": "test", "save_models": False}, tmp_path / "test")
+    [row] = execute(METHODS["DAS"], values | {"choose_on": "test", "save_models": False}, tmp_path / "test")
     assert row["interchange_intervention_acc"] == max(
         (line["selection_acc"] for line in rows_of(tmp_path / "test/training_log.csv")), key=float)
 
@@ -390,19 +358,13 @@ def test_an_answer_after_the_interchange_of_another_variable_is_said(tiny, tmp_p
                 in capsys.readouterr().out) == said
 
 
-# ------------------------------------------------------------------------------------ every script
-
 def values_of(script, tiny, folder) -> dict:
     """A quick config of a script, which saves what it can in a folder."""
-    if script in (TRAINING, SENTENCES):
-        own = tiny.training if script is TRAINING else {"file_list": ["SV_Agr"]}
-        return own | {"data_dir": str(folder / "data")} | ({"model_dir": str(folder / "saved")} if script is TRAINING
-                                                           else {})
-    own = {CIRCUITS: tiny.circuits, COMPARISON: comparison_values(tiny.folder) | {
-        "variable_list": ["var_0"], "method_list": ["random", "das", "circuit_update"], "save_pairs": True}}
-    own = own.get(script) or tiny.methods[script.name]
-    return own | ({"save_models": True, "model_dir": str(folder / "saved")} if "model_dir" in script.schema.model_fields
-                  else {})
+    saved = {"data_dir": str(folder / "data"), "model_dir": str(folder / "saved"), "save_models": True, "gif": True}
+    if script is conftest.COMPARISON:
+        saved |= {"variable_list": ["var_0"], "method_list": ["random", "das", "circuit_update"], "save_pairs": True}
+    return tiny.values.get(script, {"file_list": ["SV_Agr"]}) | {
+        key: value for key, value in saved.items() if key in script.schema.model_fields}
 
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
@@ -410,7 +372,7 @@ def test_same_seed_same_table_another_seed_another(script, tiny, tmp_path):
     """And a seed gives the same whatever other seeds are in the list."""
     made = {}
     for name, seeds in (("first", [0, 1]), ("second", [1, 0])):
-        rows = run(script, values_of(script, tiny, tmp_path / name) | {"model_seed_list": seeds}, tmp_path / name)
+        rows = execute(script, values_of(script, tiny, tmp_path / name) | {"model_seed_list": seeds}, tmp_path / name)
         assert {row["model_seed"] for row in rows} == {"0", "1"}
         made[name] = {file.name: sorted(map(str, rows_of(file))) for file in (tmp_path / name).glob("*.csv")} | {
             file.name: file.read_bytes() for file in (tmp_path / name).glob("saved/*")}
@@ -421,7 +383,7 @@ def test_same_seed_same_table_another_seed_another(script, tiny, tmp_path):
                for one, other in zip(*by_seed, strict=True))
 
 
-@pytest.mark.parametrize("script", [TRAINING, SENTENCES, *SCRIPTS.values()], ids=lambda script: script.name)
+@pytest.mark.parametrize("script", EVERY_SCRIPT, ids=lambda script: script.name)
 def test_help_says_every_key_and_check_computes_and_writes_nothing(script, tiny, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(script, ["--help"])
@@ -438,3 +400,54 @@ def test_help_says_every_key_and_check_computes_and_writes_nothing(script, tiny,
     count = len(expand_settings(load_config(config, script.schema)))
     assert first == f"{tmp_path / 'run'}: {count} of {count} settings to compute." and len(lines) == count
     assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"] and set(tiny.folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("script, place", [
+    (TRAINING, "saved"), (TRAINING, "run"), (TRAINING, "data"), (CIRCUITS, "saved"), (CIRCUITS, "run"),
+    (METHODS["DAS"], "saved"), (conftest.SENTENCES, "data")], ids=lambda part: getattr(part, "name", part))
+def test_a_full_disk_ends_in_a_sentence_and_with_room_again_the_run_goes_on(script, place, tiny, tmp_path, capsys):
+    mount, disk, ends = shutil.which("mount"), tmp_path / place, []
+    disk.mkdir()
+    mounting = [mount, "-t", "tmpfs", "-o", "size=4k", "tmpfs", disk]
+    if not mount or subprocess.run(mounting, capture_output=True).returncode:
+        pytest.skip("no file system may be mounted here")
+    config = write_yaml(tmp_path / "c.yaml", values_of(script, tiny, tmp_path) | {"results_dir": str(tmp_path / "run")})
+    try:
+        for pages in range(1, 400):
+            subprocess.run([mount, "-o", f"remount,size={4 * int(1.3 ** pages)}k", disk], check=True)
+            capsys.readouterr()
+            ends.append(main(script, ["--config", str(config)]))
+            if not ends[-1]:
+                break
+            [said] = capsys.readouterr().err.strip().splitlines()
+            assert ends[-1] == 2 and f": {disk}" in said and "No space left on device" in said
+            assert not [file for file in tmp_path.rglob("*") if ".tmp" in file.name]
+        assert ends[-1] == 0 and len(ends) > 1
+        found = {file.name: rows_of(file) for file in (tmp_path / "run").glob("*.csv")}
+    finally:
+        subprocess.run(["umount", disk], check=True)
+    execute(script, values_of(script, tiny, tmp_path / "alone"), tmp_path / "alone/run")
+    assert found == {file.name: rows_of(file) for file in (tmp_path / "alone/run").glob("*.csv")} != {}
+
+
+@pytest.mark.parametrize("script", EVERY_SCRIPT, ids=lambda script: script.name)
+def test_help_and_a_wrong_config_are_answered_before_torch_is_loaded(script, tmp_path):
+    wrong = write_yaml(tmp_path / "c.yaml", {"results_dir": str(tmp_path / "run"), "num_epoch": 3})
+    for arguments, status in ((["--help"], 0), (["--config", str(wrong)], 2)):
+        finished = subprocess.run([sys.executable, "-X", "importtime", PROJECT_ROOT / f"{script.name}.py", *arguments],
+                                  cwd="/", capture_output=True, text=True)
+        said = [line for line in finished.stderr.splitlines() if not line.startswith("import time:")]
+        assert finished.returncode == status and len(said) == (status == 2)
+        loaded = {line.rpartition("|")[2].strip() for line in finished.stderr.splitlines()}
+        assert "interp" in loaded and not loaded & {"torch", "pandas", "transformers"}
+
+
+@pytest.mark.parametrize("own", [None, "active"])
+def test_threads_wait_passively_unless_the_user_says_otherwise(own):
+    """The setting is read when torch is loaded."""
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    code = ("import os, sys\nclass Early:\n  def find_spec(name, *_):\n    if name == 'torch': "
+            "sys.exit(os.environ.get('OMP_WAIT_POLICY'))\nsys.meta_path.insert(0, Early)\nimport circuit_probing")
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT_ROOT,
+                              env=environment | ({"OMP_WAIT_POLICY": own} if own else {}))
+    assert finished.stderr.strip() == (own or "passive")

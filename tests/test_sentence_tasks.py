@@ -6,17 +6,12 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-import torch
-from transformers import GPT2Config, GPT2LMHeadModel
 
-from conftest import CIRCUITS, DEVICE, METHODS, write_yaml
-from interp.experiment import main
-from interp.models.family import family_of
-from interp.models.loading import load_model, load_tokenizer
-from interp.models.open_model import OpenModel
+from conftest import CIRCUITS, DEVICE, METHODS, execute, opened_model
+from interp.models.loading import load_tokenizer
 from interp.runs.settings import expand_settings
 from interp.tasks.study import Data
-from language_model import language_loss, word_level_tokenizer
+from language_model import make_language_model
 
 SHE = ("anna", "clara", "emma", "julia", "laura", "maria", "nora", "olga", "paula", "sara")
 HE = ("adam", "carl", "david", "eric", "frank", "hugo", "ivan", "john", "mark", "paul")
@@ -26,15 +21,13 @@ DAYS = (("today", "now", "again"), ("yesterday", "before", "once"))  # by tense
 THINGS = (("banana", "lemon"), ("tomato", "cherry"), ("frog", "leaf"))  # by colour
 COLOURS = ("yellow", "red", "green")
 OF_METHOD = {  # what each method is told besides
-    "probing": {"residual_location_list": ["resid_mid", "resid_post"], "lr_list": [0.01],
-                        "batch_size_list": [40], "num_epochs": 40, "counterfactual_embeddings": True},
+    "probing": {"residual_location_list": ["resid_mid", "resid_post"], "lr_list": [0.01], "batch_size_list": [40],
+                "num_epochs": 40, "counterfactual_embeddings": True},
     "amnesic_probing": {"residual_location_list": ["resid_mid", "resid_post"], "num_random_erasures": 3},
-    "DAS": {"location_list": ["attn", "mlp"], "n_train": 120, "n_val": 40, "batch_size_list": [40],
-                    "epochs": 30},
+    "DAS": {"location_list": ["attn", "mlp"], "n_train": 120, "n_val": 40, "batch_size_list": [40], "epochs": 30},
     "circuit_probing": {"operation_list": ["attn", "mlp"], "lr_list": [0.01], "batch_size_list": [80],
-                                "mask_init_list": [0.0], "num_epochs": 30, "max_temp": 200, "l0_lambda": 1e-5,
-                                "num_random_ablations": 2},
-}
+                        "mask_init_list": [0.0], "num_epochs": 30, "max_temp": 200, "l0_lambda": 1e-5,
+                        "num_random_ablations": 2}}
 SCRIPTS = METHODS | {"circuit_probing": CIRCUITS}
 
 
@@ -73,40 +66,28 @@ def own(tmp_path_factory) -> SimpleNamespace:
         "tense_gen": tense_table("in the morning {day} the {noun} with the {other}")}
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False)
-    sentences = [f"{row.sentence} {row.right}" for table in tables.values() for row in table.itertuples()]
-    tokenizer = word_level_tokenizer(sentences)
-    torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(
-        vocab_size=len(tokenizer), n_positions=16, n_layer=2, n_head=4, n_embd=32, resid_pdrop=0.0, embd_pdrop=0.0,
-        attn_pdrop=0.0, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id))
-    tokens = tokenizer(sentences)["input_ids"]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.1)
-    for _ in range(300):
-        optimizer.zero_grad()
-        language_loss(model, [tokens[i] for i in torch.randint(len(tokens), (64,)).tolist()]).backward()
-        optimizer.step()
-    model.eval().save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    make_language_model(folder / "model", [f"{row.sentence} {row.right}" for table in tables.values()
+                                           for row in table.itertuples()],
+                        steps=300, width=32, lr=5e-3, warmup=1)
     return SimpleNamespace(folder=folder, tables=tables)
 
 
-def values_of(own, method: str, variable: str, results: Path, **changes) -> dict:
+def values_of(own, method: str, variable: str, **changes) -> dict:
     gen = own.folder / f"{variable}_gen.csv"
     return {"task": "sentences", "variable": variable, "data_path": str(own.folder / f"{variable}.csv"),
             "gen_path": str(gen) if gen.exists() else None, "model_path": str(own.folder / "model"),
             "train_size": 160, "test_size": 60, "target_layer_list": [0, 1], **OF_METHOD[method],
-            "results_dir": str(results)} | changes
+            "results_dir": str(own.folder / "never")} | changes
 
 
 def ask(own, method: str, variable: str, results: Path, **changes) -> pd.DataFrame:
     """A method's command line; its results, a row for each layer and place."""
-    config = write_yaml(results.with_suffix(".yaml"), values_of(own, method, variable, results, **changes))
-    assert main(SCRIPTS[method], ["--config", str(config)]) == 0
+    execute(SCRIPTS[method], values_of(own, method, variable, **changes), results)
     return pd.read_csv(results / "results.csv")
 
 
 def data_of(own, method: str, variable: str, **changes) -> Data:
-    config = SCRIPTS[method].schema(**values_of(own, method, variable, own.folder / "never") | changes)
+    config = SCRIPTS[method].schema(**values_of(own, method, variable, **changes))
     settings = expand_settings(config)
     return SCRIPTS[method].prepare(config, settings, DEVICE).data(settings[0])
 
@@ -148,7 +129,7 @@ def test_every_method_asks_a_task_of_ones_own(variable, own, tmp_path):
 @pytest.mark.parametrize("variable", TASKS)
 def test_a_drawn_source_has_another_value_and_its_answer_is_what_an_exchange_should_give(variable, own):
     data = data_of(own, "DAS", variable)
-    model = OpenModel(load_model("", str(own.folder / "model"), DEVICE), family_of(GPT2Config()))
+    model = opened_model(own.folder / "model")
     for pairs in data.pairs.values():
         base, source = pairs.base, pairs.source
         assert set(source.texts) <= set(base.texts)  # of the same split
@@ -163,7 +144,7 @@ def test_a_drawn_source_has_another_value_and_its_answer_is_what_an_exchange_sho
                for side in ("base", "source"))
 
 
-def test_exchanging_what_the_answer_does_not_depend_on_leaves_it_as_it_is(own, tmp_path, capsys):
+def test_exchanging_what_the_answer_does_not_depend_on_leaves_it_as_it_is(own, tmp_path, refused):
     of_role = {"data_path": str(own.folder / "gender.csv"), "answer_variable": "gender"}
     pairs = data_of(own, "DAS", "role", **of_role).pairs["test"]
     assert (pairs.source.variables["role"] != pairs.base.variables["role"]).all()
@@ -172,9 +153,7 @@ def test_exchanging_what_the_answer_does_not_depend_on_leaves_it_as_it_is(own, t
     table = ask(own, "DAS", "role", tmp_path / "run", **of_role, epochs=60)
     assert table["full_interchange_acc"].iloc[-1] == pytest.approx(same, abs=0.02)  # gender goes along with it
     assert table["interchange_intervention_acc"].iloc[-1] > table["full_interchange_acc"].iloc[-1] + 0.2
-    config = write_yaml(tmp_path / "c.yaml", values_of(own, "probing", "role", tmp_path / "never", **of_role))
-    assert main(SCRIPTS["probing"], ["--config", str(config)]) == 2  # no answer to change
-    assert "'role'" in capsys.readouterr().err and not (tmp_path / "never").exists()
+    refused(SCRIPTS["probing"], values_of(own, "probing", "role", **of_role), ["'role'"])  # no answer to change
 
 
 def minimal_pairs() -> pd.DataFrame:
@@ -185,7 +164,7 @@ def minimal_pairs() -> pd.DataFrame:
     return table.assign(source_right=table["wrong"])
 
 
-def test_sources_of_ones_own_are_what_is_exchanged(own, tmp_path, capsys):
+def test_sources_of_ones_own_are_what_is_exchanged(own, tmp_path, refused):
     pairs = minimal_pairs()
     pairs.to_csv(tmp_path / "pairs.csv", index=False)
     changes = {"data_path": str(tmp_path / "pairs.csv")}
@@ -205,13 +184,11 @@ def test_sources_of_ones_own_are_what_is_exchanged(own, tmp_path, capsys):
                  for row, colour in enumerate(colours["colour"])]
     colours = colours.assign(source_colour=[row["colour"] for row in following], source=[
         row["sentence"] for row in following], source_right=[row["right"] for row in following])
-    config = write_yaml(tmp_path / "c.yaml", values_of(own, "DAS", "colour", tmp_path / "run") | {
-        "data_path": str(tmp_path / "colours.csv")})
-    for missing, word in (("source_colour", "'source_colour'"), ("source_right", "'source_right'")):
+    changes = {"data_path": str(tmp_path / "colours.csv")}
+    for missing in ("source_colour", "source_right"):
         colours.drop(columns=missing).to_csv(tmp_path / "colours.csv", index=False)
-        assert main(SCRIPTS["DAS"], ["--config", str(config)]) == 2
-        assert word in capsys.readouterr().err
+        refused(SCRIPTS["DAS"], values_of(own, "DAS", "colour", **changes), [f"'{missing}'"])
     colours.to_csv(tmp_path / "colours.csv", index=False)
-    found = data_of(own, "DAS", "colour", data_path=str(tmp_path / "colours.csv")).pairs["train"]
+    found = data_of(own, "DAS", "colour", **changes).pairs["train"]
     assert found.source.variables["colour"].equal((found.base.variables["colour"] + 1) % 3)
     assert found.counterfactual.wrong.equal(found.base.answer.right)

@@ -4,9 +4,7 @@ import json
 import re
 import runpy
 
-import circuit_probing
-from conftest import write_yaml
-from interp.experiment import main
+from conftest import CIRCUITS, execute
 from interp.runs.config import PROJECT_ROOT
 
 TOUR = PROJECT_ROOT / "docs/tour.ipynb"
@@ -23,9 +21,7 @@ def pictures(notebook: dict) -> int:
 
 def test_the_tour_runs_on_the_tiny_model(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # a cell goes to the project's folder
-    circuits = tiny.circuits | {"model_dir": str(tmp_path / "circuits"), "results_dir": str(tmp_path / "run"),
-                                "num_epochs": 20}
-    assert main(circuit_probing.SCRIPT, ["--config", str(write_yaml(tmp_path / "circuits.yaml", circuits))]) == 0
+    execute(CIRCUITS, tiny.circuits | {"model_dir": str(tmp_path / "circuits"), "num_epochs": 20}, tmp_path / "run")
     notebook = json.loads(TOUR.read_text())
     names = run_cells(notebook, {"RUN": str(tmp_path / "run"), "N_FIT": 50, "N_SELECT": 20, "EPOCHS": 5})
     assert pictures(notebook) == 3

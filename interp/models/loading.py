@@ -175,7 +175,8 @@ def read_model(key: str, folder: Path, gguf: dict[str, str], **options) -> PreTr
         raise BadInput(f"{key}: the weights in {where} are missing or damaged, or do not fit its config.json: "
                        f"{first_line(error)}") from None
     model, report = loaded
-    for name in sorted({*report["missing_keys"]} & {*model.state_dict()}):
+    tied = dict(model.named_parameters(remove_duplicate=False)).keys() - dict(model.named_parameters()).keys()
+    for name in (name for name in model.state_dict() if name in report["missing_keys"] and name not in tied):
         raise BadInput(f"{key}: the weights in {where} lack {name}.")
     for name, stored, wanted in report["mismatched_keys"]:
         raise BadInput(f"{key}: {name} in {where} has shape {list(stored)}, its config.json wants {list(wanted)}.")

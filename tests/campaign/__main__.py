@@ -59,17 +59,17 @@ def attempt(bench, seed: int, kind: str, number: int, folder: Path) -> dict:
     """One trial: what was done, how the last run ended, and why it failed, if it did."""
     import torch
 
-    from campaign import damage, kill
-    from campaign.bench import CODE, Failed, Trial, snapshot
+    from campaign import trials
+    from campaign.bench import CODE, Trial
+    from conftest import modified
     torch.set_num_threads(1)
     trial = Trial(bench, random.Random(f"{seed} {kind} {number}"), folder)
     start, why = time.monotonic(), ""
-    before = snapshot(bench.project), sorted(os.listdir(CODE))
+    before = modified(bench.project), sorted(os.listdir(CODE))
     try:
-        {"kills": kill.kills, "configs": damage.configs, "files": damage.files}[kind](trial)
-        if (snapshot(bench.project), sorted(os.listdir(CODE))) != before:
-            raise Failed("something was written outside of the trial's folder")
-    except Failed as error:
+        getattr(trials, kind)(trial)
+        assert (modified(bench.project), sorted(os.listdir(CODE))) == before, "something was written elsewhere"
+    except AssertionError as error:
         why = str(error)
     return {"seed": seed, "kind": kind, "number": number, "what": trial.what, "ended": trial.ended, "why": why,
             "seconds": round(time.monotonic() - start, 2)}

@@ -17,18 +17,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import conftest
-from conftest import circuit_values, comparison_values, language_values, method_values, rows_of, training_values
+from conftest import circuit_values, comparison_values, language_values, made_by_training, method_values, rows_of
 from interp.experiment import Script, main
 from interp.runs import config as configs
-from language_model import make_language_model
+from language_model import completed_sentences, make_language_model
 
 CODE = Path(configs.__file__).parents[2]
 T = Path("training")
-MODEL = "training/models/model_LR_0.01_Seed_0_final"
-
-
-class Failed(Exception):
-    """What a trial found: something lost or wrong, or a mistake that is not told in one sentence."""
 
 
 class Job(NamedTuple):
@@ -64,21 +59,19 @@ class Trial:
 
 
 def jobs() -> dict[str, Job]:
-    data, model = ("training/data/train.csv", "training/data/test.csv"), (MODEL,)
+    methods, save = method_values(T), {"save_models": True}
+    made = tuple(made_by_training(T).values())
     language = conftest.SimpleNamespace(data=Path("sentences/data"), model=Path("language_model"))
-    methods = method_values(T)
-    save = {"save_models": True}
-    of_training = training_values(T) | {"model_seed_list": [0, 1], "checkpoint_every": 25}
     all_jobs = {
-        "training": Job(conftest.TRAINING, of_training),
+        "training": Job(conftest.TRAINING, conftest.training_values(T) | {
+            "model_seed_list": [0, 1], "checkpoint_every": 25}),
         "sentences": Job(conftest.SENTENCES, {"file_list": ["SV_Agr", "SV_Agr_gen", "Reflexive_An_gen"],
                                               "gen_size": 300, "data_dir": "sentences/data"}),
-        "circuits": Job(conftest.CIRCUITS, circuit_values(T), data + model),
-        "probing": Job(conftest.METHODS["probing"], methods["probing"], data + model),
-        "amnesic": Job(conftest.METHODS["amnesic_probing"], methods["amnesic_probing"] | {"num_epochs": 20},
-                       data + model),
-        "DAS": Job(conftest.METHODS["DAS"], methods["DAS"] | save | {"epochs": 5}, data + model),
-        "comparison": Job(conftest.COMPARISON, comparison_values(T) | save | {"save_pairs": True}, data + model),
+        "circuits": Job(conftest.CIRCUITS, circuit_values(T), made),
+        "probing": Job(conftest.METHODS["probing"], methods["probing"], made),
+        "amnesic": Job(conftest.METHODS["amnesic_probing"], methods["amnesic_probing"] | {"num_epochs": 20}, made),
+        "DAS": Job(conftest.METHODS["DAS"], methods["DAS"] | save | {"epochs": 5}, made),
+        "comparison": Job(conftest.COMPARISON, comparison_values(T) | save | {"save_pairs": True}, made),
         "language": Job(conftest.CIRCUITS, language_values(language, T) | save | {
             "train_size": 200, "test_size": 100, "batch_size_list": [100], "num_epochs": 3, "num_random_ablations": 2,
             "target_layer_list": [0]},
@@ -95,13 +88,12 @@ JOBS = jobs()
 
 
 def make_bench(folder: Path) -> Bench:
-    """Every job run undisturbed."""
     bench = Bench(folder / "project")
     bench.project.mkdir(parents=True)
-    make_language_model(bench.project / "language_model", steps=20)
+    make_language_model(bench.project / "language_model", completed_sentences(), steps=20)
     for name in JOBS:
         ended = run(bench.project, name, JOBS[name].values)
-        require(ended.status == 0 and not ended.errors, f"{name}, undisturbed, ended in {ended}")
+        assert ended.status == 0 and not ended.errors, f"{name}, undisturbed, ended in {ended}"
         bench.saved[name] = saved(bench.project, name)
     return bench
 
@@ -113,11 +105,6 @@ def copy_project(trial: Trial, name: str, fresh: bool = True) -> None:
         source, target = trial.bench.project / path, trial.project / path
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, target) if source.is_dir() else shutil.copy2(source, target)
-
-
-def require(condition: Any, why: str) -> None:
-    if not condition:
-        raise Failed(why)
 
 
 def run(project: Path, name: str, values: dict | str, *options: str, seconds: float = 0, file: str = "c.yaml") -> Ended:
@@ -163,14 +150,14 @@ def saved(project: Path, name: str) -> dict[str, Any]:
 def require_same(trial: Trial, name: str) -> None:
     found, wanted = saved(trial.project, name), trial.bench.saved[name]
     wrong = sorted(path for path in found.keys() | wanted.keys() if found.get(path, 0) != wanted.get(path, 0))
-    require(not wrong, f"other than undisturbed: {', '.join(wrong)}")
+    assert not wrong, f"other than undisturbed: {', '.join(wrong)}"
 
 
 def require_sentence(name: str, ended: Ended, statuses: tuple[int, ...], words: list[str] = ()) -> None:
     said = ended.errors[0] if ended.errors else ""
-    require(ended.status in statuses and len(ended.errors) == 1 and said.startswith(f"{JOBS[name].script.name}: "),
-            f"exit {ended.status}, not in one sentence: {' | '.join(ended.errors)}")
-    require(not words or any(word in said for word in words), f"the sentence names none of {words}: {said}")
+    assert ended.status in statuses and len(ended.errors) == 1 and said.startswith(f"{JOBS[name].script.name}: "), (
+        f"exit {ended.status}, not in one sentence: {' | '.join(ended.errors)}")
+    assert not words or any(word in said for word in words), f"the sentence names none of {words}: {said}"
 
 
 def require_plausible(project: Path) -> None:
@@ -179,8 +166,4 @@ def require_plausible(project: Path) -> None:
     for column, cell in [cell for table in tables for row in table for cell in row.items()]:
         with contextlib.suppress(ValueError):
             share = "acc" in column.split("_") or column == "iia"
-            require(math.isfinite(float(cell)) and (not share or 0 <= float(cell) <= 1), f"{column} is {cell}")
-
-
-def snapshot(folder: Path) -> dict[str, int]:
-    return {str(path.relative_to(folder)): path.lstat().st_mtime_ns for path in folder.rglob("*")}
+            assert math.isfinite(float(cell)) and (not share or 0 <= float(cell) <= 1), f"{column} is {cell}"

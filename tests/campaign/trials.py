@@ -1,8 +1,15 @@
-"""Configs fuzzed by their schema, and files damaged as editors, transfers and disks damage them."""
+"""Scripts killed, configs fuzzed by their schema, and files damaged as editors, transfers and disks damage them."""
 
 import copy
 import datetime
+import json
 import math
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any, get_args
@@ -10,8 +17,10 @@ from typing import Any, get_args
 import yaml
 
 from campaign import bench
-from campaign.bench import JOBS, Trial, copy_project, require, run
+from campaign.bench import CODE, JOBS, Trial, copy_project, run
+from conftest import modified, write_yaml
 
+PATIENCE = 300  # seconds, for a machine that has other things to do
 KEYS = ("train_data_path", "test_data_path", "model_path", "data_path", "gen_path")  # that lead to inputs
 ODD = [
     None, True, 0, 1, -1, 3, 2**31, 2**63, -2**40, 10**400, 0.5, -0.0, 1e-320, 1e31, math.nan, -math.inf, "", " ",
@@ -28,6 +37,57 @@ FOREIGN = [b"", b"[1, 2]", b"null", b"just words\n", b"a;b\n1;2\n", b"\x89PNG\r\
 OF_INPUTS = ["byte changed", "line lost", "line twice", "other encoding"]  # of a run nobody would notice some of them
 
 
+# ------------------------------------------------------------------------------ kills
+
+def kills(trial: Trial) -> None:
+    """One to three kills at random moments; the same command then ends as if nothing had been."""
+    name = trial.rng.choice(list(JOBS))
+    copy_project(trial, name)
+    for script in CODE.glob("*.py"):  # a copy of the code, as its folder is the root of relative paths
+        shutil.copy(script, trial.project)
+    shutil.copytree(CODE / "interp", trial.project / "interp")
+    config = write_yaml(trial.project / "c.yaml", JOBS[name].values)
+    command = [sys.executable, trial.project / f"{JOBS[name].script.name}.py", "--config", config]
+    for number in range(trial.rng.randint(1, 3)):
+        how = trial.rng.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
+        when, ready, rest = moment(trial, name)
+        status, errors = killed(command, trial.project / f"stderr_{number}", how, ready, rest)
+        trial.what += f"{name}, {how.name} {when} ({status}); "
+        early = "KeyboardInterrupt" in errors and "in main" not in errors  # while modules are loaded Python itself ends
+        assert "Traceback" not in errors or early, errors
+        assert status in {0, -how, *[130, 1] * (how is signal.SIGINT)}, f"exit {status}; {errors.strip()}"
+    ended = run(trial.project, name, JOBS[name].values)
+    assert ended.status == 0 and not ended.errors, f"the last start: exit {ended.status}; {' | '.join(ended.errors)}"
+    bench.require_same(trial, name)
+    record = json.loads((trial.project / name / "run/run.json").read_text())
+    assert record["sessions"][-1]["status"] == "done", "its record does not say that it is done"
+
+
+def moment(trial: Trial, name: str) -> tuple[str, Callable[[], bool], float]:
+    """A moment of a start: in words, whether it has come, and how many seconds after that."""
+    if trial.rng.random() < 0.2:
+        seconds = trial.rng.uniform(0, 6)
+        return f"{seconds:.1f} s after the start", lambda: True, seconds
+    path = trial.project / name / trial.rng.choice(("run/run.json", "run/settings", "run/results.csv", "models", "run"))
+    stamp = lambda: path.exists() and path.stat().st_mtime_ns  # noqa: E731
+    before = stamp()  # an earlier start may have left some
+    return f"once it writes {path.name}", lambda: stamp() != before, trial.rng.uniform(0, 0.5)
+
+
+def killed(command: list, errors: Path, how: signal.Signals, ready: Callable[[], bool], rest: float) -> tuple[int, str]:
+    """Start a script, send the signal a while after the moment has come, if it still runs; exit status and stderr."""
+    with open(errors, "w") as file:
+        process = subprocess.Popen(command, cwd="/", stdout=subprocess.DEVNULL, stderr=file,
+                                   preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    deadline = time.monotonic() + PATIENCE
+    while process.poll() is None and not ready():
+        assert time.monotonic() < deadline, "the moment never came"
+        time.sleep(0.005)
+    time.sleep(rest)
+    process.send_signal(how)
+    return process.wait(timeout=PATIENCE), errors.read_text()
+
+
 # ------------------------------------------------------------------------------ configs
 
 def configs(trial: Trial) -> None:
@@ -36,10 +96,10 @@ def configs(trial: Trial) -> None:
     values, trial.what = fuzzed(name, trial.rng)
     copy_project(trial, name)
     (trial.project / "c.yaml").touch()
-    before = bench.snapshot(trial.project).keys()
+    before = modified(trial.project).keys()
     ended = run(trial.project, name, values, "--check", seconds=120)
     trial.ended = str(ended)
-    require(bench.snapshot(trial.project).keys() == before, "--check wrote something")
+    assert modified(trial.project).keys() == before, "--check wrote something"
     if ended.status:
         return bench.require_sentence(name, ended, (2,), [*JOBS[name].script.schema.model_fields, "c.yaml"])
     paths = [value for value in values.values() if isinstance(value, str)] if isinstance(values, dict) else []
@@ -139,7 +199,7 @@ def files(trial: Trial) -> None:
     if ended.status:
         words = [file.name, str(file.parent.relative_to(trial.project)), *(KEYS if file in inputs else ())]
         bench.require_sentence(name, ended, (1, 2) if fresh else (2,), words)
-        require(fresh or file.suffix == ".json" or bench.saved(trial.project, name) == before, "something was changed")
+        assert fresh or file.suffix == ".json" or bench.saved(trial.project, name) == before, "something was changed"
     elif fresh:
         bench.require_plausible(trial.project)
     else:
