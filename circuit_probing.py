@@ -43,6 +43,8 @@ class Config(QuestionConfig):
     model_dir: Text | None = Field(None, description="where to save them")
     gif: bool = Field(False, description="animate the updates while the mask is learned")
     gif_interval: Count = Field(10, description="epochs between frames")
+    partial_sublayers: bool = Field(False, description=(
+        "mask the linear maps alone of a sublayer that has further weights, such as those of experts"))
     layers_at_once: Count | None = Field(None, description=(
         "layers whose activations are kept from one pass; by default as many as cache_gib holds"))
 
@@ -147,7 +149,7 @@ def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple
                    for name, examples in evaluated.items()}
         read = splits | {read_as[name]: examples for name, examples in evaluated.items()}
         for of_site, _, entering in at_sites(model, of_model, read, entering=True, at_once=at_once):
-            sublayer = find_sublayer(model, of_site[0].target_layer, of_site[0].operation)
+            sublayer = find_sublayer(model, of_site[0].target_layer, of_site[0].operation, config.partial_sublayers)
             at = AtSublayer(model, sublayer, splits, entering, evaluated,
                             {name: entering[read_as[name]] for name in evaluated}, full)
             for setting in of_site:

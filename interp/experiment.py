@@ -102,6 +102,8 @@ def run(script: Script, options: argparse.Namespace, config: Any, settings: list
     directory_name = shown(directory.path)
     if options.check:
         directory.refuse_changed(inputs)
+        if hasattr(prepared, "check_models"):
+            prepared.check_models(share)
         left = [", ".join(f"{name} {value}" for name, value in setting._asdict().items()) for setting in todo(share)]
         print(f"{directory_name}: {len(left)} of {len(share)} settings to compute.", *left, sep="\n  ")
         return

@@ -44,6 +44,10 @@ VARIANTS = {  # other shapes of the same families, by which ways that know a fam
         "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
     "llama, biases": SHARED_KEYS | {"attention_bias": True, "mlp_bias": True},
     "falcon, one after the other": WIDE | {"parallel_attn": False},
+    "mistral, short window": SHARED_KEYS | {"sliding_window": 4},  # shorter than most rows
+    "gemma3_text, short window": TWO_KINDS | {"sliding_window": 4},
+    "llama4_text, short chunks": SHARED_KEYS | {"attention_chunk_size": 4, "num_local_experts": 2, "moe_layers": [],
+                                               "num_experts_per_tok": 1, "intermediate_size_mlp": 48},
 }
 KINDS = [*FAMILIES, *VARIANTS]
 PARALLEL = ("gpt_neox", "phi", "falcon", "cohere")  # attention and MLP read the same residual stream

@@ -43,6 +43,7 @@ WAYS = dict.fromkeys(toys.KINDS, ("Block", "MLP", ANY, True)) | {
     "opt": ("Block", "Block", NO_MID, True),    # its block calls the MLP's maps itself
     "bloom": ("Block", "Block", NO_MID, True),   # its modules take the residual stream, and add to it
 }
+NOT_SHARED = ("bloom", *(kind for kind in toys.VARIANTS if "short" in kind))  # positions or windows in their masks
 
 
 @pytest.fixture(scope="module", params=toys.KINDS)
@@ -103,7 +104,7 @@ def test_sites_hold_what_transformer_lens_holds_there_and_patching_does_what_it_
 
 def test_each_family_goes_the_ways_that_are_exact_for_it(family):
     assert family.model.family.parallel == (family.kind in toys.PARALLEL)
-    assert family.model.shares == (family.kind != "bloom")  # whose positions are in its masks
+    assert family.model.shares == (family.kind not in NOT_SHARED)
     ways = [type(toys.replayed(family.model, family.early, *place)).__name__.removeprefix("Replayed")
             for place in toys.SUBLAYERS]
     assert ways[:2] == ways[2:]

@@ -7,10 +7,20 @@ import hashlib
 import json
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
+import numpy
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig, LlamaConfig
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    Gemma3TextConfig,
+    LlamaConfig,
+)
 
 import interp.convert_gguf as convert_gguf
 from conftest import DEVICE, modified
@@ -97,6 +107,67 @@ def test_a_hub_model_is_fetched_once(tmp_path, monkeypatch):
     assert fetched == ["some/qwen"]
 
 
+def with_a_tensor(name):
+    return lambda folder: save_file(load_file(folder / WEIGHTS) | {name: torch.ones(2)}, folder / WEIGHTS)
+
+
+def with_config(**values):
+    return lambda folder: (folder / "config.json").write_text(json.dumps(
+        json.loads((folder / "config.json").read_text()) | values))
+
+
+WEIGHTS = "model.safetensors"
+
+
+@pytest.mark.parametrize("spoil, words", [
+    (with_a_tensor("model.layers.0.mlp.up_proj.weight_scale_inv"), "up_proj.weight_scale_inv, which .* no place for"),
+    (with_a_tensor("score.weight"), "score.weight, which a 'llama' model has no place for"),
+    (lambda folder: (folder / "adapter_config.json").write_text("{}"), "holds an adapter, adapter_config.json"),
+    (with_config(architectures=["BertForMaskedLM"]), "fills gaps and does not continue a text"),
+    (with_config(model_type="vit"), "a 'vit' model, which has no text decoder"),
+    (with_config(model_type="new", auto_map={"AutoConfig": "code.Config"}), "takes code from the folder, which is not"),
+])
+def test_what_a_folder_holds_is_used_or_refused_by_name(spoil, words, tmp_path):
+    random_model("llama").save_pretrained(tmp_path)
+    (tmp_path / "code.py").write_text("raise AssertionError('the code of the folder was run')")
+    spoil(tmp_path)
+    with pytest.raises(BadInput, match=words):
+        load_model("m", str(tmp_path), DEVICE)
+
+
+def test_a_buffer_that_is_missing_is_missed(tmp_path):
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+             "intermediate_size": 16, "moe_intermediate_size": 8, "n_routed_experts": 2, "num_experts_per_tok": 1,
+             "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1, "vocab_size": 9}
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("glm4_moe", **shape)).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / WEIGHTS)
+    save_file({name: value for name, value in weights.items() if "correction_bias" not in name}, tmp_path / WEIGHTS)
+    with pytest.raises(BadInput, match="lack .*e_score_correction_bias"):
+        load_model("m", str(tmp_path), DEVICE)
+
+
+@pytest.mark.parametrize("changes", [{"return_dict": False}, {"attn_implementation": "flash_attention_2"}])
+def test_keys_of_a_config_that_change_no_number_change_none(changes, tmp_path):
+    model, tokens = random_model("llama"), torch.arange(12).view(2, 6)
+    model.save_pretrained(tmp_path)
+    with_config(**changes)(tmp_path)
+    assert torch.equal(load_model("m", str(tmp_path), DEVICE)(tokens).logits, model(tokens).logits)
+
+
+@pytest.mark.parametrize("kind, text", [("gemma3", {"sliding_window": 4}), ("llava", {"model_type": "llama"})])
+def test_the_text_decoder_inside_a_model_with_images_is_opened(kind, text, tmp_path):
+    encoder = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+               "image_size": 16, "patch_size": 8}
+    config = AutoConfig.for_model(kind, text_config=FAMILIES["llama"] | text, vision_config=encoder,
+                                  image_token_index=59)
+    whole, tokens = AutoModelForImageTextToText.from_config(config).eval(), torch.arange(3, 15).view(2, 6)
+    whole.save_pretrained(tmp_path)
+    model = load_model("m", str(tmp_path), DEVICE)
+    assert read_model_config("m", str(tmp_path)).num_hidden_layers == len(model.model.layers) == 2
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens).logits, whole(input_ids=tokens).logits, rtol=0, atol=0)
+
+
 # ------------------------------------------------------------------------------ from GGUF
 
 SIZES = {"vocab_size": 130, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
@@ -105,6 +176,48 @@ CONFIGS = {"LlamaForCausalLM": LlamaConfig(**SIZES),
            "Gemma3ForCausalLM": Gemma3TextConfig(**SIZES, head_dim=8, sliding_window=3,
                                                  layer_types=["sliding_attention", "full_attention"])}
 TOKENS = torch.arange(8)[None]
+
+
+def write_gguf(file, scaling: bool = False, **tensors):
+    """A small Llama without a tokenizer, with further tensors."""
+    from gguf import GGUFWriter, RopeScalingType
+    model = AutoModelForCausalLM.from_config(CONFIGS["LlamaForCausalLM"])
+    names = {"embed_tokens": "token_embd", "norm": "output_norm", "q_proj": "attn_q", "k_proj": "attn_k",
+             "v_proj": "attn_v", "o_proj": "attn_output", "gate_proj": "ffn_gate", "up_proj": "ffn_up",
+             "down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
+    writer = GGUFWriter(str(file), "llama")
+    for name, value in (("context_length", 64), ("embedding_length", 16), ("block_count", 2),
+                        ("feed_forward_length", 32), ("head_count", 2), ("head_count_kv", 1), ("key_length", 8),
+                        ("layer_norm_rms_eps", 1e-6), ("rope_freq_base", 1e4), ("rope_dimension_count", 8),
+                        ("vocab_size", 130)):
+        getattr(writer, f"add_{name}")(value)
+    if scaling:
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+    for name, weight in model.state_dict().items():
+        *_, module, _ = parts = name.split(".")
+        if module in names:
+            block = f"blk.{parts[2]}." if "layers" in parts else ""
+            writer.add_tensor(f"{block}{names[module]}.weight", weight.numpy())
+    for name, values in tensors.items():
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.mark.parametrize("more, words", [
+    ({"rope_freqs.weight": numpy.ones(4, "float32")}, "rope_freqs.weight"),
+    ({"blk.0.attn_q.bias": numpy.ones(16, "float32")}, "blk.0.attn_q.bias"),
+    ({"scaling": True}, "llama.rope.scaling.type linear")])
+def test_what_transformers_does_not_read_from_a_gguf_file_is_refused(more, words, tmp_path):
+    pytest.importorskip("gguf")
+    write_gguf(tmp_path / "plain.gguf")
+    assert load_model("m", str(tmp_path / "plain.gguf"), DEVICE).config.num_hidden_layers == 2
+    write_gguf(tmp_path / "more.gguf", **more)
+    for load in (lambda file: load_model("m", file, DEVICE), lambda file: convert_gguf.read_gguf(Path(file))):
+        with pytest.raises(BadInput, match=f"more.gguf holds {words}, which transformers does not read"):
+            load(str(tmp_path / "more.gguf"))
 
 
 class Reader:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from interp.models import open_model
 from interp.models.batches import batches_of, trees_of
@@ -12,7 +13,8 @@ from interp.models.opening import CannotOpen
 from interp.models.opening import open_model as opened
 from interp.models.sublayers import find_sublayer, masked
 from interp.models.suffix import forward_from
-from language_model import D_MODEL, LOCATIONS, VOCABULARY, random_examples, random_model, sites_of
+from interp.runs.config import BadInput
+from language_model import D_MODEL, LOCATIONS, PLAIN, VOCABULARY, random_examples, random_model, sites_of
 
 
 def test_a_tree_holds_each_prefix_once_and_a_node_sees_its_ancestors_and_itself():
@@ -47,6 +49,32 @@ def test_a_model_whose_hooks_give_something_else_is_not_opened():
     model.lm_head.register_forward_pre_hook(lambda module, arguments: (2 * arguments[0],))
     with pytest.raises(CannotOpen, match="a 'gpt2' model gives other logits with its hooks than without"):
         opened(model, random_examples())
+
+
+def test_rows_whose_answers_depend_on_longer_ones_are_refused_and_of_one_kind_opened():
+    """Rotary factors that change where the longest row of a batch has more than five tokens."""
+    longrope = {"rope_type": "longrope", "rope_theta": 1e4, "long_factor": [3.0, 4.0, 5.0, 6.0], "factor": 8.0,
+                "short_factor": [1.0] * 4, "original_max_position_embeddings": 5}
+    model = random_model("phi3", original_max_position_embeddings=5, rope_parameters=longrope)
+    examples = random_examples()
+    short, long = (examples[rows.nonzero().flatten()] for rows in (examples.lengths <= 5, examples.lengths > 5))
+    assert opened(model, short).suffix == opened(model, long).suffix != frozenset()
+    for splits in ([examples], [short, long]):
+        with pytest.raises(CannotOpen, match="a 'phi3' model gives a row another answer beside longer rows"):
+            opened(model, *splits)
+
+
+@pytest.mark.parametrize("kind, shape, words", [
+    ("jetmoe", {"num_key_value_heads": 2, "kv_channels": 8}, "input_linear"),
+    ("glm4_moe", {"first_k_dense_replace": 1, "n_group": 1, "topk_group": 1, "n_shared_experts": 1,
+                  "n_routed_experts": 4, "moe_intermediate_size": 16, "num_key_value_heads": 4}, "experts.gate_up"),
+])
+def test_masks_that_do_not_cover_an_mlp_of_experts_are_refused(kind, shape, words):
+    config = AutoConfig.for_model(kind, **PLAIN | {"num_local_experts": 4, "num_experts_per_tok": 2} | shape)
+    model = opened(AutoModelForCausalLM.from_config(config).eval().requires_grad_(False), random_examples())
+    with pytest.raises(BadInput, match=f"the mlp of layer 1 in a '{kind}' model has weights, such as .*{words}"):
+        find_sublayer(model, 1, "mlp")
+    assert find_sublayer(model, 1, "mlp", partial=True).maps
 
 
 def test_a_single_wrong_row_is_not_averaged_away(generator):

@@ -92,7 +92,7 @@ def answered(model: OpenModel, pairs: ExamplePairs, only_right: bool) -> Split:
 def pairs_at_site(model: OpenModel, pairs: ExamplePairs, variable: str, site: Site, activations: Tensor,
                   forward: ForwardFrom, entering: Tensor | None) -> Pairs:
     """The pairs of a split at the site. activations, entering: of the bases, then of the sources; see SplitAtSite."""
-    sublayer = find_sublayer(model, site.layer, COMPONENT_OF[site.location])
+    sublayer = find_sublayer(model, site.layer, COMPONENT_OF[site.location], partial=entering is None)
     split = SplitAtSite(model, pairs.both(), activations, forward, sublayer, entering)
     rows = torch.arange(len(pairs), device=activations.device)
     return Pairs(split, rows, len(pairs) + rows, pairs.base.variables[variable], pairs.source.variables[variable],

@@ -78,6 +78,8 @@ def family_of(config: PretrainedConfig) -> Family:
 def component_of(blocks, operation: str, config: PretrainedConfig) -> Component:
     sublayer = blocks.submodules[operation]
     alias = blocks.hook_aliases.get(ALIASES[operation])
+    if isinstance(alias, list):
+        raise ValueError(f"blocks of a '{config.model_type}' model have several kinds of {operation}")
     *path, _ = (alias or f"{operation}.hook_out").split(".")  # ln1_post.hook_out: the output of ln1_post
     component, names = blocks, []
     for step in path:

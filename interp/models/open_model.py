@@ -73,8 +73,9 @@ class OpenModel:
         self.blocks = cast(nn.ModuleList, model.get_submodule(family.blocks))
         self.norm: nn.Module = model.get_submodule(family.norm)
         self.unembed: nn.Linear = model.get_output_embeddings()
-        # Llama 4's prefix names nothing in a model of text alone
-        self.body: nn.Module = model.get_decoder() if model.base_model is model else model.base_model
+        # what holds the blocks, where a model calls itself its base, as Llama 4 does
+        self.body: nn.Module = (model.get_submodule(family.blocks.rpartition(".")[0]) if model.base_model is model
+                                else model.base_model)
         self.takes_positions = "position_ids" in inspect.signature(self.body.forward).parameters
         # now, as a later pass may run into somebody's hooks
         self.blocks_give_tensors, self.output_type = self.find_what_is_given()

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interp.models.batches import NODES
 from interp.models.examples import Answer, Examples, from_rows, rows_of
-from interp.models.family import family_of
+from interp.models.family import Family, family_of
 from interp.models.open_model import (
     ATTN_OUT,
     GIB,
@@ -45,7 +46,9 @@ def open_model(model: PreTrainedModel, *splits: Examples, budget: int = 2 * GIB)
         ValueError: as family_of.
     """
     few = shortest_and_longest(splits)
-    opened = OpenModel(model, family_of(model.config), few.tokens.device, budget)
+    family = family_of(model.config)
+    check_parts(model, family)
+    opened = OpenModel(model, family, few.tokens.device, budget)
     given: list[Tensor] = []
 
     def head(states: Tensor) -> Tensor:
@@ -69,14 +72,25 @@ def open_model(model: PreTrainedModel, *splits: Examples, budget: int = 2 * GIB)
 
 
 def shortest_and_longest(splits: Iterable[Examples]) -> Examples:
-    """The two shortest and the two longest rows of each split, answered and probed at their ends."""
+    """The two shortest rows of each split, one of middle length and the two longest, probed and answered at the end."""
     rows = dict[tuple[int, ...], None]()
     for examples in splits:
         order = examples.lengths.argsort()
-        rows |= dict.fromkeys(map(tuple, rows_of(examples[torch.cat([order[:2], order[-2:]])])))
+        chosen = torch.cat([order[:2], order[len(order) // 2:][:1], order[-2:]])
+        rows |= dict.fromkeys(map(tuple, rows_of(examples[chosen])))
         device = examples.tokens.device
     tokens, last = from_rows(list(map(list, rows)), device)
     return Examples(tokens, last, last, {}, Answer(last))
+
+
+def check_parts(model: PreTrainedModel, family: Family) -> None:
+    """Refuse a model that has a block without an attention or an MLP, as hybrids do; raises CannotOpen."""
+    for layer, block in enumerate(cast(nn.ModuleList, model.get_submodule(family.blocks))):
+        modules = dict(block.named_modules())
+        for operation, component in family.components.items():
+            if component.module and component.module not in modules:
+                raise CannotOpen(f"layer {layer} of a '{model.config.model_type}' model, a {type(block).__name__}, has "
+                                 f"no {component.module}, the family's {operation}")
 
 
 def agrees(model: OpenModel, compute: Callable[[], Tensor], wanted: Tensor) -> bool:

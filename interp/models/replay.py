@@ -61,7 +61,7 @@ class ReplayedMLP:
         rows = torch.arange(len(examples), device=entering.device)
         stream = entering[rows, examples.probed]  # (rows, d_model)
         if not model.family.parallel:
-            attention = find_sublayer(model, sublayer.layer, ATTENTION)
+            attention = find_sublayer(model, sublayer.layer, ATTENTION, partial=True)
             block = ReplayedBlock(model, attention, examples, entering)
             stream = stream + all_updates(block, attention.full_masks(), len(examples))
         self.stream = model.enter(stream).unsqueeze(1)

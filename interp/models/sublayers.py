@@ -56,19 +56,26 @@ class Sublayer:
         return {name: affine_of(linear, self.device) for name, linear in self.maps.items()}
 
 
-def find_sublayer(model: OpenModel, layer: int, operation: str) -> Sublayer:
-    """The attention ('attn') or MLP ('mlp') of a layer.
+def find_sublayer(model: OpenModel, layer: int, operation: str, partial: bool = False) -> Sublayer:
+    """The attention ('attn') or MLP ('mlp') of a layer. partial: it may have weights outside its linear maps.
 
     Raises:
-        BadInput: it has no linear maps.
+        BadInput: it has no linear maps, or such weights: masks would not cover it.
     """
     block, component = model.blocks[layer], model.family.components[operation]
     module = block.get_submodule(component.module) if component.module else None
     named = module.named_modules() if module else ((name, block.get_submodule(name)) for name in component.maps)
-    maps = {name: part for name, part in named if isinstance(part, LinearMap)}
+    maps = {name: part for name, part in named  # Llama 4's router is one, but gives two tensors
+            if isinstance(part, LinearMap) and "Router" not in type(part).__name__}
     if not maps:
         raise BadInput(f"operation_list: the {operation} of layer {layer} in a '{model.kind}' "
                        "model has no linear maps to mask.")
+    covered = [id(linear.weight) for linear in maps.values()]
+    for name, weight in module.named_parameters() if module and not partial else ():
+        if weight.dim() > 1 and id(weight) not in covered:  # an expert's, a router's
+            raise BadInput(f"operation_list: the {operation} of layer {layer} in a '{model.kind}' model has weights, "
+                           f"such as {name}, that masks over {', '.join(maps)} do not cover; circuit_probing.py takes "
+                           "this part alone with 'partial_sublayers: true'.")
     return Sublayer(operation, layer, maps, module, *model.writer(layer, operation), model.device)
 
 

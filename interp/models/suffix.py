@@ -69,17 +69,16 @@ def final_states_from(model: OpenModel, examples: Examples, layer: int, entering
 class Suffix:
     """The model above the sites of a layer and further up, at the answering token.
 
-    keys, values: of all tokens of the rows, by layer above, (rows, T, heads, width) in the model's type.
+    keys, values: of the earlier tokens, by layer above, (rows, before, heads, width) in the model's type. Those of a
+    shorter row stand at the end, next to the answering token, so that a window reaches as far back as in the row alone.
     """
 
     def __init__(self, model: OpenModel, examples: Examples, layer: int):
         self.model, self.examples = model, examples
         self.keys, self.values = dict[int, Tensor](), dict[int, Tensor]()
-        positions = examples.answering
-        self.before = max(1, int(positions.max()))  # a row of one token has none, which its mask says
-        seen = torch.arange(self.before + 1, device=model.device) < positions.unsqueeze(1)
-        seen[:, -1] = True                          # the answering token comes after all of the earlier ones
-        self.mask = seen.long()                     # (rows, before + 1)
+        self.before = max(1, int(examples.answering.max()))  # a row of one token has none, which its mask says
+        self.first = self.before - examples.answering.unsqueeze(1)                           # (rows, 1)
+        self.mask = (torch.arange(self.before + 1, device=model.device) >= self.first).long()  # (rows, before + 1)
         if layer < len(model.blocks) - 1:
             self.read_earlier(layer + 1)
 
@@ -87,12 +86,15 @@ class Suffix:
     def read_earlier(self, first: int) -> None:
         """One pass that keeps the keys and values of the layers from `first` on."""
         for batch in self.model.batches(self.examples):
-            def keep(layer, *pair, batch=batch):
+            at = torch.arange(self.before, device=self.model.device) - self.first[batch.rows]
+            place = batch.place.gather(1, at.clamp(min=0))  # (batch, before)
+
+            def keep(layer, *pair, batch=batch, place=place):
                 for tables, states in zip((self.keys, self.values), pair) if layer >= first else ():
-                    states = states.transpose(1, 2).flatten(0, 1)[batch.place.to(states.device)]  # (batch, T, ...)
+                    states = states.transpose(1, 2).flatten(0, 1)[place.to(states.device)]  # (batch, before, ...)
                     if layer not in tables:
-                        tables[layer] = states.new_zeros(*self.examples.tokens.shape, *states.shape[2:])
-                    tables[layer][batch.rows.to(states.device), :states.shape[1]] = states
+                        tables[layer] = states.new_zeros(len(self.examples), *states.shape[1:])
+                    tables[layer][batch.rows.to(states.device)] = states
                 return pair
 
             self.model.forward(batch.tokens, use_cache=True, past_key_values=StandIn(0, keep), **batch.inputs)
@@ -119,7 +121,7 @@ class Suffix:
     def earlier(self, rows: Tensor) -> StandIn:
         """The earlier tokens' keys and values of some rows, to which each layer adds the answering token's."""
         return StandIn(self.before, lambda layer, *new: tuple(
-            torch.cat([table[layer][rows.to(states.device), :self.before].transpose(1, 2), states], dim=2)
+            torch.cat([table[layer][rows.to(states.device)].transpose(1, 2), states], dim=2)
             for table, states in zip((self.keys, self.values), new)))
 
 

@@ -128,12 +128,22 @@ class Study:
             layer=-1 if isinstance(config.layer_reinit, bool) else config.layer_reinit)
         try:
             opened = open_model(model, *self.data(setting).splits(), budget=int(config.cache_gib * GIB))
-        except (ValueError, IndexError, KeyError, AttributeError, TypeError) as error:  # as families differ
+        except (ValueError, LookupError, AttributeError, TypeError, RuntimeError) as error:  # as families differ
+            if "memory" in str(error):
+                raise
             raise BadInput(f"model_path: {path} cannot be opened: {loading.first_line(error)}.") from None
         if shuffled:
             sublayer = find_sublayer(opened, shuffled[0], "mlp" if shuffled[1] in ("mlp", "resid_post") else "attn")
             loading.shuffle_weights(sublayer.maps.values(), setting.model_seed)
         return opened
+
+    def check_models(self, settings: Sequence[Setting]) -> None:
+        """Refuse what only an opened model shows; raises BadInput."""
+        for model, _, of_model in self.models(settings):
+            for setting in of_model:
+                if hasattr(setting, "operation"):
+                    find_sublayer(model, setting.target_layer, setting.operation, getattr(
+                        self.config, "partial_sublayers", False))
 
     def check_portions(self, *keys: str) -> None:
         """Refuse portions of train, of the sizes that these keys give, beyond its rows; raises BadInput."""
