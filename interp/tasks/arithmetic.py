@@ -71,8 +71,7 @@ def read_data(key: str, path: str, columns: list[str]) -> pd.DataFrame:
     The index counts rows as the file does, from 1, the header. attrs["source"] names the key and the file in messages.
 
     Raises:
-        BadInput: the file is missing or no CSV, a row has more or fewer cells than the header, or a column is missing
-            or stands twice.
+        BadInput: no CSV is there, a row has more or fewer cells than the header, a column is missing or stands twice.
     """
     file = require_file(key, path)
     source, header, rows = f"{key}: {shown(file)}", list[str](), dict[int, list[str]]()
@@ -80,12 +79,13 @@ def read_data(key: str, path: str, columns: list[str]) -> pd.DataFrame:
         if not file.is_file():  # a pipe would be waited for
             raise ValueError("it is no file")
         with open(file, encoding="utf-8-sig", newline="") as text:
+            if "," not in (head := text.readline()) and re.search("[;\t]", head):
+                raise ValueError("row 1 has semicolons or tabs between its cells")
+            text.seek(0)
             for row, line in enumerate(csv.reader(text, strict=True), 1):
                 if len(line) < 2 and not "".join(line).strip():
                     continue
                 header = header or line
-                if len(header) == 1 and re.search("[;\t]", header[0]):
-                    raise ValueError(f"row {row} has semicolons or tabs between its cells")
                 for name, count in Counter(map(str.strip, line)).items() if line is header else ():
                     if name and count > 1:
                         raise ValueError(f"row {row} has the column '{name}' twice")
