@@ -108,7 +108,8 @@ def run(script: Script, options: argparse.Namespace, config: Any, settings: list
         print(f"{directory_name}: {len(left)} of {len(share)} settings to compute.", *left, sep="\n  ")
         return
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    machine = {"device": str(device), "device_name": name, "threads": torch.get_num_threads()}
+    machine = {"device": str(device), "device_name": name, "threads": torch.get_num_threads(),
+               "notes": getattr(prepared, "notes", [])}
     with open_run(directory, config, artifacts, options.shard, options.overwrite):
         directory.refuse_changed(inputs)
         left = todo(share)

@@ -53,6 +53,7 @@ MISTAKES = {  # by script; what is in capitals is a file
         "placeholder without a sweep": ({"model_path": "m_{checkpoint}"}, ["model_path", "{checkpoint}"]),
         "unknown placeholder": ({"model_path": "m_{seed}"}, ["model_path", "{seed}"]),
         "two tasks without their data": ({"task": "multitask"}, ["lm_same_task_path", "lm_different_task_path"]),
+        "a key of sentences": ({"answer_prefix": ""}, ["'answer_prefix'", "no effect"]),
         "a language task without sentences": ({"task": "agreement"}, ["'data_path'", "'agreement'"]),
         "a branch of a type": ({"checkpoint_list": [1.5]}, ["the key 'checkpoint_list.0': Input"]),
     },

@@ -1,15 +1,24 @@
 """Tasks of one's own, from a CSV and a YAML alone, asked by every method of a small GPT-2 that has learned them."""
 
+import json
+import os
+import shutil
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
 from conftest import CIRCUITS, DEVICE, METHODS, execute, opened_model
+from interp.experiment import main
 from interp.models.loading import load_tokenizer
+from interp.runs.config import BadInput
 from interp.runs.settings import expand_settings
+from interp.tasks.arithmetic import labels_of, read_data, token_ids
+from interp.tasks.sentences import Reader, read_sentences
 from interp.tasks.study import Data
 from language_model import make_language_model
 
@@ -192,3 +201,104 @@ def test_sources_of_ones_own_are_what_is_exchanged(own, tmp_path, refused):
     found = data_of(own, "DAS", "colour", **changes).pairs["train"]
     assert found.source.variables["colour"].equal((found.base.variables["colour"] + 1) % 3)
     assert found.counterfactual.wrong.equal(found.base.answer.right)
+
+
+WORDS = ("true", "TRUE", "null", "None", "NA", "nan", "007", "1e5", "1.0", "2020-01-01", "-", "1,5", 'a "b"')
+HEAD = "sentence,right,wrong,v\n"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_words_are_what_the_file_says(end, tmp_path):
+    cells = [word.replace('"', '""') for word in WORDS]
+    lines = [",sentence,right,wrong,v,", *(f'{row},"s {cell}","{cell}",x,-00{row} ,' for row, cell in enumerate(cells))]
+    (tmp_path / "d.csv").write_bytes(("\ufeff" + f"{end}{end}".join(lines)).encode())
+    table = read_sentences("data_path", str(tmp_path / "d.csv"), "sentences", [])
+    assert (*table["right"],) == WORDS and [*table["sentence"]] == [f"s {word}" for word in WORDS]
+    assert labels_of(table, "v").tolist() == [-row for row in range(len(WORDS))]
+
+
+@pytest.mark.parametrize("text, words", [
+    (f"{HEAD}Now, he ran,a,b,0\n", ["row 2 has 5 cells", "has 4", "quotes"]),
+    (f"{HEAD}x,a,b,0\n\ny,a,b\n", ["row 4 has 3 cells"]),
+    ("sentence,right,wrong,v, right\nx,a,b,0,c\n", ["row 1", "'right' twice"]),
+    ("sentence;right;wrong;v\nNow, x;a;b;0\n", ["row 1", "semicolons", "commas"]),
+    ("sentence\tright\twrong\tv\nx\ta\tb\t0\n", ["row 1", "tabs"]),
+    (f'{HEAD}"x,a,b,0\n', ["after row 1", "end of data"]),
+    (f"{HEAD}x,a,b,0\ny,a, ,0\n", ["'wrong'", "every row", "row 3"]),
+    *((f"{HEAD}x,a,b,0\ny,a,b,{value}\n", ["'v'", "whole numbers", "row 3", f"'{value}'"])
+      for value in ("1.0", "True", "", "-1", "+1", "1_0", "\u0661", "1e5", 2**63)),
+    (f"{HEAD}x,a,b,{'9' * 5000}\n", ["'v'", "row 2"]), ("PIPE", ["is no file"]), ("FOLDER", ["is no file"]),
+])
+def test_a_file_of_another_shape_is_refused(text, words, tmp_path):
+    file = tmp_path / "d.csv"
+    {"PIPE": os.mkfifo, "FOLDER": os.mkdir}.get(text, lambda path: path.write_text(text))(file)
+    with pytest.raises(BadInput) as error:
+        read_sentences("data_path", str(file), "sentences", ["v"])
+    assert all(word in str(error.value) for word in (f"data_path: {file}", *words)), error.value
+
+
+@pytest.mark.parametrize("row", ["1 2_0", "1", "1 \u0662", f"1 {2**70}", "1 +2"])
+def test_a_token_id_is_a_number_of_ascii_digits(row, tmp_path):
+    (tmp_path / "d.csv").write_text(f"data,labels\n1 2,0\n{row},1\n")
+    with pytest.raises(BadInput, match="'data' must hold token ids.*row 3"):
+        token_ids(read_data("train_data_path", str(tmp_path / "d.csv"), ["data"]))
+
+
+BOS = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+DIGITS = pre_tokenizers.Sequence([pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(False)])
+UNACCENTED = normalizers.Sequence([normalizers.NFD(), normalizers.Lowercase(), normalizers.StripAccents()])
+
+
+def notes_of(folder: Path, answers: str, between: str, prefix="", unigram=False, other=None, **parts) -> list[str]:
+    """Of sentences read by a byte-level BPE or a Unigram. parts: of its pipeline; `other` pre-tokenizer when loaded."""
+    lines, (right, wrong) = ("Zo\u00e9 said", "from 17", "the 5"), answers.split()
+    texts = [line + space + word for line in lines for word in (right, wrong) for space in ("", " ")]
+    if unigram:
+        words = [word for text in texts for word in text.split()]
+        tokenizer = Tokenizer(models.Unigram([(word, -1.0) for word in dict.fromkeys(
+            ["<unk>", "<s>", "\u2581", *words, *(f"\u2581{word}" for word in words)])], unk_id=0))
+        tokenizer.add_special_tokens(["<s>"])
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    else:
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(False), decoders.ByteLevel()
+    for name, part in parts.items():
+        setattr(tokenizer, name, part)
+    if not unigram:
+        tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
+            special_tokens=["<pad>", "<s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>" if unigram else None).save_pretrained(folder)
+    loaded = load_tokenizer("model_path", str(folder))
+    loaded.backend_tokenizer.pre_tokenizer = other or loaded.backend_tokenizer.pre_tokenizer
+    reader = Reader(loaded, "model", prefix, answer_prefix=between)
+    reader.read(pd.DataFrame({"sentence": lines, "right": right, "wrong": wrong, "group": ""}), [], DEVICE, {})
+    return [note for note in reader.notes.values() if "'he' is" not in note]  # with a space and without it
+
+
+@pytest.mark.parametrize("answers, between, options, notes", [
+    ("he she", " ", {"post_processor": BOS}, ["with what it adds by itself ['<s>'"]),
+    ("he she", " ", {"post_processor": BOS, "prefix": "<s>"}, []),
+    ("he she", " ", {"unigram": True, "prefix": "<s>"}, ["['Zo\u00e9', '\u2581said'], and without that ['\u2581Z"]),
+    ("he she", " ", {"unigram": True, "prefix": "<s> "}, []),
+    ("he she", " ", {"normalizer": UNACCENTED}, []),
+    ("he she", " ", {"other": DIGITS}, ["'from 17 he' is ['from', '\u0120', '1', '7', '\u0120he'], and by its"]),
+    (". ?", " ", {}, ["'.' is \u0120., and without a space .;"]),
+    (". ?", "", {}, ["'.' is ., and after a space \u0120.;"]),
+])
+def test_what_a_tokenizer_does_to_sentences_is_told(answers, between, options, notes, tmp_path):
+    found = notes_of(tmp_path, answers, between, **options)
+    assert len(found) == len(notes) and all(note in told for note, told in zip(notes, found)), found
+
+
+def test_notes_are_printed_and_recorded(own, tmp_path, capsys):
+    shutil.copytree(own.folder / "model", tmp_path / "model")
+    tokenizer = Tokenizer.from_file(str(tmp_path / "model/tokenizer.json"))
+    tokenizer.post_processor = processors.TemplateProcessing(single="<|endoftext|> $A", special_tokens=[
+        ("<|endoftext|>", tokenizer.token_to_id("<|endoftext|>"))])
+    tokenizer.save(str(tmp_path / "model/tokenizer.json"))
+    changes = {"model_path": str(tmp_path / "model"), "num_epochs": 1, "target_layer_list": [0]}
+    ask(own, "probing", "gender", tmp_path / "run", **changes)
+    [note] = json.loads((tmp_path / "run/run.json").read_text())["sessions"][0]["notes"]
+    assert note.startswith("sentence_prefix: ") and f"{note}.\n" in capsys.readouterr().out
+    assert main(SCRIPTS["probing"], ["--config", str(tmp_path / "run.yaml"), "--check"]) == 0
+    assert note in capsys.readouterr().out

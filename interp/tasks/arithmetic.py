@@ -1,6 +1,10 @@
 """Arithmetic data: token sequences with the variables of a and b, counterfactual pairs, CSV files."""
 
+import csv
+import re
+from collections import Counter
 from collections.abc import Iterable
+from textwrap import shorten
 from typing import Any
 
 import pandas as pd
@@ -62,19 +66,38 @@ def csv_text(table: pd.DataFrame) -> str:
 
 
 def read_data(key: str, path: str, columns: list[str]) -> pd.DataFrame:
-    """A data CSV with the columns asked for; its attrs["source"] names the key and the file in messages.
+    """A data CSV with the columns asked for, each cell as the text that the file has.
+
+    The index counts rows as the file does, from 1, the header. attrs["source"] names the key and the file in messages.
 
     Raises:
-        BadInput: the file is missing or no CSV, or a column is missing.
+        BadInput: no CSV is there, a row has more or fewer cells than the header, a column is missing or stands twice.
     """
     file = require_file(key, path)
-    source = f"{key}: {shown(file)}"
+    source, header, rows = f"{key}: {shown(file)}", list[str](), dict[int, list[str]]()
     try:
-        table = pd.read_csv(file)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{source} cannot be read as CSV: {str(error).strip()}.") from None
-    if table.empty:
+        if not file.is_file():  # a pipe would be waited for
+            raise ValueError("it is no file")
+        with open(file, encoding="utf-8-sig", newline="") as text:
+            if "," not in (head := text.readline()) and re.search("[;\t]", head):
+                raise ValueError("row 1 has semicolons or tabs between its cells")
+            text.seek(0)
+            for row, line in enumerate(csv.reader(text, strict=True), 1):
+                if len(line) < 2 and not "".join(line).strip():
+                    continue
+                header = header or line
+                for name, count in Counter(map(str.strip, line)).items() if line is header else ():
+                    if name and count > 1:
+                        raise ValueError(f"row {row} has the column '{name}' twice")
+                if len(line) != len(header):
+                    raise ValueError(f"row {row} has {len(line)} cells, and the header has {len(header)}")
+                rows[row] = line
+    except (OSError, ValueError, csv.Error) as error:
+        raise BadInput(f"{source} cannot be read as CSV after row {max(rows, default=0)}: {error}; commas stand "
+                       "between cells, and quotes around a cell that holds a comma.") from None
+    if len(rows) < 2:
         raise BadInput(f"{source} has no rows.")
+    table = pd.DataFrame(dict(zip(header, list(zip(*rows.values())))), index=[*rows], dtype=object)[1:]
     table.attrs["source"] = source
     require_columns(table, columns)
     return table
@@ -87,27 +110,25 @@ def require_columns(table: pd.DataFrame, columns: Iterable[str]) -> None:
 
 
 def token_ids(table: pd.DataFrame, column: str = "data") -> Tensor:
-    """The sequences of a data table as token ids, (rows, positions).
+    """The sequences of a data table as token ids, (rows, positions); raises BadInput where one holds anything else."""
+    words = table[column].str.strip().str.split(r"\s+", regex=True, expand=True)
+    return torch.stack([labels_of(table, column, "token ids joined by spaces, as many in every row", words[place])
+                        for place in words], dim=1)
+
+
+def labels_of(table: pd.DataFrame, column: str, held: str = "whole numbers only", cells: pd.Series | None = None,
+              values: range = range(-2**63, 2**63)) -> Tensor:
+    """A column, or some cells for it, as integers, (rows,): ASCII digits, after a minus sign or none.
 
     Raises:
-        BadInput: a sequence holds a word that is no token id, or lengths differ.
+        BadInput: a cell is something else, or none of `values`; the message says that the column must hold `held`.
     """
-    try:
-        return torch.tensor([[int(word) for word in str(text).split()] for text in table[column]])
-    except ValueError:
-        raise BadInput(f"{table.attrs['source']}: the column '{column}' must hold token ids joined "
-                       "by spaces, as many in every row.") from None
-
-
-def labels_of(table: pd.DataFrame, column: str) -> Tensor:
-    """A column of integer labels, (rows,).
-
-    Raises:
-        BadInput: a value is missing or not a whole number.
-    """
-    if not pd.api.types.is_integer_dtype(table[column]):
-        raise BadInput(f"{table.attrs['source']}: the column '{column}' must hold whole numbers only.")
-    return torch.tensor(table[column].to_numpy(dtype="int64"))
+    cells = table[column] if cells is None else cells
+    for row, cell in cells.items():
+        if not re.fullmatch("-?[0-9]{1,30}", str(cell).strip()) or int(cell) not in values:
+            raise BadInput(f"{table.attrs['source']}: the column '{column}' must hold {held}; row {row} has "
+                           f"'{shorten(str(table.loc[row, column]), 60)}'.")
+    return torch.tensor(list(map(int, cells)), dtype=torch.long)
 
 
 def rule_values(table: pd.DataFrame, rule: Rule) -> Tensor:

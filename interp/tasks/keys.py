@@ -14,7 +14,7 @@ SENTENCE_FILES: tuple[SentenceFile, ...] = get_args(SentenceFile)
 LABELS = "labels"
 DEFAULT_VARIABLE = {SYNTACTIC_NUMBER: "object labels"}  # else `labels`
 SEQUENCE_KEYS = ("train_data_path", "test_data_path")
-SENTENCE_KEYS = ("data_path", "gen_path", "sentence_prefix", "capitalize", "answer_variable")
+SENTENCE_KEYS = ("data_path", "gen_path", "sentence_prefix", "capitalize", "answer_prefix", "answer_variable")
 
 
 class QuestionConfig(ModelSweep):
@@ -36,6 +36,8 @@ class QuestionConfig(ModelSweep):
     sentence_prefix: str = Field("", description=(
         "put before each sentence, such as a special token that the model expects there"))
     capitalize: bool = Field(False, description="begin each sentence with a capital letter")
+    answer_prefix: str = Field(" ", description=(
+        "put between a sentence and its answer: nothing for digits that continue a number, punctuation, Chinese"))
     answer_variable: Text | None = Field(None, description=(
         "the column of sentences that the answer depends on: `labels`, or else `variable`; exchanging it exchanges the "
         "answer, exchanging another does not"))
@@ -73,7 +75,7 @@ class QuestionConfig(ModelSweep):
             if getattr(self, key) is None:
                 raise ValueError(f"the key '{key}' is missing, which the task '{self.task}' needs{hint}")
         for key in self.sequence_keys if self.of_sentences else SENTENCE_KEYS:
-            if getattr(self, key, None):
+            if key in type(self).model_fields and getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"the key '{key}' has no effect in the task '{self.task}'{hint}; leave it out")
         if self.variable is None and not self.of_sentences and self.needs_variable:
             raise ValueError("the key 'variable' is missing")

@@ -8,11 +8,13 @@ copies of them, which leave out what the task's name says, are read as well.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from interp.models.examples import Answer, Examples, Pairs, from_rows
@@ -30,9 +32,9 @@ def with_verbs(table: pd.DataFrame) -> pd.DataFrame:
                        f"gives the answer away; they are for the task '{REFLEXIVE}'.")
     if "right" in table and "wrong" in table:
         return table
-    check_numbers(table, LABELS, binary=True)
-    numbers = table[LABELS]
-    return table.assign(right=numbers.map(ANSWERS.__getitem__), wrong=(1 - numbers).map(ANSWERS.__getitem__))
+    numbers = check_numbers(table, LABELS, binary=True)
+    return table.assign(right=[ANSWERS[number] for number in numbers],
+                        wrong=[ANSWERS[1 - number] for number in numbers])
 
 
 def without_pronouns(table: pd.DataFrame) -> pd.DataFrame:
@@ -40,15 +42,14 @@ def without_pronouns(table: pd.DataFrame) -> pd.DataFrame:
     if "ungrammatical" not in table and "right" in table:
         return table
     right, wrong = (words_of(table, column).str.split() for column in ("sentence", "ungrammatical"))
-    for column in ("gender", LABELS):
-        check_numbers(table, column, binary=True)
+    genders, _ = (check_numbers(table, column, binary=True) for column in ("gender", LABELS))
     for words, others in zip(right, wrong):
         if len(words) < 2 or words[:-1] != others[:-1] or words[-1] == others[-1]:
             raise BadInput(f"{table.attrs['source']}: '{' '.join(words)}' and its ungrammatical form must differ in "
                            "the last word and in nothing else.")
     return table.drop(columns=["ungrammatical", "gender"]).assign(
         sentence=right.str[:-1].str.join(" "), right=right.str[-1], wrong=wrong.str[-1],
-        group=table["gender"].map({number: name for name, number in GENDERS.items()}))
+        group=[[*GENDERS][number] for number in genders])
 
 
 PAPERS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {  # the paper's copies as files of the general form
@@ -62,19 +63,18 @@ def words_of(table: pd.DataFrame, column: str) -> pd.Series:
         BadInput: there is no such column, or a row has none.
     """
     require_columns(table, [column])
-    words = table[column].astype(str).str.strip()
-    if table[column].isna().any() or not words.all():
-        raise BadInput(f"{table.attrs['source']}: the column '{column}' must hold words in every row.")
+    words = table[column].str.strip()
+    for row in words.index[words == ""][:1]:
+        raise BadInput(f"{table.attrs['source']}: the column '{column}' must hold words in every row; row {row} has "
+                       "none.")
     return words
 
 
-def check_numbers(table: pd.DataFrame, column: str, binary: bool = False) -> None:
-    """Refuse a column that holds anything but whole numbers from 0, or but 0 and 1; raises BadInput."""
+def check_numbers(table: pd.DataFrame, column: str, binary: bool = False) -> list[int]:
+    """A column's values; raises BadInput where it holds anything but whole numbers from 0, or but 0 and 1."""
     require_columns(table, [column])
-    numbers = labels_of(table, column)
-    if numbers.min() < 0 or binary and numbers.max() > 1:
-        held = "0 and 1 only" if binary else "whole numbers from 0"
-        raise BadInput(f"{table.attrs['source']}: the column '{column}' must hold {held}.")
+    held, values = ("0 and 1 only", range(2)) if binary else ("whole numbers from 0", range(2**63))
+    return labels_of(table, column, held, values=values).tolist()
 
 
 def check_one_value(table: pd.DataFrame, column: str, by: str) -> None:
@@ -101,15 +101,15 @@ def read_sentences(key: str, path: str, task: str, variables: list[str], optiona
     table["group"] = words_of(table, "group") if "group" in table else ""
     for variable in variables:
         if variable in table or not optional:
-            check_numbers(table, variable)
+            table[variable] = check_numbers(table, variable)
             check_one_value(table, variable, by="sentence")
         if sources and f"source_{variable}" in table:
-            check_numbers(table, f"source_{variable}")
+            table[f"source_{variable}"] = check_numbers(table, f"source_{variable}")
             check_one_value(table, f"source_{variable}", by="source")
     for row in table.index[table["right"] == table["wrong"]][:1]:
-        raise BadInput(f"{source}: in row {row + 2} right and wrong are both '{table.loc[row, 'right']}'.")
+        raise BadInput(f"{source}: in row {row} right and wrong are both '{table.loc[row, 'right']}'.")
     for row in table.index[table["source"] == table["sentence"]][:1] if sources else ():
-        raise BadInput(f"{source}: row {row + 2} is its own source.")
+        raise BadInput(f"{source}: row {row} is its own source.")
     for row in table.index[table.duplicated(["sentence", "group", *sources[:1]])][:1]:
         group = table.loc[row, "group"]
         raise BadInput(f"{source}: '{table.loc[row, 'sentence']}' stands twice"
@@ -132,25 +132,40 @@ def draw(key: str, path: str, table: pd.DataFrame, count: int, generator: torch.
 
 # ----------------------------------------------------------------------------------- tokens
 
+@cache
+def written_in(folder: str) -> Tokenizer | None:
+    """The tokenizer that a model's tokenizer.json says, if there is one; transformers may make another of it."""
+    if not (file := Path(folder) / "tokenizer.json").is_file():
+        return None
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
 @dataclass(frozen=True)
 class Reader:
     """How a model is shown sentences.
 
     source: the model's name in messages. prefix: put before each sentence as it is, for a special token that the model
-    expects; no other is added. capitalize: begin with a capital letter.
+    expects; no other is added. capitalize: begin with a capital letter. answer_prefix: what stands between a sentence
+    and its answer. notes: what a user should know of how texts were read.
     """
 
     tokenizer: PreTrainedTokenizerBase
     source: str
     prefix: str = ""
     capitalize: bool = False
+    answer_prefix: str = " "
+    notes: dict[str, str] = field(default_factory=dict)
 
     def shown(self, sentence: str) -> str:
         return self.prefix + (sentence[:1].upper() + sentence[1:] if self.capitalize else sentence)
 
-    def tokens(self, texts: list[str]) -> list[list[int]]:
+    def tokens(self, texts: list[str], special: bool = False) -> list[list[int]]:
+        """special: with the tokens that the tokenizer adds by itself."""
         try:
-            return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+            return self.tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"]
         except Exception as error:  # the tokenizers library raises plain Exceptions: a vocabulary without [UNK]
             raise BadInput(f"model_path: the tokenizer of {self.source} cannot read the sentences: "
                            f"{str(error).strip()}.") from None
@@ -162,36 +177,45 @@ class Reader:
             if len(self.tokens([special])[0]) != 1:
                 raise BadInput(f"sentence_prefix: '{special}' is no special token of the tokenizer of {self.source}, "
                                f"which has {', '.join(self.tokenizer.all_special_tokens) or 'none'}.")
-        if unknown in self.tokens([self.prefix])[0] and self.tokenizer.unk_token not in self.prefix:
-            raise BadInput(f"sentence_prefix: the tokenizer of {self.source} does not know '{self.prefix}'.")
-        # as ordered sets; a word may be another token at the beginning
-        firsts, others = dict[str, None](), dict[str, None]()
-        for text in texts:
-            first, *rest = text.removeprefix(self.prefix).split()
-            firsts[first] = None
-            others |= dict.fromkeys(f" {word}" for word in rest)
-        words = [*firsts, *others]
+        words = list(dict.fromkeys(f" {word}" if place else word for text in texts for place, word in enumerate(
+            text.removeprefix(self.prefix).split())))  # a word may be another token at the beginning
         for word, ids in zip(words, self.tokens(words)):
-            if not ids or unknown in ids or (unknown is None and self.read_as(ids) != word.strip().casefold()):
+            if not ids or unknown in ids or (unknown is None and not self.says(ids, word)):
                 raise BadInput(f"model_path: the tokenizer of {self.source} does not know the word '{word.strip()}'.")
 
-    def read_as(self, ids: list[int]) -> str:
-        """The word that tokens say: without an unknown token, a tokenizer may give other words the same token."""
-        return self.tokenizer.batch_decode([ids], clean_up_tokenization_spaces=False)[0].strip().casefold()
+    def says(self, ids: list[int], word: str) -> bool:
+        """Whether tokens say a word, as it is or as the tokenizer normalizes it: without accents, say."""
+        normalizer = getattr(getattr(self.tokenizer, "backend_tokenizer", None), "normalizer", None)
+        [said] = self.tokenizer.batch_decode([ids], clean_up_tokenization_spaces=False)
+        normal = normalizer.normalize_str(word).replace("▁", " ") if normalizer else word
+        return said.strip().casefold() in (word.strip().casefold(), normal.strip().casefold())
 
-    def answers(self, texts: list[str], rows: list[list[int]], words: list[str]) -> Tensor:
-        """The single token that each word is after its text, (rows,).
+    def answers(self, texts: list[str], rows: list[list[int]], words: list[str], prefix: str) -> list[int | None]:
+        """The token that each word is after its text, of a row's tokens, and a prefix; None where it is not one."""
+        joined = self.tokens([f"{text}{prefix}{word}" for text, word in zip(texts, words)])
+        return [ids[-1] if ids and ids[:-1] == row else None for ids, row in zip(joined, rows)]
 
-        Raises:
-            BadInput: a word is not one token there, so that its logit is not the word's.
-        """
-        found = []
-        for row, word, ids in zip(rows, words, self.tokens([f"{text} {word}" for text, word in zip(texts, words)])):
-            if len(ids) != len(row) + 1 or ids[:-1] != row:
-                raise BadInput(f"model_path: '{word}' is not one token after a sentence to the tokenizer of "
-                               f"{self.source}, but its logit at one position is what is compared.")
-            found.append(ids[-1])
-        return torch.tensor(found)
+    def note(self, texts: list[str], rows: list[list[int]], words: list[str], answers: list[int | None]) -> None:
+        """Keep an example of each way in which texts and answers could be read otherwise than they are here."""
+        added, bare = self.tokens(texts, special=True), self.tokens([text.removeprefix(self.prefix) for text in texts])
+        if self.prefix and added[0][0] == rows[0][0]:
+            added = rows  # the prefix has it
+        space = self.answer_prefix.endswith(" ")
+        others = self.answers(texts, rows, words, self.answer_prefix[:-1] if space else f"{self.answer_prefix} ")
+        swapped = [token if other in (None, self.tokenizer.unk_token_id) else other
+                   for token, other in zip(answers, others)]
+        joined = [f"{text}{self.answer_prefix}{word}" for text, word in zip(texts, words)]
+        here, file = self.tokens(joined, special=True), written_in(self.tokenizer.name_or_path)
+        for key, how, shown_texts, first, second in (
+                ("sentence_prefix", "with what it adds by itself", texts, rows, added),
+                ("sentence_prefix", "without that", texts, [row[-len(ids):] for row, ids in zip(rows, bare)], bare),
+                ("answer_prefix", "without a space" if space else "after a space", words, answers, swapped),
+                ("model_path", "by its tokenizer.json", joined, here,
+                 [read.ids for read in file.encode_batch(joined)] if file else here)):
+            for text, *both in [case for case in zip(shown_texts, first, second) if case[1] != case[2]][:1]:
+                one, other = map(self.tokenizer.convert_ids_to_tokens, both)  # type: ignore[arg-type]  # one or several
+                self.notes.setdefault(how, f"{key}: to the tokenizer of {self.source} '{text}' is {one}, and {how} "
+                                           f"{other}; the first is taken")
 
     def read(self, table: pd.DataFrame, variables: list[str], device: torch.device,
              seen: dict[tuple[int, ...], str]) -> Examples:
@@ -200,22 +224,30 @@ class Reader:
         seen: sentences read so far by their tokens, to which these are added.
 
         Raises:
-            BadInput: as check_words and answers; a row's two words are the same token, or two sentences are the same
-                tokens.
+            BadInput: as check_words; an answer is not one token, a row's two are the same, or two sentences are the
+                same tokens.
         """
         texts = [self.shown(text) for text in table["sentence"]]
         right, wrong = table["right"].tolist(), table["wrong"].tolist()
-        self.check_words([f"{text} {word}" for words in (right, wrong) for text, word in zip(texts, words)])
+        self.check_words([f"{text}{self.answer_prefix}{word}" for words in (right, wrong)
+                          for text, word in zip(texts, words)])
         rows = self.tokens(texts)
         for sentence, row in zip(table["sentence"], rows):
             if self.tokenizer.unk_token_id in row and self.tokenizer.unk_token not in self.prefix:
-                raise BadInput(f"sentence_prefix: with '{self.prefix}' before it, the tokenizer of {self.source} does "
-                               f"not know a word of '{sentence}'.")
+                raise BadInput(f"sentence_prefix: the tokenizer of {self.source} does not know all of '{self.prefix}' "
+                               f"before '{sentence}'.")
             if (other := seen.setdefault(tuple(row), sentence)) != sentence:
                 raise BadInput(f"model_path: '{sentence}' and '{other}' are the same to the tokenizer of "
                                f"{self.source}.")
         tokens, last = from_rows(rows, device)
-        wanted, others = self.answers(texts, rows, right).to(device), self.answers(texts, rows, wrong).to(device)
+        answers = [self.answers(texts, rows, words, self.answer_prefix) for words in (right, wrong)]
+        for words, found in zip((right, wrong), answers):
+            if None in found:
+                raise BadInput(f"model_path: '{words[found.index(None)]}' is not one token after a sentence and "
+                               f"answer_prefix '{self.answer_prefix}' to the tokenizer of {self.source}, but its logit "
+                               "at one position is what is compared.")
+            self.note(texts, rows, words, found)
+        wanted, others = torch.tensor(answers, device=device)
         for row in (wanted == others).nonzero()[:1].flatten().tolist():
             raise BadInput(f"model_path: '{right[row]}' and '{wrong[row]}' are the same token to the tokenizer of "
                            f"{self.source}.")

@@ -14,7 +14,7 @@ from transformers import PretrainedConfig
 from interp.models import loading
 from interp.models.examples import Answer, Examples, Pairs
 from interp.models.family import family_of
-from interp.models.open_model import GIB, RESID_MID, RESID_PRE, OpenModel, Site
+from interp.models.open_model import GIB, RESID_MID, RESID_PRE, OpenModel, Site, warn
 from interp.models.opening import open_model
 from interp.models.sublayers import find_sublayer
 from interp.runs.config import BadInput
@@ -69,7 +69,7 @@ class Study:
     """A config's data and models, read and checked when made.
 
     counterfactuals: the columns that pair sequences, by variable. paired: whether sentences are paired with sources.
-    extra: config keys of further sequences to evaluate answers on.
+    extra: config keys of further sequences to evaluate answers on. notes: what to know about how sentences are read.
 
     Raises:
         BadInput: the data are missing, or do not fit each other, the keys or the models.
@@ -80,6 +80,7 @@ class Study:
                  extra: Collection[str] = ()):
         self.config, self.device = config, device
         self.data_by_key: dict[tuple, Data] = {}
+        self.notes: list[str] = []
         for path, of_model in grouped(settings, self.path).items():
             configuration = loading.read_model_config("model_path", path)
             for setting in of_model:
@@ -92,6 +93,9 @@ class Study:
                         config, of_data[0], variable, device, (counterfactuals or {}).get(variable), extra)
                 counterfactual = (counterfactuals or {}).get(self.variable(of_data[0]))
                 check_data(self.data_by_key[key], config, configuration, counterfactual)
+            for note in tables.reader.notes.values() if tables else ():
+                self.notes.append(note)
+                warn(note)
 
     def path(self, setting: Setting) -> str:
         return fill_in("model_path", self.config.model_path, setting)
@@ -310,7 +314,7 @@ class Sentences:
             raise BadInput(f"{position_key(setting)}: sentences are probed at their last token; leave the key out.")
         self.config, variables = config, config.variables
         self.reader = sentences.Reader(loading.load_tokenizer("model_path", path), path, config.sentence_prefix,
-                                       config.capitalize)
+                                       config.capitalize, config.answer_prefix)
         wanted = list(dict.fromkeys([*variables, *filter(None, [config.answer_variable])]))
         table = sentences.read_sentences("data_path", config.data_path, config.task, wanted)
         self.answer_variable = config.answer_variable or (LABELS if LABELS in table else variables[0])
