@@ -17,7 +17,7 @@ from interp.methods.masks import l0
 from interp.runs.config import PROJECT_ROOT
 from language_model import random_model
 
-LARGE = {"train_data_path": "LARGE TRAIN", "test_data_path": "LARGE TEST"}  # with the column aux_9, from 500
+LARGE = {"train_data_path": "LARGE TRAIN", "test_data_path": "LARGE TEST"}  # has aux_9, from 500, and aux_8, from -1
 MISTAKES = {  # by script; what is in capitals is a file
     TRAINING: {
         "unknown variable": ({"intermediate_functions": [["a3", 0, 1]]}, ["[a3, 0, 1]", "a4, b_identity"]),
@@ -43,6 +43,7 @@ MISTAKES = {  # by script; what is in capitals is a file
                           ["model_path", "Models/Disambiguation/none", "Disambiguation/a2_minus_b2.yaml"]),
         "variable is no column": ({"variable": "var_00"}, ["'var_00'", "train.csv", "did you mean 'var_0'"]),
         "variable is no number": ({"variable": "CF_FN_0"}, ["CF_FN_0", "whole numbers"]),
+        "a class below 0": (LARGE | {"variable": "aux_8"}, ["variable", "'aux_8' goes from -1", "from 0"]),
         "layer the model lacks": ({"target_layer_list": [1]}, ["target_layer_list", "layer 1", "has 1"]),
         "layer to re-initialise": ({"layer_reinit": 4}, ["layer_reinit", "layer 4"]),
         "position beyond the sequence": ({"probe_index_list": [3]}, ["probe_index_list", "3"]),
@@ -114,7 +115,8 @@ def files(tiny, tmp_path_factory) -> dict[str, str]:
     """Data and models that mistakes are made with, by their names in capitals."""
     folder, (train, test) = tmp_path_factory.mktemp("files"), tables_of(tiny)
     tables = {"ONE ROW": test[:1], "A SOURCE": test.assign(counterfactual_data="10 10 10")} | {
-        f"LARGE {name}": table.assign(aux_9=500 + table["var_0"]) for name, table in (("TRAIN", train), ("TEST", test))}
+        f"LARGE {name}": table.assign(aux_9=500 + table["var_0"], aux_8=table["var_0"] - 1)
+        for name, table in (("TRAIN", train), ("TEST", test))}
     for name, table in tables.items():
         table.to_csv(folder / name)
     replace_in(copied_model(tiny, folder / "DROPOUT") / "config.json", '"resid_pdrop": 0.0', '"resid_pdrop": 0.1')

@@ -415,9 +415,9 @@ def check_classes(variable: str, train: Tensor, test: Tensor) -> None:
     if len(classes) < 2:
         raise BadInput(f"variable: '{variable}' has a single value in the training data; there is nothing to tell "
                        "apart.")
-    if max(classes) >= max(len(train), 1000):
-        raise BadInput(f"variable: '{variable}' goes up to {max(classes)}, with {len(classes)} values in {len(train)} "
-                       "training examples; number its values from 0.")
+    if min(classes) < 0 or max(classes) >= max(len(train), 1000):
+        raise BadInput(f"variable: '{variable}' goes from {min(classes)} to {max(classes)}, with {len(classes)} values "
+                       f"in {len(train)} training examples; number its values from 0.")
     unknown = sorted(set(test.tolist()) - classes)
     if unknown:
         raise BadInput(f"variable: class {unknown[0]} of '{variable}' has no example in the training data, but is "
