@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.models.sublayers import Masks, Sublayer
-from interp.runs.tensors import load_tensors, save_tensors
+from interp.runs.tensors import load_tensors, require, save_tensors
 
 
 class ImpossibleAblation(ValueError):
@@ -95,5 +95,15 @@ def save_circuit(circuit: Circuit, path: Path, about: dict[str, Any]) -> None:
 
 def load_circuit(path: str | Path) -> tuple[Circuit, dict[str, Any]]:
     """A saved circuit and what it is about; raises BadInput where there is none."""
-    scores, about = load_tensors("circuit", path, {"fan_in"})
-    return Circuit(scores, about.pop("fan_in")), about
+    return load_tensors("circuit", path, circuit_of)
+
+
+def circuit_of(scores: dict[str, Tensor], about: dict[str, Any]) -> Circuit:
+    """A circuit from what is saved of it; raises Unfit."""
+    fan_in = about.pop("fan_in")
+    require(bool(scores) and all(score.dim() == 1 and len(score) for score in scores.values()),
+            "each linear map has a row of scores")
+    require(isinstance(fan_in, dict) and fan_in.keys() == scores.keys()
+            and all(type(count) is int and count > 0 for count in fan_in.values()),
+            f"fan_in is not a whole number for each of {', '.join(scores)}")
+    return Circuit(scores, fan_in)

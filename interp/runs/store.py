@@ -8,7 +8,9 @@
 
 import hashlib
 import json
+import os
 import platform
+import re
 import subprocess
 import uuid
 from collections.abc import Iterable, Iterator
@@ -18,14 +20,14 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 
-from interp.runs.config import PROJECT_ROOT, BadInput, ScriptConfig, project_path, read_yaml, shown
+from interp.runs.config import PROJECT_ROOT, BadInput, ScriptConfig, dump_yaml, project_path, read_yaml, shown
 from interp.runs.files import Row, check_folder, set_aside, write_table, write_text
 from interp.runs.settings import Setting, setting_name
 
 RESULTS, CONFIG, RECORD = "results.csv", "config.yaml", "run.json"
+OURS = re.compile(r"\.(.*\.)?(lock|tmp)|\.(shard_\d+_of_\d+_)?complete")  # locks, temporaries, marks of the workflow
 FREE_KEYS = {"device", "results_dir", "layers_at_once", "spread", "cache_gib"}  # no number depends on them
 PACKAGES = ("torch", "transformers", "transformer-lens", "numpy", "pandas", "scikit-learn", "safetensors")
 GIT = ["git", "-C", str(PROJECT_ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
@@ -38,6 +40,7 @@ class RunDirectory:
     def __init__(self, path: Path):
         self.path = path
         self.turn = FileLock(path / ".turn.lock")  # for what several processes write
+        self.begun: bytes | None = None  # what config.yaml held when this process began
 
     def table(self, name: str):
         """A table of the run, a pandas.DataFrame."""
@@ -62,6 +65,12 @@ class RunDirectory:
         """Write a finished setting; numbers may be numpy's or torch's."""
         found = {"setting": setting._asdict(), "metrics": metrics, "tables": tables, "seconds": round(seconds, 2)}
         write_text(self.file(setting), json.dumps(found, default=lambda value: value.item()) + "\n")
+
+    def is_there(self) -> bool:
+        """Whether config.yaml is the one that this process began with."""
+        with suppress(OSError):
+            return self.begun in (None, (self.path / CONFIG).read_bytes())
+        return False
 
     def collate(self, settings: list[Setting]) -> None:
         """Write the tables of what is finished."""
@@ -115,8 +124,9 @@ class RunDirectory:
             mine["status"] = "interrupted"
             raise
         finally:
-            self.collate(settings)
-            note()
+            if self.is_there():
+                self.collate(settings)
+                note()
 
 
 def read_json(file: Path, keys: set[str]) -> dict[str, Any] | None:
@@ -139,7 +149,10 @@ def open_run(run: RunDirectory, config: ScriptConfig, artifacts: list[Path], sha
             with ExitStack() as locks:
                 for lock in run.path.glob(".*lock"):
                     locks.enter_context(FileLock(lock, blocking=False))
-                for file in [file for file in artifacts if file.exists()] + [run.path] * (run.path / CONFIG).exists():
+                check_run(config, artifacts, overwrite)
+                begun = (run.path / CONFIG).exists()
+                inside = [file for file in artifacts if begun and file.is_relative_to(run.path)]  # move with the run
+                for file in [file for file in artifacts if file.exists() and file not in inside] + [run.path] * begun:
                     set_aside(file)
         run.path.mkdir(parents=True, exist_ok=True)
         lock = run.path / (".lock" if shard == (1, 1) else ".shard_{}_of_{}.lock".format(*shard))
@@ -147,23 +160,38 @@ def open_run(run: RunDirectory, config: ScriptConfig, artifacts: list[Path], sha
             with run.turn:
                 check_run(config, artifacts)
                 if not (run.path / CONFIG).exists():
-                    write_text(run.path / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False,
-                                                                 allow_unicode=True))
+                    write_text(run.path / CONFIG, dump_yaml(config.model_dump(mode="json")))
+                run.begun = (run.path / CONFIG).read_bytes()
             yield
     except Timeout:
         raise BadInput(f"results_dir: another process is at work in {shown(run.path)}; wait for it to end or give "
                        "another results_dir.") from None
 
 
+def is_run(path: Path) -> bool:
+    """Whether a run wrote a folder's config.yaml: its settings or its record are there."""
+    with suppress(OSError, ValueError, RecursionError, AttributeError):
+        keys = json.loads((path / RECORD).read_bytes()).keys()
+        if {"config", "sessions"} <= keys or {"status", "packages"} <= keys:  # the latter of an earlier version
+            return True
+    return (path / "settings").is_dir()
+
+
 def check_run(config: ScriptConfig, artifacts: Iterable[Path] = (), overwrite: bool = False) -> None:
     """Refuse folders that cannot be written, and a results_dir or artifacts that are another run's; raises BadInput."""
     path = project_path(config.results_dir)
+    for folder in (Path("~").expanduser(), PROJECT_ROOT):
+        if folder.resolve().is_relative_to(path.resolve()):
+            raise BadInput(f"results_dir: {path} is or holds your home or this project; give a folder for the run.")
     check_folder("results_dir", path)
     for folder in {file.parent for file in artifacts}:
         check_folder("model_dir", folder)
-    there, others = path.exists() and [*path.glob("[!.]*")], [file for file in artifacts if file.exists()]
+    others, inner = [file for file in artifacts if file.exists()], [
+        project_path(folder).resolve() for key, folder in config if key in ("data_dir", "model_dir") and folder]
+    there = [name for name in (os.listdir(path) if path.exists() else []) if not OURS.fullmatch(name)
+             and not any(folder.is_relative_to((path / name).resolve()) for folder in inner)]
     begun = (path / CONFIG).exists()  # looked at last: another process writes it before all else
-    if there and not begun:
+    if there and not begun or (overwrite or there != [CONFIG]) and begun and not is_run(path):
         raise BadInput(f"results_dir: {shown(path)} is not empty and holds no run; give another results_dir.")
     if others and not begun and not overwrite:
         raise BadInput(f"model_dir: {shown(others[0])} is there already, from another run; give another model_dir, or "

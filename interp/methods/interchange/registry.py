@@ -3,7 +3,7 @@
 Nothing here loads torch before a method is fitted or loaded: --help and refused configs should not wait for it.
 """
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from interp.runs.config import BadInput, Count, Positive, Real, shown
+from interp.runs.config import Count, Positive, Real
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from interp.methods.interchange.base import Interchange, SiteUnderStudy
 
 Weight = Annotated[Real, Field(ge=0)]  # of the number of weights kept, in the objective
@@ -110,13 +112,32 @@ def fit(name: str, site: "SiteUnderStudy", seed: int, *, rank: str | int = "sele
 def load_interchange(path: str | Path) -> tuple["Interchange", dict[str, Any]]:
     """A saved interchange, and what it is about; raises BadInput where there is none."""
     from interp.runs.tensors import load_tensors
-    tensors, about = load_tensors("interchange", path, {"interchange"})
+    return load_tensors("interchange", path, interchange_of)
+
+
+def interchange_of(tensors: dict[str, "Tensor"], about: dict[str, Any]) -> "Interchange":
+    """An interchange from what is saved of it; raises Unfit."""
+    from interp.methods.das import alignment_of
+    from interp.methods.masks import circuit_of
+    from interp.runs.tensors import require, require_shape
     name = about.pop("interchange")
-    if name not in INTERCHANGES:
-        raise BadInput(f"{shown(path)} is not a saved interchange.")
-    kind = getattr(module_of(INTERCHANGES[name]), INTERCHANGES[name].kind)
-    further = {field.name: about.pop(field.name) for field in fields(kind) if field.name in about}
-    return kind(name=name, tensors=tensors, **further), about
+    require(name in INTERCHANGES, f"there is no interchange '{name}'")
+    method, module = INTERCHANGES[name], module_of(INTERCHANGES[name])
+    further: dict[str, Any] = {key: about.pop(key) for key in ("rank", "fan_in") if key in about}
+    rank = None
+    if method.kind == "Alignment":
+        rank = alignment_of(tensors, about).rank
+    elif method.kind == "Subspace":
+        d, rank = tensors["right"].shape
+        require_shape(tensors, right=(d, rank), left=(rank, d))
+    elif method.kind == "Embedding":
+        (_, d), classes, hidden = tensors["0.weight"].shape, len(tensors["2.bias"]), module.HIDDEN
+        require_shape(tensors, **{"0.weight": (hidden, d), "0.bias": (hidden,), "2.weight": (classes, hidden),
+                                  "2.bias": (classes,)})
+    else:
+        circuit_of(tensors, {**further})
+    require(further["rank"] == rank, f"its rank is {further['rank']}, not {rank}")
+    return getattr(module, method.kind)(name=name, tensors=tensors, **further)
 
 
 def module_of(method: Compared) -> ModuleType:
