@@ -54,7 +54,6 @@ FIGURES = {
                      for name in (*COMPARED, "ablation_attn", "ablation_mlp")],
     "Grokking": ["probe_accuracy", "ablation", "amnesic", "DAS"],
 }
-CURVES = "Train_Algorithmic_Models/Grokking/curves.csv"
 OVERLAPS = {  # the circuits of two configs: are they the same neurons?
     "Shared_Nodes/figures/overlap/shared_of_both_tasks": [
         f"Shared_Nodes/{task}/circuit_probing/shared" for task in ("Task_1", "Task_2")],
@@ -179,8 +178,7 @@ COMPARED_RUNS = [done for name, experiment in COMPARISON.items() for done in add
 for experiment in TRAINING:
     DRAWINGS[f"draw_{experiment}"] = Drawing(
         PROBED[experiment], figures(experiment, FIGURES[experiment]),
-        f"summarize_{experiment.lower()}.py --results {shlex.quote(f'{RESULTS}/{experiment}')}"
-        + f" --curves {shlex.quote(f'{RESULTS}/{CURVES}')}" * (experiment == "Grokking"))
+        f"summarize_{experiment.lower()}.py --results {shlex.quote(f'{RESULTS}/{experiment}')}")
 COMPARE = f"summarize_comparison.py --results {shlex.quote(f'{RESULTS}/Comparison')}"
 DRAWINGS["comparison"] = Drawing(
     COMPARED_RUNS, [f"{RESULTS}/Comparison/figures/leaderboard.csv", *figures("Comparison", ["detection"])], COMPARE)

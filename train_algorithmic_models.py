@@ -89,9 +89,13 @@ class Config(ScriptConfig):
                 raise ValueError(f"n_positions is {self.n_positions}, but a sequence has {len(task.layout)} tokens")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd ({self.n_embd}) is not a multiple of n_head ({self.n_head})")
-        if self.bytes_at_least() > (memory := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
-            raise ValueError("n_layer, n_embd, n_inner, n_positions and mod make a training that takes at least "
-                             f"{self.bytes_at_least() >> 30} GiB, and this machine has {memory >> 30}")
+        d, vocabulary = self.n_embd, self.shape["vocab_size"]
+        weights = self.n_layer * (4 * d * d + 2 * d * self.n_inner) + (vocabulary + self.n_positions) * d
+        # weights, gradients and Adam's two moments; the logits in float32 and float64
+        least = 16 * weights + 12 * int(self.mod**2 * self.train_frac) * vocabulary
+        if least > (memory := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+            raise ValueError("n_layer, n_embd, n_inner, n_positions and mod ask for a training of at least "
+                             f"{least >> 30} GiB, and this machine has {memory >> 30}")
         if late := [epoch for epoch in self.save_checkpoints if epoch > self.num_epochs]:
             raise ValueError(f"save_checkpoints asks for epoch {late[0]}, but num_epochs is {self.num_epochs}")
         if not 0 < int(self.mod**2 * self.train_frac) < self.mod**2:
@@ -103,13 +107,6 @@ class Config(ScriptConfig):
         """The GPT-2's. Its tokens are the numbers, `=`, and one for each of two tasks."""
         return {"vocab_size": self.mod + (3 if self.multitask else 1), "n_positions": self.n_positions,
                 "n_layer": self.n_layer, "n_head": self.n_head, "n_embd": self.n_embd, "n_inner": self.n_inner}
-
-    def bytes_at_least(self) -> int:
-        """What weights, their gradients and Adam's two moments take, and the logits in float32 and float64."""
-        shape, rows = self.shape, int(self.mod**2 * self.train_frac)
-        d, inner, vocabulary = self.n_embd, self.n_inner, shape["vocab_size"]
-        weights = self.n_layer * (4 * d * d + 2 * d * inner) + (vocabulary + self.n_positions) * d
-        return 16 * weights + 12 * rows * vocabulary
 
     def tasks(self) -> dict[str, Task]:
         """The data sets to make, by their folder in data_dir."""

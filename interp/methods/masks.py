@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.models.sublayers import Masks, Sublayer
-from interp.runs.tensors import load_tensors, require, save_tensors
+from interp.runs.tensors import load_tensors, require, save_tensors, sizes_of
 
 
 class ImpossibleAblation(ValueError):
@@ -99,11 +99,9 @@ def load_circuit(path: str | Path) -> tuple[Circuit, dict[str, Any]]:
 
 
 def circuit_of(scores: dict[str, Tensor], about: dict[str, Any]) -> Circuit:
-    """A circuit from what is saved of it; raises Unfit."""
+    """A circuit from what is saved of it; raises ValueError where its parts do not fit each other."""
     fan_in = about.pop("fan_in")
-    require(bool(scores) and all(score.dim() == 1 and len(score) for score in scores.values()),
-            "each linear map has a row of scores")
-    require(isinstance(fan_in, dict) and fan_in.keys() == scores.keys()
-            and all(type(count) is int and count > 0 for count in fan_in.values()),
-            f"fan_in is not a whole number for each of {', '.join(scores)}")
+    sizes_of(scores, {name: name for name in fan_in})  # one size each
+    require(len(scores) > 0 and all(type(count) is int and count > 0 for count in fan_in.values()),
+            "fan_in is not a whole number for each linear map")
     return Circuit(scores, fan_in)

@@ -144,15 +144,13 @@ def load_config(file: str | Path, schema: type[C], overrides: Sequence[str] = ()
 
 def read_value(schema: type[ScriptConfig], key: str, text: str) -> Any:
     """The value of --set key=text: text as it stands where the key takes text, otherwise YAML."""
-    field = schema.model_fields.get(key) or schema.model_fields.get(ALIASES.get(key, ""))
+    field = schema.model_fields.get(ALIASES.get(key, key)) or schema.model_fields.get(key)
     annotation = field.annotation if field else None
     kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     if not any(getattr(kind, "__origin__", kind) is str for kind in kinds):
         return parse_yaml(text, f"--set {key}={text}")
-    others: dict[str, Any] = {"": None, "null": None} if NoneType in kinds else {}
-    if any(get_origin(kind) is Literal for kind in kinds):  # transfer
-        others |= {"true": True, "false": False}
-    return others.get(text, text)
+    others = {"": None, "null": None} if NoneType in kinds else {"true": True, "false": False}  # the latter of transfer
+    return others.get(text, text) if len(kinds) > 1 else text
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -188,27 +186,15 @@ class _UniqueKeys(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"the key '{key.value}' stands twice", problem_mark=key.start_mark)
         return super().construct_mapping(node, deep)
 
-    def construct_number(self, node):
-        """1:20:30 and 010, which YAML 1.1 reads with the bases 60 and 8, are text."""
-        if re.search(r":|^[-+]?0[\d_]", node.value):
-            return node.value
-        kind = node.tag.rpartition(":")[2]
-        return self.construct_yaml_int(node) if kind == "int" else self.construct_yaml_float(node)
+    def resolve(self, kind, value, implicit):
+        """1:20:30 and 010 are text; YAML 1.1 reads them as numbers of the bases 60 and 8."""
+        text = kind is yaml.ScalarNode and implicit[0] and re.match(r"[-+]?(0[\d_]|[\d_]+:)", value)
+        return "tag:yaml.org,2002:str" if text else super().resolve(kind, value, implicit)
 
 
-class _Dumper(yaml.SafeDumper):
-    """Puts quotes around words that _UniqueKeys would read as numbers."""
-
-
-for kind in ("int", "float"):
-    _UniqueKeys.add_constructor(f"tag:yaml.org,2002:{kind}", _UniqueKeys.construct_number)
-for one in (_UniqueKeys, _Dumper):
-    one.add_implicit_resolver(  # 1e-5, which YAML 1.1 takes for a word
+for one in (_UniqueKeys, yaml.SafeDumper):  # 1e-5, which YAML 1.1 takes for a word, is a number; written, such a word
+    one.add_implicit_resolver(              # gets quotes
         "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), [*"-+0123456789"])
-
-
-def dump_yaml(values: dict[str, Any]) -> str:
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def parse_yaml(text: str | bytes, source: str, quotes: bool = True) -> Any:

@@ -58,8 +58,8 @@ def fill_in(key: str, template: str, setting: Setting) -> str:
     if "checkpoint" in values and "{checkpoint}" not in template:
         raise BadInput(f"{key}: checkpoint_list is given, but '{template}' has no {{checkpoint}}.")
     with suppress(ValueError):  # a brace alone
-        parts = [part for part in Formatter().parse(template) if part[1] is not None]
-        if all(name in values and not (form or conversion) for _, name, form, conversion in parts):
+        asked = {part[1:] for part in Formatter().parse(template) if part[1] is not None}
+        if asked <= {(name, "", None) for name in values}:  # no format: its width might fill the memory
             return template.format(**values)
     known = ", ".join(f"{{{name}}}" for name in values)
     raise BadInput(f"{key}: '{template}' asks for more than this config sweeps ({known}, as they stand).")

@@ -20,14 +20,16 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout
 
-from interp.runs.config import PROJECT_ROOT, BadInput, ScriptConfig, dump_yaml, project_path, read_yaml, shown
+from interp.runs.config import PROJECT_ROOT, BadInput, ScriptConfig, project_path, read_yaml, shown
 from interp.runs.files import Row, check_folder, set_aside, write_table, write_text
 from interp.runs.settings import Setting, setting_name
 
 RESULTS, CONFIG, RECORD = "results.csv", "config.yaml", "run.json"
-OURS = re.compile(r"\.(.*\.)?(lock|tmp)|\.(shard_\d+_of_\d+_)?complete")  # locks, temporaries, marks of the workflow
+OURS = re.compile(  # beside what a run is known by: locks, temporaries, marks of the workflow
+    r"config\.yaml|\.(.*\.)?(lock|tmp)|\.(shard_\d+_of_\d+_)?complete")
 FREE_KEYS = {"device", "results_dir", "layers_at_once", "spread", "cache_gib"}  # no number depends on them
 PACKAGES = ("torch", "transformers", "transformer-lens", "numpy", "pandas", "scikit-learn", "safetensors")
 GIT = ["git", "-C", str(PROJECT_ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
@@ -40,7 +42,7 @@ class RunDirectory:
     def __init__(self, path: Path):
         self.path = path
         self.turn = FileLock(path / ".turn.lock")  # for what several processes write
-        self.begun: bytes | None = None  # what config.yaml held when this process began
+        self.begun = b""  # what config.yaml held when this process began
 
     def table(self, name: str):
         """A table of the run, a pandas.DataFrame."""
@@ -66,11 +68,15 @@ class RunDirectory:
         found = {"setting": setting._asdict(), "metrics": metrics, "tables": tables, "seconds": round(seconds, 2)}
         write_text(self.file(setting), json.dumps(found, default=lambda value: value.item()) + "\n")
 
-    def is_there(self) -> bool:
-        """Whether config.yaml is the one that this process began with."""
-        with suppress(OSError):
-            return self.begun in (None, (self.path / CONFIG).read_bytes())
+    def is_run(self) -> bool:
+        """Whether a run wrote the folder: its settings or its record are there."""
+        with suppress(BadInput):
+            return (self.path / "settings").is_dir() or bool(self.record()["sessions"])
         return False
+
+    def is_there(self) -> bool:
+        """Whether config.yaml is what this process began with; it may have been deleted, or replaced."""
+        return (self.path / CONFIG).is_file() and (self.path / CONFIG).read_bytes() == self.begun
 
     def collate(self, settings: list[Setting]) -> None:
         """Write the tables of what is finished."""
@@ -150,17 +156,17 @@ def open_run(run: RunDirectory, config: ScriptConfig, artifacts: list[Path], sha
                 for lock in run.path.glob(".*lock"):
                     locks.enter_context(FileLock(lock, blocking=False))
                 check_run(config, artifacts, overwrite)
-                begun = (run.path / CONFIG).exists()
-                inside = [file for file in artifacts if begun and file.is_relative_to(run.path)]  # move with the run
-                for file in [file for file in artifacts if file.exists() and file not in inside] + [run.path] * begun:
-                    set_aside(file)
+                for file in [run.path] * (run.path / CONFIG).exists() + artifacts:
+                    if file.exists():  # what was inside has moved with the run
+                        set_aside(file)
         run.path.mkdir(parents=True, exist_ok=True)
         lock = run.path / (".lock" if shard == (1, 1) else ".shard_{}_of_{}.lock".format(*shard))
         with FileLock(lock, blocking=False):
             with run.turn:
                 check_run(config, artifacts)
                 if not (run.path / CONFIG).exists():
-                    write_text(run.path / CONFIG, dump_yaml(config.model_dump(mode="json")))
+                    write_text(run.path / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False,
+                                                                 allow_unicode=True))
                 run.begun = (run.path / CONFIG).read_bytes()
             yield
     except Timeout:
@@ -168,36 +174,25 @@ def open_run(run: RunDirectory, config: ScriptConfig, artifacts: list[Path], sha
                        "another results_dir.") from None
 
 
-def is_run(path: Path) -> bool:
-    """Whether a run wrote a folder's config.yaml: its settings or its record are there."""
-    with suppress(OSError, ValueError, RecursionError, AttributeError):
-        keys = json.loads((path / RECORD).read_bytes()).keys()
-        if {"config", "sessions"} <= keys or {"status", "packages"} <= keys:  # the latter of an earlier version
-            return True
-    return (path / "settings").is_dir()
-
-
 def check_run(config: ScriptConfig, artifacts: Iterable[Path] = (), overwrite: bool = False) -> None:
     """Refuse folders that cannot be written, and a results_dir or artifacts that are another run's; raises BadInput."""
     path = project_path(config.results_dir)
     for folder in (Path("~").expanduser(), PROJECT_ROOT):
         if folder.resolve().is_relative_to(path.resolve()):
-            raise BadInput(f"results_dir: {path} is or holds your home or this project; give a folder for the run.")
+            raise BadInput(f"results_dir: {path} is or holds your home or this project; give another results_dir.")
     check_folder("results_dir", path)
     for folder in {file.parent for file in artifacts}:
         check_folder("model_dir", folder)
     others, inner = [file for file in artifacts if file.exists()], [
         project_path(folder).resolve() for key, folder in config if key in ("data_dir", "model_dir") and folder]
-    there = [name for name in (os.listdir(path) if path.exists() else []) if not OURS.fullmatch(name)
-             and not any(folder.is_relative_to((path / name).resolve()) for folder in inner)]
+    foreign = [name for name in (os.listdir(path) if path.exists() else []) if not OURS.fullmatch(name)
+               and not any(folder.is_relative_to((path / name).resolve()) for folder in inner)]
     begun = (path / CONFIG).exists()  # looked at last: another process writes it before all else
-    if there and not begun or (overwrite or there != [CONFIG]) and begun and not is_run(path):
+    if (foreign or overwrite and begun) and not (begun and RunDirectory(path).is_run()):
         raise BadInput(f"results_dir: {shown(path)} is not empty and holds no run; give another results_dir.")
     if others and not begun and not overwrite:
         raise BadInput(f"model_dir: {shown(others[0])} is there already, from another run; give another model_dir, or "
                        "--overwrite, which sets it aside.")
-    if (path / RESULTS).exists() and not (path / "settings").is_dir() and not overwrite:
-        raise BadInput(f"results_dir: {shown(path)} holds a run of an earlier version; {INSTEAD}.")
     if begun and not overwrite:
         old, fields = read_yaml(path / CONFIG), type(config).model_fields
         changed = [key for key, value in config.model_dump(mode="json", exclude=FREE_KEYS).items()

@@ -26,37 +26,35 @@ def load_tensors(what: str, path: str | Path, build: Callable[[dict[str, torch.T
                  ) -> tuple[T, dict[str, Any]]:
     """What save_tensors saved; raises BadInput where it is not there, or no `what` ("circuit", ...) of this project.
 
-    build: of the tensors and what they are about, from which it takes what it needs; by `require` it refuses others.
+    build: from the tensors and what they are about, of which it takes what it needs; by `require` it refuses others.
     """
     file, reason = require_file(what, str(path)), ""
     try:
         with safe_open(file, framework="pt") as stored:
-            about = json.loads(stored.metadata()["about"])
-            require(isinstance(about, dict), "its metadata is no dictionary")
+            about = dict(json.loads(stored.metadata()["about"]))
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}
         for name, tensor in tensors.items():
             require(tensor.is_floating_point() and bool(tensor.isfinite().all()), f"'{name}' holds what is no number")
         return build(tensors, about), about
-    except Unfit as error:
-        reason = f": {error}"
-    except (SafetensorError, LookupError, TypeError, AttributeError, OSError, ValueError, RecursionError):
-        pass  # the last six: foreign metadata
+    except (SafetensorError, LookupError, TypeError, AttributeError, OSError, RecursionError, ValueError) as error:
+        reason = f": {error}" if isinstance(error, ValueError) else ""  # the others: foreign metadata
     raise BadInput(f"{shown(file)} is not a saved {what}{reason}.")
-
-
-class Unfit(Exception):
-    """Tensors that do not fit each other or what they are about."""
 
 
 def require(fits: bool, reason: str) -> None:
     if not fits:
-        raise Unfit(reason)
+        raise ValueError(reason)
 
 
-def require_shape(tensors: dict[str, torch.Tensor], **shapes: tuple[int, ...]) -> None:
-    """Raises Unfit unless the tensors are these, of these shapes."""
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    require(found == shapes, f"it holds tensors of the shapes {found}, not {shapes}")
+def sizes_of(tensors: dict[str, torch.Tensor], shapes: dict[str, str]) -> dict[str, int]:
+    """The sizes that letters stand for in the shapes of tensors, such as "d k"; raises ValueError for other tensors."""
+    require(tensors.keys() == shapes.keys(), f"it should hold {', '.join(shapes)}")
+    sizes: dict[str, int] = {}
+    for name, shape in shapes.items():
+        fits = len(shape.split()) == tensors[name].dim() and all(
+            sizes.setdefault(letter, size) == size for letter, size in zip(shape.split(), tensors[name].shape))
+        require(fits, f"the shape {[*tensors[name].shape]} of '{name}' does not fit the others")
+    return sizes
 
 
 def save_state(file: Path, **state: Any) -> None:

@@ -101,6 +101,9 @@ INTERCHANGES: dict[str, Compared] = {
     "das_k": Compared("learned", "answers", LearnedOptions, ranked=True),
 }
 
+SHAPES = {"Subspace": {"right": "d k", "left": "k d"},  # of saved tensors, by kind
+          "Embedding": {"0.weight": "h d", "0.bias": "h", "2.weight": "c h", "2.bias": "c"}}
+
 
 def fit(name: str, site: "SiteUnderStudy", seed: int, *, rank: str | int = "selected", **options: Any) -> "Interchange":
     """A method fitted, under its name. rank: of ranked methods; options: as INTERCHANGES has them."""
@@ -116,28 +119,21 @@ def load_interchange(path: str | Path) -> tuple["Interchange", dict[str, Any]]:
 
 
 def interchange_of(tensors: dict[str, "Tensor"], about: dict[str, Any]) -> "Interchange":
-    """An interchange from what is saved of it; raises Unfit."""
+    """An interchange from what is saved of it; raises ValueError where its parts do not fit each other."""
     from interp.methods.das import alignment_of
     from interp.methods.masks import circuit_of
-    from interp.runs.tensors import require, require_shape
+    from interp.runs.tensors import require, sizes_of
     name = about.pop("interchange")
-    require(name in INTERCHANGES, f"there is no interchange '{name}'")
-    method, module = INTERCHANGES[name], module_of(INTERCHANGES[name])
+    method, rank = INTERCHANGES[name], None
     further: dict[str, Any] = {key: about.pop(key) for key in ("rank", "fan_in") if key in about}
-    rank = None
-    if method.kind == "Alignment":
+    if method.kind in SHAPES:
+        rank = sizes_of(tensors, SHAPES[method.kind]).get("k")
+    elif method.kind == "Alignment":
         rank = alignment_of(tensors, about).rank
-    elif method.kind == "Subspace":
-        d, rank = tensors["right"].shape
-        require_shape(tensors, right=(d, rank), left=(rank, d))
-    elif method.kind == "Embedding":
-        (_, d), classes, hidden = tensors["0.weight"].shape, len(tensors["2.bias"]), module.HIDDEN
-        require_shape(tensors, **{"0.weight": (hidden, d), "0.bias": (hidden,), "2.weight": (classes, hidden),
-                                  "2.bias": (classes,)})
     else:
         circuit_of(tensors, {**further})
     require(further["rank"] == rank, f"its rank is {further['rank']}, not {rank}")
-    return getattr(module, method.kind)(name=name, tensors=tensors, **further)
+    return getattr(module_of(method), method.kind)(name=name, tensors=tensors, **further)
 
 
 def module_of(method: Compared) -> ModuleType:
