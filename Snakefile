@@ -219,7 +219,7 @@ for out, pair in OVERLAPS.items():
 
 for name, step in STEPS.items():
     shards = min(SHARDS, groups_of(step.configs))
-    command = f"OMP_NUM_THREADS=1 {PYTHON} {step.script} --config {shlex.join(step.configs)}"
+    command = f"{step.script} --config {shlex.join(step.configs)}"
     minutes, mebibytes = step.measured
     division = [(f"{name}_shard_{number}", f" --shard {number}/{shards}",
                  marks(step.configs, f"shard_{number}_of_{shards}_")) for number in range(1, shards + 1)] * (shards > 1)
@@ -239,8 +239,8 @@ for name, step in STEPS.items():
                 runtime=lambda wildcards, attempt, minutes=minutes: max(10, 2 * minutes) * attempt,
             params:
                 command=command + option,
-                on=lambda wildcards, resources: "profiles/on_a_free_gpu.sh env " if resources.get("gpu") else "",
-            shell: "{params.on}{params.command}"
+                on=lambda wildcards, resources: "profiles/on_a_free_gpu.sh " if resources.get("gpu") else "",
+            shell: "OMP_NUM_THREADS=1 {params.on}{PYTHON} {params.command}"
 
 
 for model in LANGUAGE_MODELS:
