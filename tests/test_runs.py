@@ -359,7 +359,8 @@ def test_configs_are_refused_in_a_sentence(text, words, tmp_path, capsys):
 
 
 def test_nothing_of_a_file_that_is_no_config_is_printed(tmp_path, capsys):
-    for text in ("secret: [1", "password: secret\npassword: secret", "a: *secret", "secret\n%", "secret: 2024-13-45"):
+    for text in ("secret: [1", "password: secret\npassword: secret", "a: *secret", "secret\n%", "secret: 2024-13-45",
+                 "root:secret:1:::\nbin:*:1::"):
         (tmp_path / "shadow").write_text(text)
         (tmp_path / "c.yaml").write_text("base: shadow\n")
         assert main(TOY, ["--config", str(tmp_path / "c.yaml")]) == 2

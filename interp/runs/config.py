@@ -170,7 +170,8 @@ def read_chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
         if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
             raise BadInput(f"{shown(path)} is not a config: it is no file, or has more than {MOST_BYTES >> 10} KiB.")
         values = parse_yaml(path.read_bytes(), shown(path), quotes=not chain)
-        if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        if not isinstance(values, dict) or not all(
+                isinstance(key, str) and re.fullmatch(r"[\w-]+", key) for key in values):
             raise BadInput(f"{shown(path)} is not a config: it should hold lines of 'key: value'.")
         base, chain[path] = values.pop("base", None), values
     return list(chain.items())

@@ -77,8 +77,7 @@ def check_folder(key: str, path: Path) -> None:
     """Refuse a folder that cannot be made or written; raises BadInput naming the key."""
     existing = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
     try:
-        with TemporaryFile(dir=existing):  # root may write everywhere, but not in /proc
-            pass
+        TemporaryFile(dir=existing).close()  # root may write everywhere, but not in /proc
     except OSError:
         raise BadInput(f"{key}: {shown(existing)} is a file, or a folder that cannot be written to.") from None
 

@@ -55,11 +55,11 @@ def saved_files(kind: str, config: Any, setting: Setting) -> list[Path]:
 def fill_in(key: str, template: str, setting: Setting) -> str:
     """A path with {checkpoint} and {model_seed} replaced; raises BadInput where it lacks one or asks for more."""
     values = {name: value for name, value in setting._asdict().items() if name in ("model_seed", "checkpoint")}
-    if "checkpoint" in values and "{checkpoint}" not in template:
-        raise BadInput(f"{key}: checkpoint_list is given, but '{template}' has no {{checkpoint}}.")
     with suppress(ValueError):  # a brace alone
         asked = {part[1:] for part in Formatter().parse(template) if part[1] is not None}
         if asked <= {(name, "", None) for name in values}:  # no format: its width might fill the memory
+            if "checkpoint" in values and ("checkpoint", "", None) not in asked:
+                raise BadInput(f"{key}: checkpoint_list is given, but '{template}' has no {{checkpoint}}.")
             return template.format(**values)
     known = ", ".join(f"{{{name}}}" for name in values)
     raise BadInput(f"{key}: '{template}' asks for more than this config sweeps ({known}, as they stand).")
