@@ -77,11 +77,12 @@ import torch
 from torch import Tensor
 
 from interp.experiment import Outcome, Script, main
-from interp.methods.das import Alignment, save_alignment, search_alignment
+from interp.methods.das import Alignment, search_alignment
 from interp.models.examples import Pairs
 from interp.models.open_model import ForwardFrom, OpenModel, in_batches
 from interp.models.suffix import forward_from
 from interp.runs.settings import Setting, saved_files
+from interp.runs.tensors import save_tensors
 from interp.tasks.study import (
     Counterfactual,
     Study,
@@ -122,7 +123,7 @@ def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple
             for setting in of_site:
                 alignment, outcome = align(config, setting, splits, *rows)
                 for file in artifacts(config, setting):
-                    save_alignment(alignment, file, description(config, setting, study.path(setting)))
+                    save_tensors(file, alignment.tensors, description(config, setting, study.path(setting)))
                 yield setting, Outcome(outcome.metrics | vanilla, outcome.tables)
 
 

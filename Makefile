@@ -19,7 +19,7 @@ VARIABLES := a2 minus_b2 a_plus_b a_minus_b
 # may do so; a second make waits for the first, or for a script that outlived a killed one. On one machine, steps run at
 # once only as far as its memory holds them.
 LOCAL := --cores all --resources mem_mb=$$($(PY) -c "import psutil; print(psutil.virtual_memory().total >> 20)")
-SNAKEMAKE := .venv/bin/snakemake $(if $(PROFILE),--profile $(PROFILE),$(LOCAL)) --rerun-triggers mtime --quiet rules
+SNAKEMAKE := $(PY) -m snakemake $(if $(PROFILE),--profile "$(PROFILE)",$(LOCAL)) --rerun-triggers mtime --quiet rules
 OPTIONS := $(if $(SEEDS),seeds="$(SEEDS)") $(if $(SHARDS),shards=$(SHARDS))
 LOCK := .venv/.at_work
 ALONE := $(if $(shell command -v flock),flock --nonblock $(LOCK) true || echo 'waiting for another make that is running here'; flock $(LOCK))
@@ -55,8 +55,8 @@ lint: $(READY)
 	$(PY) -m mypy
 
 $(READY): requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
-	$(PYTHON) -m venv .venv
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	"$(PYTHON)" -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@

@@ -54,7 +54,6 @@ FIGURES = {
                      for name in (*COMPARED, "ablation_attn", "ablation_mlp")],
     "Grokking": ["probe_accuracy", "ablation", "amnesic", "DAS"],
 }
-CURVES = "Train_Algorithmic_Models/Grokking/curves.csv"
 OVERLAPS = {  # the circuits of two configs: are they the same neurons?
     "Shared_Nodes/figures/overlap/shared_of_both_tasks": [
         f"Shared_Nodes/{task}/circuit_probing/shared" for task in ("Task_1", "Task_2")],
@@ -179,8 +178,7 @@ COMPARED_RUNS = [done for name, experiment in COMPARISON.items() for done in add
 for experiment in TRAINING:
     DRAWINGS[f"draw_{experiment}"] = Drawing(
         PROBED[experiment], figures(experiment, FIGURES[experiment]),
-        f"summarize_{experiment.lower()}.py --results {shlex.quote(f'{RESULTS}/{experiment}')}"
-        + f" --curves {shlex.quote(f'{RESULTS}/{CURVES}')}" * (experiment == "Grokking"))
+        f"summarize_{experiment.lower()}.py --results {shlex.quote(f'{RESULTS}/{experiment}')}")
 COMPARE = f"summarize_comparison.py --results {shlex.quote(f'{RESULTS}/Comparison')}"
 DRAWINGS["comparison"] = Drawing(
     COMPARED_RUNS, [f"{RESULTS}/Comparison/figures/leaderboard.csv", *figures("Comparison", ["detection"])], COMPARE)
@@ -221,7 +219,7 @@ for out, pair in OVERLAPS.items():
 
 for name, step in STEPS.items():
     shards = min(SHARDS, groups_of(step.configs))
-    command = f"OMP_NUM_THREADS=1 {PYTHON} {step.script} --config {shlex.join(step.configs)}"
+    command = f"{step.script} --config {shlex.join(step.configs)}"
     minutes, mebibytes = step.measured
     division = [(f"{name}_shard_{number}", f" --shard {number}/{shards}",
                  marks(step.configs, f"shard_{number}_of_{shards}_")) for number in range(1, shards + 1)] * (shards > 1)
@@ -241,8 +239,8 @@ for name, step in STEPS.items():
                 runtime=lambda wildcards, attempt, minutes=minutes: max(10, 2 * minutes) * attempt,
             params:
                 command=command + option,
-                on=lambda wildcards, resources: "profiles/on_a_free_gpu.sh env " if resources.get("gpu") else "",
-            shell: "{params.on}{params.command}"
+                on=lambda wildcards, resources: "profiles/on_a_free_gpu.sh " if resources.get("gpu") else "",
+            shell: "OMP_NUM_THREADS=1 {params.on}{PYTHON} {params.command}"
 
 
 for model in LANGUAGE_MODELS:

@@ -7,6 +7,7 @@ Full-batch training: an epoch is one step of AdamW on the cross-entropy at the l
 Writes train.csv and test.csv, the saved checkpoints, curves.csv, results.csv and a figure.
 """
 
+import os
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -38,7 +39,7 @@ class Config(ScriptConfig):
     data_seed: Seed = Field(0, description="of the data: counterfactual pairs, the split")
     data_dir: Text = Field(description="where train.csv and test.csv are written")
 
-    n_layer: Count = Field(1, description="layers of the GPT-2")
+    n_layer: Annotated[Whole, Field(ge=1, le=1000)] = Field(1, description="layers of the GPT-2")
     n_head: Count = Field(4, description="heads of each attention")
     n_embd: Count = Field(128, description="width of the residual stream")
     n_inner: Count = Field(512, description="width of each MLP")
@@ -88,6 +89,13 @@ class Config(ScriptConfig):
                 raise ValueError(f"n_positions is {self.n_positions}, but a sequence has {len(task.layout)} tokens")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd ({self.n_embd}) is not a multiple of n_head ({self.n_head})")
+        d, vocabulary = self.n_embd, self.shape["vocab_size"]
+        weights = self.n_layer * (4 * d * d + 2 * d * self.n_inner) + (vocabulary + self.n_positions) * d
+        # weights, gradients and Adam's two moments; the logits in float32 and float64
+        least = 16 * weights + 12 * int(self.mod**2 * self.train_frac) * vocabulary
+        if least > (memory := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+            raise ValueError("n_layer, n_embd, n_inner, n_positions and mod ask for a training of at least "
+                             f"{least >> 30} GiB, and this machine has {memory >> 30}")
         if late := [epoch for epoch in self.save_checkpoints if epoch > self.num_epochs]:
             raise ValueError(f"save_checkpoints asks for epoch {late[0]}, but num_epochs is {self.num_epochs}")
         if not 0 < int(self.mod**2 * self.train_frac) < self.mod**2:

@@ -43,7 +43,7 @@ def read_run(results: Path, folder: Path, published: pd.DataFrame | None, proble
     group = Group(folder.relative_to(results).as_posix(), unfinished="no results.csv that can be read")
     try:
         group.folded = {name: (folder / name).read_text(encoding="utf-8") for name in ("config.yaml", "run.json")
-                        if (folder / name).exists()}
+                        if (folder / name).is_file()}
         config, table = read_config(folder), read_csv(folder / "results.csv")
         group.tables["results.csv"] = headlines(table, [*swept(config)])
         done, wanted = count_settings(config, table)

@@ -17,7 +17,7 @@ from interp.plotting import COLORS
 from interp.runs.files import write_text
 
 VARIABLES = {"a2": "a² (needed)", "b2": "b² (control)"}
-CURVES = RESULTS / "Train_Algorithmic_Models/Grokking/curves.csv"
+CURVES = "Train_Algorithmic_Models/Grokking/curves.csv"
 FIGURES = {  # figure: what it shows, its y axis and its lines
     "probe_accuracy": ("Is the variable there?", "accuracy of\nreading {}", PROBES),
     "ablation": ("Is the circuit used?", "model accuracy,\n{} ablated", {
@@ -54,7 +54,8 @@ def draw_over_training(curves: pd.DataFrame, table: pd.DataFrame, name: str, pat
 
 def main() -> None:
     options = parse(__doc__, RESULTS / "Grokking", WHERE | {
-        "--curves": {"type": Path, "default": CURVES, "help": "the training's curves.csv"}})
+        "--curves": {"type": Path, "help": f"the training's curves.csv; default: {CURVES} beside RESULTS"}})
+    options.curves = options.curves or options.results.parent / CURVES
     accuracies = ["train_acc", "test_acc"]
     curves = check_columns(options.curves, read_csv(options.curves.absolute()), [], ["epoch", *accuracies])
     curves = curves[curves["epoch"] > 0].groupby("epoch")[accuracies].mean()  # the axis is a log axis

@@ -56,6 +56,8 @@ def exists(file: Path) -> bool:
 
 def read_csv(file: Path, **options) -> pd.DataFrame:
     """A CSV file; raises BadInput where there is none or it cannot be read."""
+    if file.exists() and not file.is_file():
+        raise BadInput(f"{shown(file)} cannot be read as CSV: it is no file.")
     try:
         return pd.read_csv(file, **options)
     except (ValueError, OSError) as error:

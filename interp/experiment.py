@@ -100,6 +100,8 @@ def run(script: Script, options: argparse.Namespace, config: Any, settings: list
 
     directory, inputs = RunDirectory(project_path(config.results_dir)), digests_of(config, share)
     directory_name = shown(directory.path)
+    deleted = RunFailed(f"{directory_name}: config.yaml or files of settings were deleted or replaced while the run "
+                        "computed; start the same command again; if it refuses what is left there, move that away.")
     if options.check:
         directory.refuse_changed(inputs)
         if hasattr(prepared, "check_models"):
@@ -118,11 +120,15 @@ def run(script: Script, options: argparse.Namespace, config: Any, settings: list
                 start, due = time.perf_counter(), 0.0
                 for setting, outcome in Progress(script.run(config, left, prepared), total=len(left),
                                                  desc=directory_name, unit="setting"):
+                    if not directory.is_there():
+                        raise deleted
                     directory.save(setting, outcome.metrics, outcome.tables, time.perf_counter() - start)
                     if (now := time.perf_counter()) > due:  # the tables take at most a tenth of the time
                         directory.collate(settings)
                         due = now + 10 * (time.perf_counter() - now)
                     start = time.perf_counter()
+                if todo(share) or not directory.is_there():
+                    raise deleted
         done = len(settings) - len(todo(settings))
         if script.finish and done == len(settings):
             script.finish(config, prepared, directory)

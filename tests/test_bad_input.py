@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from transformers import GPT2LMHeadModel
 
 from conftest import CIRCUITS, COMPARISON, METHODS, TRAINING, execute, write_yaml
 from interp.experiment import main
-from interp.methods.masks import l0
-from interp.runs.config import PROJECT_ROOT
+from interp.methods.das import load_alignment
+from interp.methods.interchange.registry import load_interchange
+from interp.methods.masks import l0, load_circuit
+from interp.runs.config import PROJECT_ROOT, BadInput
 from language_model import random_model
 
 LARGE = {"train_data_path": "LARGE TRAIN", "test_data_path": "LARGE TEST"}  # has aux_9, from 500, and aux_8, from -1
@@ -34,6 +37,8 @@ MISTAKES = {  # by script; what is in capitals is a file
         "transfer of another family": ({"transfer": "LLAMA"}, ["transfer", "'llama'", "GPT-2"]),
         "transfer with dropout": ({"transfer": "DROPOUT"}, ["transfer", "resid_pdrop 0.1", "without dropout"]),
         "a branch of a type": ({"transfer": 5}, ["the key 'transfer': Input should be a valid string"]),
+        "layers that no machine has": ({"n_layer": 100000}, ["n_layer", "less than or equal to 1000"]),
+        "a width that no machine has": ({"n_embd": 2**20}, ["n_embd", "a training of at least", "GiB"]),
         "other data in place": ({"data_seed": 1}, ["data_dir", "train.csv"]),
     },
     CIRCUITS: {
@@ -260,6 +265,41 @@ def test_data_that_a_run_does_not_read_may_be_missing(tiny, tmp_path):
     for script, own, unread in ((METHODS["amnesic_probing"], tiny.methods["amnesic_probing"], "t2_test_data_path"),
                                 (CIRCUITS, tiny.circuits | {"save_models": False}, "lm_same_task_path")):
         execute(script, own | {unread: "data/none.csv"}, tmp_path / unread)
+
+
+CIRCUIT, ROTATION = {"attn": torch.ones(3)}, {"rotation": torch.eye(3), "width": torch.tensor(0.5)}
+SUBSPACE, PROBE = {"right": torch.ones(3, 2), "left": torch.ones(2, 3)}, {
+    "0.weight": torch.ones(4, 3), "0.bias": torch.ones(4), "2.weight": torch.ones(2, 4), "2.bias": torch.ones(2)}
+LOADED = {"circuit": load_circuit, "alignment": load_alignment, "interchange": load_interchange}
+
+
+@pytest.mark.parametrize("what, tensors, about, reason", [
+    ("circuit", CIRCUIT, {"fan_in": {"attn": 2}}, None), ("alignment", ROTATION, {}, None),
+    ("interchange", SUBSPACE, {"interchange": "pca", "rank": 2}, None),
+    ("interchange", PROBE, {"interchange": "mlp_probe", "rank": None}, None),
+    ("interchange", ROTATION, {"interchange": "das", "rank": 2}, None),
+    *(("circuit", CIRCUIT, about, "") for about in (None, [], ["fan_in"], 1, "[" * 10000, {}, {"fan_in": None})),
+    *(("circuit", {"attn": torch.tensor([1, number])}, {"fan_in": {"attn": 2}}, "'attn' holds what is no number")
+      for number in (float("nan"), float("inf"))),
+    ("circuit", CIRCUIT, {"fan_in": {"mlp": 2}}, "it should hold mlp"), ("circuit", {}, {"fan_in": {}}, "fan_in"),
+    *(("circuit", CIRCUIT, {"fan_in": {"attn": count}}, "whole number") for count in (2.5, True, 0, "2")),
+    ("circuit", {"attn": torch.ones(3, 1)}, {"fan_in": {"attn": 2}}, "the shape [3, 1] of 'attn'"),
+    ("alignment", ROTATION | {"rotation": torch.ones(3, 3)}, {}, "not orthogonal"),
+    ("alignment", ROTATION | {"rotation": torch.eye(3)[:2]}, {}, "the shape [2, 3] of 'rotation'"),
+    ("alignment", ROTATION | {"width": torch.tensor(1.5)}, {}, "width 1.5"),
+    ("interchange", SUBSPACE | {"left": torch.ones(3, 2)}, {"interchange": "pca", "rank": 2}, "'left'"),
+    ("interchange", SUBSPACE, {"interchange": "pca", "rank": 3}, "rank is 3, not 2"),
+    ("interchange", SUBSPACE, {"interchange": ["pca"], "rank": 2}, ""), ("interchange", SUBSPACE, {"rank": 2}, ""),
+    ("interchange", SUBSPACE, {"interchange": "pca", "rank": 2, "fan_in": {}}, ""),
+    ("interchange", PROBE | {"0.bias": torch.ones(3)}, {"interchange": "mlp_probe", "rank": None}, "'0.bias'")])
+def test_what_is_saved_is_validated_when_it_is_loaded(what, tensors, about, reason, tmp_path):
+    text = about if isinstance(about, str) else json.dumps(about)
+    save_file(tensors, tmp_path / "x", {"about": text} if about is not None else None)
+    if reason is None:
+        return LOADED[what](tmp_path / "x")
+    with pytest.raises(BadInput, match=re.escape(f"x is not a saved {what}{': ' if reason else ''}")) as refusal:
+        LOADED[what](tmp_path / "x")
+    assert reason in str(refusal.value) and len(str(refusal.value).splitlines()) == 1
 
 
 OUT = {script: [] for script in ("summarize_disambiguation", "summarize_shared_nodes", "summarize_grokking",

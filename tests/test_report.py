@@ -170,7 +170,8 @@ def test_files_that_cannot_be_read_are_named(tmp_path, report):
         (run / file).write_bytes(contents)
     (results / "Disambiguation/figures/ablation.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (results / "Disambiguation/figures/there_and_used.png").mkdir()
-    (results / "Disambiguation/figures/void.csv").touch()
+    (results / "Disambiguation/figures/void.csv").symlink_to("/dev/zero")
+    (results / "mine/all").symlink_to("/")  # is not followed
     page, said = report(results)
     for name in ("broken:", "empty:", "config:", "list:", "column:", "record:", "figures/ablation.png:",
                  "figures/there_and_used.png:", "figures/void.csv:"):
@@ -189,6 +190,11 @@ def test_a_wrong_folder_ends_in_one_sentence(arguments, word, tmp_path, analyse)
     options = {"--results": tmp_path, "--out": tmp_path / "report.html"} | {key: tmp_path / name}
     analyse("report", *[word for pair in options.items() for word in pair], refusal=word)
     assert {path.name for path in tmp_path.iterdir()} == {"file"}
+
+
+def test_the_curves_of_other_results_lie_beside_them(tmp_path, analyse):
+    curves = tmp_path / "Train_Algorithmic_Models/Grokking/curves.csv"
+    analyse("summarize_grokking", "--results", tmp_path / "Grokking", refusal=str(curves))
 
 
 def test_a_long_table_is_shown_in_part(tmp_path, report):

@@ -7,8 +7,11 @@ import os
 import random
 import shutil
 import signal
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,9 +21,9 @@ from conftest import rows_of, write_yaml
 from interp.experiment import Outcome, Script, main
 from interp.runs import config as configs
 from interp.runs import progress
-from interp.runs.config import Count, DataFile, NonEmpty, Real, ScriptConfig, Text, project_path
+from interp.runs.config import PROJECT_ROOT, BadInput, Count, DataFile, NonEmpty, Real, ScriptConfig, Text, project_path
 from interp.runs.files import place, write_text, writing
-from interp.runs.settings import expand_settings, setting_name
+from interp.runs.settings import expand_settings, fill_in, setting_name
 from interp.runs.store import RunDirectory
 
 FIRST = "settings/word_a_method_x.json"
@@ -35,6 +38,7 @@ class Config(ScriptConfig):
     model_dir: Text
     data_path: DataFile | None = None
     layers_at_once: Count | None = None
+    title: str = ""
 
 
 def run(config, settings, prepared):
@@ -74,19 +78,18 @@ def toy(tmp_path):
 
 def at_once(toy, *calls: tuple[list, dict]) -> list[int]:
     """Exit statuses of calls in processes that start together."""
-    barrier, ends = FORK.Barrier(len(calls)), FORK.Queue()
+    barrier = FORK.Barrier(len(calls))
 
     def call(options, keys):
         barrier.wait()
-        ends.put(toy(*options, **keys))
+        sys.exit(toy(*options, **keys))
 
     processes = [FORK.Process(target=call, args=own) for own in calls]
     for process in processes:
         process.start()
-    statuses = sorted(ends.get(timeout=100) for _ in processes)
     for process in processes:
         process.join()
-    return statuses
+    return sorted(process.exitcode for process in processes)
 
 
 def result(folder: Path) -> dict:
@@ -268,21 +271,26 @@ def test_a_damaged_run_is_named_and_left_alone(file, damage, words, toy, tmp_pat
         assert toy("run") == 0 and len(rows_of(tmp_path / "run/results.csv")) == 6
 
 
-def test_what_belongs_to_others_is_refused_before_anything_is_computed(toy, tmp_path, capsys):
+def test_what_belongs_to_others_is_refused_before_anything_is_computed(toy, tmp_path, capsys, monkeypatch):
     (tmp_path / "data.csv").write_text("1")
     keys = {"data_path": str(tmp_path / "data.csv")}
     assert toy("run", **keys) == toy("other") == 0
-    for folder in ("earlier", "foreign"):
+    no_runs = ["foreign", "configured", "dotted", "earlier"]
+    for folder in (*no_runs, "home"):
         (tmp_path / folder).mkdir()
-    for file in ("earlier/config.yaml", "earlier/results.csv", "foreign/thesis.txt", "file"):
+    for file in ("earlier/config.yaml", "earlier/results.csv", "foreign/thesis.txt", "file", "configured/config.yaml",
+                 "configured/thesis.txt", "dotted/.bashrc"):
         (tmp_path / file).write_text("{}")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "data.csv").write_text("2")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for folder, others, words in [
             ("run", keys, f"holds a run of another {tmp_path / 'data.csv'}"),
             ("run", {"word_list": ["a"]} | keys, "holds a run with another word_list"),
-            ("earlier", {}, "holds a run of an earlier version"),
-            ("foreign", {}, "is not empty and holds no run"),
+            *((folder, {}, "is not empty and holds no run") for folder in no_runs),
+            *((folder, {"results_dir": str(folder)}, "holds your home or this project")
+              for folder in ("~", tmp_path, "/", PROJECT_ROOT, ".")),
+            ("new", {"results_dir": "/proc/run"}, "results_dir: /proc is a file, or a folder that cannot be"),
             ("new", {"model_dir": str(tmp_path / "other_models")}, "word_a_method_x.txt is there already"),
             ("file/x", {}, f"results_dir: {tmp_path / 'file'} is a file"),
             ("new", {"model_dir": str(tmp_path / "link/x")}, f"model_dir: {tmp_path / 'link'} is a file, or"),
@@ -293,9 +301,9 @@ def test_what_belongs_to_others_is_refused_before_anything_is_computed(toy, tmp_
             capsys.readouterr()
             assert toy(folder, *options, **others) == 2 and words in sentence(capsys), folder
             assert snapshot(tmp_path) == before
-    assert toy("foreign", "--overwrite") == 2  # it is no run's
-    assert toy("earlier", "--overwrite") == toy("run", "--overwrite", **keys) == 0
-    assert (tmp_path / "earlier.old-1/results.csv").read_text() == "{}"
+    for folder in no_runs:
+        assert toy(folder, "--overwrite") == 2
+    assert toy("run", "--overwrite", **keys) == 0
 
 
 def test_a_run_goes_on_when_its_script_has_got_a_new_key(toy, tmp_path, capsys):
@@ -336,13 +344,75 @@ def test_a_full_disk_ends_in_a_sentence_and_loses_nothing(full, toy, tmp_path, m
     ("number: 2024-13-45", "is not valid YAML"), ("1: 2", "is not a config"), ("words", "is not a config"),
     ("base: c.yaml", "is based on itself"), ("base: nowhere.yaml", "nowhere.yaml: No such file"),
     ("model_dir: ~nosuchuser/x", "the path '~nosuchuser/x' cannot be used"), ('model_dir: "\\0"', "cannot be used"),
-    ("model_dir: " + "x" * 300, "cannot be used: File name too long"), ("device: abacus", "device")])
+    ("model_dir: " + "x" * 300, "cannot be used: File name too long"), ("device: abacus", "device"),
+    ("number: 1:20:30", "'number': Input should be a valid number"), ("layers_at_once: 010", "should be a valid int"),
+    ("base: /dev/zero", "/dev/zero is not a config: it is no file"), ("x: 1\n" * 60000, "or has more than 256 KiB"),
+    ("".join(f"k{key}: 1\n" for key in range(20000)), "'k0': Extra inputs are not permitted"),
+    (f"word_list: {[*range(400)]}\nmethod_list: {[*range(400)]}".replace("0,", "a,"), "should be a valid string"),
+    (f"word_list: {[f'w{n}' for n in range(400)]}\nmethod_list: {[f'm{n}' for n in range(400)]}", "160000 settings")])
 def test_configs_are_refused_in_a_sentence(text, words, tmp_path, capsys):
     rest = "" if text in ("1: 2", "words") else f"results_dir: {tmp_path / 'run'}\n"
     (tmp_path / "c.yaml").write_text(f"{rest}{text}\n")
     options = ["--set", "model_dir=x"] if "model_dir" not in text else []
     assert main(TOY, ["--config", str(tmp_path / "c.yaml"), *options]) == 2 and words in sentence(capsys)
     assert [file.name for file in tmp_path.iterdir()] == ["c.yaml"]
+
+
+def test_nothing_of_a_file_that_is_no_config_is_printed(tmp_path, capsys):
+    for text in ("secret: [1", "password: secret\npassword: secret", "a: *secret", "secret\n%", "secret: 2024-13-45",
+                 "root:secret:1:::\nbin:*:1::"):
+        (tmp_path / "shadow").write_text(text)
+        (tmp_path / "c.yaml").write_text("base: shadow\n")
+        assert main(TOY, ["--config", str(tmp_path / "c.yaml")]) == 2
+        said = sentence(capsys)
+        assert "shadow is not" in said and "secret" not in said and "password" not in said and "2024" not in said
+
+
+@pytest.mark.parametrize("text", ["a #2", "a: b", '"a"', "'a'", "1_2", "007", "1e5", "1:20:30", " a ", "yes", "~"])
+def test_text_on_the_command_line_is_taken_as_it_stands(text, toy, tmp_path):
+    """And is the same when the run goes on from its config.yaml."""
+    folder = tmp_path / text
+    for options in ([], ["layers_at_once=3"]):
+        assert toy("x", "--set", f"results_dir={folder}", f"model_dir={folder}/m", "number=1_0.5", "method_list=[x, z]",
+                   f"title={text}", "data_path=null", *options, word_list=[text]) == 0
+    config = configs.load_config(folder / "config.yaml", Config)
+    assert (config.title, config.number, config.method_list, config.data_path) == (text, 10.5, ["x", "z"], None)
+    assert len((folder / "m/log").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("deleted", ["", "config.yaml", "settings"])
+def test_a_run_that_is_deleted_while_it_computes_fails(deleted, toy, tmp_path, monkeypatch, capsys):
+    def deleting(config, settings, prepared):
+        for number, done in enumerate(run(config, settings, prepared)):
+            if number == 1:
+                path = tmp_path / "run" / deleted
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            yield done
+
+    with monkeypatch.context() as patched:
+        patched.setitem(globals(), "TOY", replace(TOY, run=deleting))
+        assert toy("run") == 1 and "were deleted or replaced while the run computed" in sentence(capsys)
+    assert (tmp_path / "run").exists() == bool(deleted)
+    assert toy("run", "--check") == (0 if deleted == "settings" else 2)
+
+
+def test_models_may_lie_in_the_folder_of_results(toy, tmp_path, capsys):
+    """With --overwrite they move with the run; they alone do not make the folder another's."""
+    inside = {"model_dir": str(tmp_path / "run/deep/models")}
+    assert toy("run", **inside) == toy("run", **inside) == 0
+    assert toy("run", "--overwrite", number=2.0, **inside) == 0
+    assert (tmp_path / f"run.old-1/deep/models/{FIRST[9:-5]}.txt").read_text().endswith("1.0")
+    for file in (tmp_path / "run").iterdir():
+        if file.name != "deep":
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
+    assert toy("run", **inside) == 2 and "is there already, from another run" in sentence(capsys)
+    assert toy("run", "--overwrite", **inside) == 0
+
+
+def test_a_path_asks_for_values_only():
+    for path in ("m_{model_seed:999999999}", "m_{model_seed!r}", "m_{model_seed.real}", "m_{", "m_{0}", "{word}"):
+        with pytest.raises(BadInput, match="asks for more than"):
+            fill_in("model_path", path, SimpleNamespace(_asdict=lambda: {"model_seed": 1, "word": "a"}))
 
 
 def test_configs_inherit_and_are_overridden(tmp_path, capsys):

@@ -1,10 +1,13 @@
 """The workflow: every config has its step, and after a kill it continues to the same tables."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
+import venv
 from pathlib import Path
 
 import pytest
@@ -66,6 +69,23 @@ def tiny_experiment(folder: Path) -> list[str]:
 
 def tables(folder: Path) -> dict[str, list[dict]]:
     return {str(file.relative_to(folder)): rows_of(file) for file in (folder / "Results").rglob("*.csv")}
+
+
+def test_make_works_in_a_folder_with_a_strange_name(tmp_path):
+    """It comes to the first script, here one that fails."""
+    project = tmp_path / "it's {here} $x #2"
+    for folder in ("interp", "configs"):
+        shutil.copytree(PROJECT_ROOT / folder, project / folder)
+    for file in [*PROJECT_ROOT.glob("*file"), *PROJECT_ROOT.glob("*.t*")]:
+        shutil.copy(file, project)
+    (project / "train_algorithmic_models.py").write_text("import sys; sys.exit(f'{sys.executable} was here')")
+    venv.create(project / ".venv")
+    next(project.glob(".venv/lib/*/site-packages")).joinpath("x.pth").write_text(sysconfig.get_path("purelib"))
+    for name in (".ready", ".snakemake"):
+        (project / ".venv" / name).touch()
+    run = subprocess.run(["make", "experiment3"], cwd=project, capture_output=True, text=True,
+                         env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"})
+    assert f"{project}/.venv/bin/python was here" in run.stdout + run.stderr
 
 
 @pytest.mark.workflow

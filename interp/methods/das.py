@@ -16,7 +16,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from interp.methods.interchange.base import Interchange, Pairs, random_subspace
 from interp.methods.optimize import optimize
-from interp.runs.tensors import load_tensors, save_tensors
+from interp.runs.tensors import load_tensors, require, sizes_of
 
 FIRST_TEMPERATURE, LAST_TEMPERATURE = 50.0, 0.1
 SMALLEST_WIDTH = 1e-3
@@ -143,12 +143,15 @@ def search_alignment(loss_of: Callable[[Tensor, Tensor], Tensor], base: Tensor, 
     return best, log
 
 
-def save_alignment(alignment: Alignment, path: Path, about: dict[str, Any]) -> None:
-    """Save an alignment; `about` (its setting, model, label) goes into the file."""
-    save_tensors(path, alignment.tensors, about)
-
-
 def load_alignment(path: str | Path) -> tuple[Alignment, dict[str, Any]]:
     """A saved alignment and what it is about; raises BadInput where there is none."""
-    tensors, about = load_tensors("alignment", path, {"rotation", "width"})
-    return Alignment.of(tensors["rotation"], tensors["width"].item()), about
+    return load_tensors("alignment", path, alignment_of)
+
+
+def alignment_of(tensors: dict[str, Tensor], about: dict[str, Any]) -> Alignment:
+    """An alignment from what is saved of it; raises ValueError where its parts do not fit each other."""
+    sizes_of(tensors, {"rotation": "d d", "width": ""})
+    alignment = Alignment.of(tensors["rotation"], tensors["width"].item())
+    require(alignment.rotation_error() < 1e-3, "its rotation is not orthogonal")
+    require(0 <= alignment.width <= 1, f"its width {alignment.width} is not between 0 and 1")
+    return alignment

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.models.sublayers import Masks, Sublayer
-from interp.runs.tensors import load_tensors, save_tensors
+from interp.runs.tensors import load_tensors, require, save_tensors, sizes_of
 
 
 class ImpossibleAblation(ValueError):
@@ -95,5 +95,13 @@ def save_circuit(circuit: Circuit, path: Path, about: dict[str, Any]) -> None:
 
 def load_circuit(path: str | Path) -> tuple[Circuit, dict[str, Any]]:
     """A saved circuit and what it is about; raises BadInput where there is none."""
-    scores, about = load_tensors("circuit", path, {"fan_in"})
-    return Circuit(scores, about.pop("fan_in")), about
+    return load_tensors("circuit", path, circuit_of)
+
+
+def circuit_of(scores: dict[str, Tensor], about: dict[str, Any]) -> Circuit:
+    """A circuit from what is saved of it; raises ValueError where its parts do not fit each other."""
+    fan_in = about.pop("fan_in")
+    sizes_of(scores, {name: name for name in fan_in})  # one size each
+    require(len(scores) > 0 and all(type(count) is int and count > 0 for count in fan_in.values()),
+            "fan_in is not a whole number for each linear map")
+    return Circuit(scores, fan_in)

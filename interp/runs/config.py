@@ -2,10 +2,13 @@
 
 import difflib
 import re
+import stat
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -26,6 +29,7 @@ NonNegative = Annotated[Whole, Field(ge=0)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**32)]  # what torch and numpy both take
 Text = Annotated[str, Field(min_length=1)]
 FLOAT32 = "float32"
+MOST_BYTES = 2**18  # of a config; YAML reads about 100 kB in a second
 DATA, MODEL = "names a data file", "names a model"  # marks of the keys whose files a run reads
 DataFile = Annotated[str, Field(min_length=1), DATA]
 ModelFolder = Annotated[str, Field(min_length=1), MODEL]
@@ -71,7 +75,7 @@ class ModelSweep(ScriptConfig):
         "the model: a folder, a GGUF file or a name on the Hugging Face hub; {model_seed} and {checkpoint} stand for "
         "the values of these lists"))
     model_seed_list: NonEmpty[Seed] = Field([0], description="seeds of models, and of what the method draws")
-    checkpoint_list: NonEmpty[int | str] | None = Field(None, description="checkpoints of a training")
+    checkpoint_list: NonEmpty[Whole | str] | None = Field(None, description="checkpoints of a training")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description=(
         "the type of the model's weights and of what it computes; masks, probes and losses are float32 in any case"))
     spread: bool = Field(False, description=(
@@ -127,15 +131,26 @@ def load_config(file: str | Path, schema: type[C], overrides: Sequence[str] = ()
         key, equals, text = override.partition("=")
         if not equals:
             raise BadInput(f"--set takes key=value, not '{override}'.")
-        values[key] = parse_yaml(text, f"--set {override}")
+        values[key] = read_value(schema, key, text)
     try:
         return schema(**values)
     except ValidationError as error:
         first = error.errors()[0]  # its place has names of a type's branches too
-        key = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part == first["loc"][0])
+        key = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part == first["loc"][0])[:200]
         hint = suggestion(key, schema.model_fields) if first["type"] == "extra_forbidden" else ""
         words = first["msg"].removeprefix("Value error, ")
         raise BadInput((f"the key '{key}': {words}" if key else words) + f"{hint}.") from None
+
+
+def read_value(schema: type[ScriptConfig], key: str, text: str) -> Any:
+    """The value of --set key=text: text as it stands where the key takes text, otherwise YAML."""
+    field = schema.model_fields.get(ALIASES.get(key, key)) or schema.model_fields.get(key)
+    annotation = field.annotation if field else None
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    if not any(getattr(kind, "__origin__", kind) is str for kind in kinds):
+        return parse_yaml(text, f"--set {key}={text}")
+    others = {"": None, "null": None} if NoneType in kinds else {"true": True, "false": False}  # the latter of transfer
+    return others.get(text, text) if len(kinds) > 1 else text
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -151,8 +166,12 @@ def read_chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
         path = project_path(path.parent / str(base)).resolve()
         if path in chain:
             raise BadInput(f"{shown(path)} is based on itself, by the key 'base'.")
-        values = parse_yaml(path.read_bytes(), shown(path))
-        if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
+            raise BadInput(f"{shown(path)} is not a config: it is no file, or has more than {MOST_BYTES >> 10} KiB.")
+        values = parse_yaml(path.read_bytes(), shown(path), quotes=not chain)
+        if not isinstance(values, dict) or not all(
+                isinstance(key, str) and re.fullmatch(r"[\w-]+", key) for key in values):
             raise BadInput(f"{shown(path)} is not a config: it should hold lines of 'key: value'.")
         base, chain[path] = values.pop("base", None), values
     return list(chain.items())
@@ -162,22 +181,31 @@ class _UniqueKeys(yaml.SafeLoader):
     """YAML silently keeps the last of two equal keys; an edited config should not."""
 
     def construct_mapping(self, node, deep=False):
-        keys = [key.value for key, _ in node.value]
+        counts = Counter(key.value for key, _ in node.value if isinstance(key.value, str))
         for key, _ in node.value:
-            if keys.count(key.value) > 1:
+            if isinstance(key.value, str) and counts[key.value] > 1:
                 raise yaml.MarkedYAMLError(problem=f"the key '{key.value}' stands twice", problem_mark=key.start_mark)
         return super().construct_mapping(node, deep)
 
+    def resolve(self, kind, value, implicit):
+        """1:20:30 and 010 are text; YAML 1.1 reads them as numbers of the bases 60 and 8."""
+        text = kind is yaml.ScalarNode and implicit[0] and re.match(r"[-+]?(0[\d_]|[\d_]+:)", value)
+        return "tag:yaml.org,2002:str" if text else super().resolve(kind, value, implicit)
 
-_UniqueKeys.add_implicit_resolver(  # 1e-5, which YAML 1.1 takes for a word
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), [*"-+0123456789"])
+
+for one in (_UniqueKeys, yaml.SafeDumper):  # 1e-5, which YAML 1.1 takes for a word, is a number; written, such a word
+    one.add_implicit_resolver(              # gets quotes
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), [*"-+0123456789"])
 
 
-def parse_yaml(text: str | bytes, source: str) -> Any:
+def parse_yaml(text: str | bytes, source: str, quotes: bool = True) -> Any:
+    """quotes: whether an error may quote the text; another's secrets stay out of messages."""
     try:
         return yaml.load(text, _UniqueKeys)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: dates that are none
-        raise BadInput(f"{source} is not valid YAML: {' '.join(str(error).split())}.") from None
+        mark, why = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+        raise BadInput(f"{source} is not valid YAML" + f": {' '.join(why.split())}" * quotes
+                       + (f", in line {mark.line + 1}." if mark else ".")) from None
 
 
 def suggestion(word: str, known: Iterable[object], cutoff: float = 0.6) -> str:

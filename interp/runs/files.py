@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from filelock import FileLock
@@ -75,8 +76,10 @@ def write_table(path: Path, rows: list[Row]) -> None:
 def check_folder(key: str, path: Path) -> None:
     """Refuse a folder that cannot be made or written; raises BadInput naming the key."""
     existing = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise BadInput(f"{key}: {shown(existing)} is a file, or a folder that cannot be written to.")
+    try:
+        TemporaryFile(dir=existing).close()  # root may write everywhere, but not in /proc
+    except OSError:
+        raise BadInput(f"{key}: {shown(existing)} is a file, or a folder that cannot be written to.") from None
 
 
 def check_data_files(files: dict[Path, str]) -> None:

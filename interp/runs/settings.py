@@ -2,14 +2,18 @@
 
 import hashlib
 import itertools
+import math
 import re
 from collections import namedtuple
+from contextlib import suppress
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from interp.runs.config import BadInput, ScriptConfig, project_path
 
 TOGETHER = "method"  # compare_methods.py: the methods of a site and variable share circuits and random draws
+MOST_SETTINGS = 100_000  # each is a file
 Setting = Any  # a namedtuple with one field for each *_list key of the config
 
 
@@ -20,6 +24,9 @@ def expand_settings(config: ScriptConfig) -> list[Setting]:
     for name, values in lists.items():
         if len({str(value) for value in values}) < len(values):
             raise BadInput(f"{name}_list: a value stands twice in {values}.")
+    if (count := math.prod(map(len, lists.values()))) > MOST_SETTINGS:
+        raise BadInput(f"{', '.join(f'{name}_list' for name in lists)}: these sweep {count} settings; "
+                       f"{MOST_SETTINGS} are the most.")
     return list(itertools.starmap(namedtuple("Setting", lists), itertools.product(*lists.values())))
 
 
@@ -48,10 +55,11 @@ def saved_files(kind: str, config: Any, setting: Setting) -> list[Path]:
 def fill_in(key: str, template: str, setting: Setting) -> str:
     """A path with {checkpoint} and {model_seed} replaced; raises BadInput where it lacks one or asks for more."""
     values = {name: value for name, value in setting._asdict().items() if name in ("model_seed", "checkpoint")}
-    if "checkpoint" in values and "{checkpoint}" not in template:
-        raise BadInput(f"{key}: checkpoint_list is given, but '{template}' has no {{checkpoint}}.")
-    try:
-        return template.format(**values)
-    except (LookupError, ValueError, AttributeError, TypeError):
-        known = ", ".join(f"{{{name}}}" for name in values)
-        raise BadInput(f"{key}: '{template}' asks for more than this config sweeps ({known}).") from None
+    with suppress(ValueError):  # a brace alone
+        asked = {part[1:] for part in Formatter().parse(template) if part[1] is not None}
+        if asked <= {(name, "", None) for name in values}:  # no format: its width might fill the memory
+            if "checkpoint" in values and ("checkpoint", "", None) not in asked:
+                raise BadInput(f"{key}: checkpoint_list is given, but '{template}' has no {{checkpoint}}.")
+            return template.format(**values)
+    known = ", ".join(f"{{{name}}}" for name in values)
+    raise BadInput(f"{key}: '{template}' asks for more than this config sweeps ({known}, as they stand).")

@@ -8,7 +8,9 @@
 
 import hashlib
 import json
+import os
 import platform
+import re
 import subprocess
 import uuid
 from collections.abc import Iterable, Iterator
@@ -26,6 +28,8 @@ from interp.runs.files import Row, check_folder, set_aside, write_table, write_t
 from interp.runs.settings import Setting, setting_name
 
 RESULTS, CONFIG, RECORD = "results.csv", "config.yaml", "run.json"
+OURS = re.compile(  # beside what a run is known by: locks, temporaries, marks of the workflow
+    r"config\.yaml|\.(.*\.)?(lock|tmp)|\.(shard_\d+_of_\d+_)?complete")
 FREE_KEYS = {"device", "results_dir", "layers_at_once", "spread", "cache_gib"}  # no number depends on them
 PACKAGES = ("torch", "transformers", "transformer-lens", "numpy", "pandas", "scikit-learn", "safetensors")
 GIT = ["git", "-C", str(PROJECT_ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
@@ -38,6 +42,7 @@ class RunDirectory:
     def __init__(self, path: Path):
         self.path = path
         self.turn = FileLock(path / ".turn.lock")  # for what several processes write
+        self.begun = b""  # what config.yaml held when this process began
 
     def table(self, name: str):
         """A table of the run, a pandas.DataFrame."""
@@ -62,6 +67,16 @@ class RunDirectory:
         """Write a finished setting; numbers may be numpy's or torch's."""
         found = {"setting": setting._asdict(), "metrics": metrics, "tables": tables, "seconds": round(seconds, 2)}
         write_text(self.file(setting), json.dumps(found, default=lambda value: value.item()) + "\n")
+
+    def is_run(self) -> bool:
+        """Whether a run wrote the folder: its settings or its record are there."""
+        with suppress(BadInput):
+            return (self.path / "settings").is_dir() or bool(self.record()["sessions"])
+        return False
+
+    def is_there(self) -> bool:
+        """Whether config.yaml is what this process began with; it may have been deleted, or replaced."""
+        return (self.path / CONFIG).is_file() and (self.path / CONFIG).read_bytes() == self.begun
 
     def collate(self, settings: list[Setting]) -> None:
         """Write the tables of what is finished."""
@@ -115,8 +130,9 @@ class RunDirectory:
             mine["status"] = "interrupted"
             raise
         finally:
-            self.collate(settings)
-            note()
+            if self.is_there():
+                self.collate(settings)
+                note()
 
 
 def read_json(file: Path, keys: set[str]) -> dict[str, Any] | None:
@@ -139,8 +155,10 @@ def open_run(run: RunDirectory, config: ScriptConfig, artifacts: list[Path], sha
             with ExitStack() as locks:
                 for lock in run.path.glob(".*lock"):
                     locks.enter_context(FileLock(lock, blocking=False))
-                for file in [file for file in artifacts if file.exists()] + [run.path] * (run.path / CONFIG).exists():
-                    set_aside(file)
+                check_run(config, artifacts, overwrite)
+                for file in [run.path] * (run.path / CONFIG).exists() + artifacts:
+                    if file.exists():  # what was inside has moved with the run
+                        set_aside(file)
         run.path.mkdir(parents=True, exist_ok=True)
         lock = run.path / (".lock" if shard == (1, 1) else ".shard_{}_of_{}.lock".format(*shard))
         with FileLock(lock, blocking=False):
@@ -149,6 +167,7 @@ def open_run(run: RunDirectory, config: ScriptConfig, artifacts: list[Path], sha
                 if not (run.path / CONFIG).exists():
                     write_text(run.path / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False,
                                                                  allow_unicode=True))
+                run.begun = (run.path / CONFIG).read_bytes()
             yield
     except Timeout:
         raise BadInput(f"results_dir: another process is at work in {shown(run.path)}; wait for it to end or give "
@@ -158,18 +177,22 @@ def open_run(run: RunDirectory, config: ScriptConfig, artifacts: list[Path], sha
 def check_run(config: ScriptConfig, artifacts: Iterable[Path] = (), overwrite: bool = False) -> None:
     """Refuse folders that cannot be written, and a results_dir or artifacts that are another run's; raises BadInput."""
     path = project_path(config.results_dir)
+    for folder in (Path("~").expanduser(), PROJECT_ROOT):
+        if folder.resolve().is_relative_to(path.resolve()):
+            raise BadInput(f"results_dir: {path} is or holds your home or this project; give another results_dir.")
     check_folder("results_dir", path)
     for folder in {file.parent for file in artifacts}:
         check_folder("model_dir", folder)
-    there, others = path.exists() and [*path.glob("[!.]*")], [file for file in artifacts if file.exists()]
+    others, inner = [file for file in artifacts if file.exists()], [
+        project_path(folder).resolve() for key, folder in config if key in ("data_dir", "model_dir") and folder]
+    foreign = [name for name in (os.listdir(path) if path.exists() else []) if not OURS.fullmatch(name)
+               and not any(folder.is_relative_to((path / name).resolve()) for folder in inner)]
     begun = (path / CONFIG).exists()  # looked at last: another process writes it before all else
-    if there and not begun:
+    if (foreign or overwrite and begun) and not (begun and RunDirectory(path).is_run()):
         raise BadInput(f"results_dir: {shown(path)} is not empty and holds no run; give another results_dir.")
     if others and not begun and not overwrite:
         raise BadInput(f"model_dir: {shown(others[0])} is there already, from another run; give another model_dir, or "
                        "--overwrite, which sets it aside.")
-    if (path / RESULTS).exists() and not (path / "settings").is_dir() and not overwrite:
-        raise BadInput(f"results_dir: {shown(path)} holds a run of an earlier version; {INSTEAD}.")
     if begun and not overwrite:
         old, fields = read_yaml(path / CONFIG), type(config).model_fields
         changed = [key for key, value in config.model_dump(mode="json", exclude=FREE_KEYS).items()

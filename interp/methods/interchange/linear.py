@@ -105,7 +105,8 @@ class Embedding(Interchange):
 
     def __call__(self, pairs: Pairs) -> Tensor:
         base = pairs.base_activations
-        probe = build_probe(base.shape[1], len(self.tensors["2.bias"]), HIDDEN, 0).to(base.device).requires_grad_(False)
+        hidden, classes = len(self.tensors["0.bias"]), len(self.tensors["2.bias"])
+        probe = build_probe(base.shape[1], classes, hidden, 0).to(base.device).requires_grad_(False)
         probe.load_state_dict(self.tensors)
         targets = probe(pairs.source_activations).argmax(-1)  # (n,)
         other = probe(base).argmax(-1) != targets

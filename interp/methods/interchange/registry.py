@@ -3,7 +3,7 @@
 Nothing here loads torch before a method is fitted or loaded: --help and refused configs should not wait for it.
 """
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from interp.runs.config import BadInput, Count, Positive, Real, shown
+from interp.runs.config import Count, Positive, Real
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from interp.methods.interchange.base import Interchange, SiteUnderStudy
 
 Weight = Annotated[Real, Field(ge=0)]  # of the number of weights kept, in the objective
@@ -99,6 +101,9 @@ INTERCHANGES: dict[str, Compared] = {
     "das_k": Compared("learned", "answers", LearnedOptions, ranked=True),
 }
 
+SHAPES = {"Subspace": {"right": "d k", "left": "k d"},  # of saved tensors, by kind
+          "Embedding": {"0.weight": "h d", "0.bias": "h", "2.weight": "c h", "2.bias": "c"}}
+
 
 def fit(name: str, site: "SiteUnderStudy", seed: int, *, rank: str | int = "selected", **options: Any) -> "Interchange":
     """A method fitted, under its name. rank: of ranked methods; options: as INTERCHANGES has them."""
@@ -110,13 +115,25 @@ def fit(name: str, site: "SiteUnderStudy", seed: int, *, rank: str | int = "sele
 def load_interchange(path: str | Path) -> tuple["Interchange", dict[str, Any]]:
     """A saved interchange, and what it is about; raises BadInput where there is none."""
     from interp.runs.tensors import load_tensors
-    tensors, about = load_tensors("interchange", path, {"interchange"})
+    return load_tensors("interchange", path, interchange_of)
+
+
+def interchange_of(tensors: dict[str, "Tensor"], about: dict[str, Any]) -> "Interchange":
+    """An interchange from what is saved of it; raises ValueError where its parts do not fit each other."""
+    from interp.methods.das import alignment_of
+    from interp.methods.masks import circuit_of
+    from interp.runs.tensors import require, sizes_of
     name = about.pop("interchange")
-    if name not in INTERCHANGES:
-        raise BadInput(f"{shown(path)} is not a saved interchange.")
-    kind = getattr(module_of(INTERCHANGES[name]), INTERCHANGES[name].kind)
-    further = {field.name: about.pop(field.name) for field in fields(kind) if field.name in about}
-    return kind(name=name, tensors=tensors, **further), about
+    method, rank = INTERCHANGES[name], None
+    further: dict[str, Any] = {key: about.pop(key) for key in ("rank", "fan_in") if key in about}
+    if method.kind in SHAPES:
+        rank = sizes_of(tensors, SHAPES[method.kind]).get("k")
+    elif method.kind == "Alignment":
+        rank = alignment_of(tensors, about).rank
+    else:
+        circuit_of(tensors, {**further})
+    require(further["rank"] == rank, f"its rank is {further['rank']}, not {rank}")
+    return getattr(module_of(method), method.kind)(name=name, tensors=tensors, **further)
 
 
 def module_of(method: Compared) -> ModuleType:
