@@ -124,6 +124,8 @@ WEIGHTS = "model.safetensors"
     (with_a_tensor("score.weight"), "score.weight, which a 'llama' model has no place for"),
     (lambda folder: (folder / "adapter_config.json").write_text("{}"), "holds an adapter, adapter_config.json"),
     (with_config(architectures=["BertForMaskedLM"]), "fills gaps and does not continue a text"),
+    (with_config(num_labels=10**9), "has num_labels 1000000000"),
+    (with_config(num_hidden_layers=10**5), "has num_hidden_layers 100000"),
     (with_config(model_type="vit"), "a 'vit' model, which has no text decoder"),
     (with_config(model_type="new", auto_map={"AutoConfig": "code.Config"}), "takes code from the folder, which is not"),
 ])

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import json
 import os
 import re
 import textwrap
@@ -36,7 +37,9 @@ from interp.runs.files import place, writing
 logging.disable_progress_bar()  # loading a few tensors needs none, and it would break ours
 
 NO_DROPOUT = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
-SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+SIZES = {  # the most that a model has of each; more would be built for hours, or not at all
+    "vocab_size": 10**8, "hidden_size": 10**6, "num_hidden_layers": 1000, "num_attention_heads": 10**5,
+    "num_key_value_heads": 10**5}
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 SPREAD: str | dict[str, str] = "auto"  # the device map
 
@@ -92,10 +95,13 @@ def read_config(key: str, folder: Path, gguf: dict[str, str]) -> PretrainedConfi
     """The configuration in a folder, that of a model with more than text included; raises BadInput."""
     where = shown(folder / gguf.get("gguf_file", ""))
     try:
+        labels = 0 if gguf else json.loads((folder / "config.json").read_bytes()).get("num_labels", 0)
+        if labels > 10**6:  # each of which gets a name
+            raise ValueError(f"its config.json has num_labels {labels}")
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **gguf)
-        for size in SIZES:
+        for size, most in SIZES.items():
             value = getattr(config.get_text_config(decoder=True), size, None)
-            if isinstance(value, int) and not 1 <= value < 2**31:
+            if isinstance(value, int) and not 1 <= value <= most:
                 raise ValueError(f"its config.json has {config.attribute_map.get(size, size)} {value}")
     except Exception as error:  # whatever a hand-edited configuration raises, the user sees its folder named
         why = "it takes code from the folder, which is not run" if "trust_remote_code" in str(error) else first_line(
