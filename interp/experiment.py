@@ -104,6 +104,8 @@ def run(script: Script, options: argparse.Namespace, config: Any, settings: list
         directory.refuse_changed(inputs)
         left = [", ".join(f"{name} {value}" for name, value in setting._asdict().items()) for setting in todo(share)]
         print(f"{directory_name}: {len(left)} of {len(share)} settings to compute.", *left, sep="\n  ")
+        if options.answers:
+            prepared.report_answers(share)  # a Study
         return
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     machine = {"device": str(device), "device_name": name, "threads": torch.get_num_threads()}
