@@ -10,9 +10,9 @@
 5. As a control, erase as many random dimensions.
 
 The published values fit an eraser on each split itself (columns train_... and test_...); the
-held-out ones fit it on train and apply it to test. With two tasks, the eraser of one is also
-applied to the other (diff_...). Of sentences, where a split has hundreds of classes less to fit chance with, only the
-held-out values are wanted.
+held-out ones fit it on train and apply it to test (columns ..._decodability: the probe too). With
+two tasks, the eraser of one is also applied to the other (diff_...). Of sentences, where a split
+has hundreds of classes less to fit chance with, only the held-out values are wanted.
 """
 
 from typing import Literal
@@ -127,12 +127,13 @@ class Erasure:
         values = self.splits[split].variables[self.config.variable_name]
         return fit_eraser(self.activations[split], values, self.n_classes, self.setting.precision)
 
-    def readable(self, split: str, eraser: LeaceEraser | None = None) -> float:
-        """How well a linear probe reads the variable, before or after erasure."""
-        activations = self.activations[split]
-        return decodability(eraser(activations) if eraser else activations,
-                            self.splits[split].variables[self.config.variable_name], self.n_classes, lr=self.setting.lr,
-                            num_steps=self.config.num_epochs, seed=self.setting.model_seed)
+    def readable(self, split: str, eraser: LeaceEraser | None = None, heldout: str | None = None) -> float:
+        """How well a linear probe reads the variable, before or after erasure, where it is trained or held out."""
+        known = {name: (eraser(self.activations[name]) if eraser else self.activations[name],
+                        self.splits[name].variables[self.config.variable_name])
+                 for name in (split, heldout) if name is not None}
+        return decodability(*known[split], self.n_classes, lr=self.setting.lr, num_steps=self.config.num_epochs,
+                            seed=self.setting.model_seed, heldout=known[heldout] if heldout else None)
 
     def accuracies(self, column: str, split: str, eraser: LeaceEraser | None = None) -> dict[str, float]:
         """How often the model answers correctly, before or after erasure, as COLUMN, or as COLUMN_GROUP of groups."""
@@ -156,6 +157,8 @@ def erase(config: Config, erasure: Erasure, data: Data) -> dict[str, Any]:
             metrics[f"{column}pre_erasure_probe_acc"] = erasure.readable(name)
             metrics |= erasure.accuracies(f"{column}vanilla_acc", evaluated)
         metrics[f"{column}heldout_post_erasure_probe_acc"] = erasure.readable(name, heldout)
+        for when, eraser in (("pre", None), ("post", heldout)):
+            metrics[f"{column}heldout_{when}_erasure_decodability"] = erasure.readable("train", eraser, name)
         metrics |= erasure.accuracies(f"{column}heldout_acc", evaluated, heldout)
         draws = [erasure.accuracies(f"{column}random_heldout_acc_{{}}", evaluated, control) for control in controls]
         for drawn in draws[0] if draws else ():

@@ -30,7 +30,7 @@ class Config(QuestionConfig):
     variable_list: NonEmpty[Text] = Field(description="the columns of the variables")
     method_list: NonEmpty[Text] = Field(description="the methods: names of interp/methods/interchange/registry.py")
     method_options: dict[str, dict[str, Any]] = Field({}, description=(
-        "for a method the options of its fit, other than its defaults"))
+        "for a method the options of its fit, other than its defaults, such as {das: {epochs: 60}, random: {rank: 4}}"))
     rank: Literal["selected", "classes"] = Field("selected", description=(
         "how many directions a linear method exchanges: those with the best interchange accuracy on the select pairs, "
         "or one fewer than the classes"))
@@ -219,9 +219,9 @@ def compare(config: Config, setting: Setting, trial: Trial, path: str) -> Outcom
 
 def fitted(config: Config, setting: Setting, site: SiteUnderStudy, chosen: dict[str, Any]) -> Interchange:
     """A setting's method fitted at a site. chosen: options that need not be chosen again."""
+    options = config.method_options.get(setting.method, {}) | chosen
     rank = len(site.fit.base_values.unique()) - 1 if config.rank == "classes" else "selected"
-    options = {"rank": rank} | config.method_options.get(setting.method, {}) | chosen
-    return fit(setting.method, site, setting.model_seed, **options)
+    return fit(setting.method, site, setting.model_seed, **options | {"rank": options.get("rank") or rank})
 
 
 @torch.no_grad()

@@ -69,6 +69,12 @@ def in_order(methods: Iterable[str]) -> list[str]:
     return sorted(set(methods), key=lambda name: (SUPERVISION.index(INTERCHANGES[name].supervision), order.index(name)))
 
 
+def sizes_of(table: pd.DataFrame, column: str = "rank") -> dict[str, str]:
+    """', rank 2' or ', rank 1 to 8' by method, to stand behind its name; '' where it has no such number."""
+    ranks = table.groupby("method")[column]
+    return {name: f", rank {figures.span(rank)}" if rank.any() else "" for name, rank in ranks}
+
+
 def look(name: str) -> dict[str, Any]:
     """A method's marker and colour, hollow if it is a control."""
     role, marker = LOOKS[name]
@@ -116,14 +122,13 @@ def draw_methods(table: pd.DataFrame, path: Path) -> None:
         axis.set_title(wrapped(f"{'carried' if truth else 'not carried'}: {about(part)}", 62), fontsize="medium")
         axis.set(xlim=(-0.03 * end, 1.03 * end), ylim=(len(methods) - 0.4, -0.6),
                  xlabel="interchange accuracy" + (f" (up to {end:.2f} only)" if end < 1 else ""))
-    ranks = table[table["ground_truth"] == truths[0]].groupby("method")["rank"]
-    sizes = {name: f", {figures.span(rank)}" for name, rank in ranks if rank.any()}
+    sizes = sizes_of(table[table["ground_truth"] == truths[0]])
     names = [f"{name} ({INTERCHANGES[name].supervision}{sizes.get(name, '')})" for name in methods]
     axes[0][0].set_yticks(range(len(methods)), names)
     handles = [handle(f"model of seed {seed}", marker=marker) for seed, marker in markers.items()] + [
         handle("hollow: a control", marker="o", markerfacecolor="white"),
         handle("mean where nothing is exchanged (none);\nsome interchanges leave the answer as it is", linestyle="--"),
-        handle("in brackets: supervision, dimensions exchanged", marker=""),
+        handle("in brackets: supervision, rank (dimensions exchanged)", marker=""),
         handle("mean, 95 % interval over models, then pairs\n(too narrow with few models)", marker="|", markersize=13),
         Patch(color="0.8", linewidth=0, label="mean to highest of random draws of the method's size; not an interval\n"
               "(no box: the method has no size, or its circuit leaves too few neurons to draw from)")]
@@ -140,7 +145,7 @@ def draw_isolate(table: pd.DataFrame, path: Path) -> None:
     for name in in_order(part["method"]):
         rows, style = part[part["method"] == name], look(name)
         axis.plot(rows["iia"], rows["isolate"], markersize=9, alpha=0.8, linestyle="none",
-                  label=f"{name} ({INTERCHANGES[name].supervision})",
+                  label=f"{name} ({INTERCHANGES[name].supervision}{sizes_of(part)[name]})",
                    markeredgecolor=style["color"] if name in CONTROLS else "0.2", **style)
     for y, left, right in ((1.08, "changes hardly any answer", "the variable, and no more"),
                            (-0.12, "changes more than the variable", "the variable, and more")):
@@ -149,7 +154,7 @@ def draw_isolate(table: pd.DataFrame, path: Path) -> None:
     axis.set(xlim=(-0.06, 1.06), ylim=(-0.2, 1.18),
              xlabel="interchange accuracy (cause): share of answers as the interchange should give them")
     figures.finish(figure, f"{table['title'].iloc[0]}: is the answer changed, and nothing else?\ncarried: "
-                   f"{about(part)}", path, 4, title="hollow: a control; in brackets: supervision", fontsize="small")
+                   f"{about(part)}", path, 4, title="hollow: control; in brackets: supervision, rank", fontsize="small")
 
 
 def draw_detection(board: pd.DataFrame, path: Path) -> None:
@@ -160,7 +165,8 @@ def draw_detection(board: pd.DataFrame, path: Path) -> None:
         draw_interval(axis, y, (row.auroc, row.auroc_low, row.auroc_high), **look(row.method))
         axis.text(1.04, y, f"{row.auroc:.2f}", va="center", fontsize="small")
     axis.axvline(0.5, linestyle="--", color="0.4")
-    axis.set(yticks=range(len(board)), yticklabels=board["method"], ylim=(len(board) - 0.5, -0.5), xlim=(-0.03, 1.12),
+    names = board["method"] + board["method"].map(sizes_of(board, "rank_carried"))
+    axis.set(yticks=range(len(board)), yticklabels=names, ylim=(len(board) - 0.5, -0.5), xlim=(-0.03, 1.12),
              xlabel="AUROC: how often a cell that carries its variable has a higher\ninterchange accuracy than another")
     cells, carried, models = board[["cells", "carried", "models"]].max()
     handles = [handle("chance", linestyle="--"), handle("hollow: a control", marker="o", markerfacecolor="white")]
@@ -180,7 +186,8 @@ def draw_layers(table: pd.DataFrame, path: Path) -> None:
             "center": 0, "cmap": "vlag"}),
         "isolate": ("isolate: share of pairs with the same value of the variable that keep their answer", 2, share)}
     panels = {column: panel for column, panel in panels.items() if table[column].notna().any()}
-    width, names = max(7.5, 3.6 + 0.5 * len(layers)), [name + " (control)" * (name in CONTROLS) for name in methods]
+    width = max(7.5, 3.6 + 0.5 * len(layers))
+    names = [name + " (control)" * (name in CONTROLS) + sizes_of(table)[name] for name in methods]
     figure, axes = figures.grid_of([""] * len(panels), [""], (width, 1 + len(panels) * (1.1 + 0.31 * len(methods))))
     exceeds = table["exceeds_full"].astype(str).eq("True").groupby([table["method"], table["target_layer"]]).all()
     for axis, (column, (title, digits, scale)) in zip(axes[:, 0], panels.items()):
@@ -211,7 +218,8 @@ def draw_checkpoints(table: pd.DataFrame, path: Path) -> None:
     accuracy = "the model's test accuracy, nothing exchanged"
     model = table.groupby(keys)["model_acc"].mean().rename("value").reset_index().assign(line=accuracy)
     looks = {accuracy: {"color": "black", "marker": ""}} | {
-        name: look(name) | {"markersize": 5} for name in in_order(table["method"])}
+        name: look(name) | {"markersize": 5, "label": name + sizes_of(table)[name]}
+        for name in in_order(table["method"])}
     columns = {name: name for name in table["column"].unique()}
     figure, panels = figures.draw_lines(pd.concat([lines, model]), {"": "interchange accuracy\n(black line: accuracy)"},
                                         columns, looks, "epoch", (max(8, 4.6 * len(columns)), 4.8), sharey=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from interp.methods.table import BEFORE_AND_AFTER, COMPONENT_OF, METHODS, PLACES
-from interp.runs.config import PROJECT_ROOT, BadInput, read_yaml, shown
+from interp.runs.config import PROJECT_ROOT, BadInput, read_yaml, shown, there_are
 from interp.runs.files import check_folder
 
 RESULTS = PROJECT_ROOT / "Results"
@@ -67,7 +67,7 @@ def read_csv(file: Path, **options) -> pd.DataFrame:
 def check_columns(file: Path, table: pd.DataFrame, words: Sequence[str], numbers: Sequence[str]) -> pd.DataFrame:
     """A table as it is, if it has the columns and `numbers` hold numbers or nothing; else raises BadInput."""
     if missing := [column for column in (*words, *numbers) if column not in table]:
-        raise BadInput(f"{shown(file)} has no column '{missing[0]}'.")
+        raise BadInput(f"{shown(file)} has no column '{missing[0]}'{there_are(table)}.")
     for column in numbers:
         wrong = table.index[pd.to_numeric(table[column], errors="coerce").isna() & table[column].notna()]
         if len(wrong):
@@ -128,8 +128,10 @@ def tidy(table: pd.DataFrame, method: str) -> pd.DataFrame:
 
 
 def present(table: pd.DataFrame, measures: dict[str, str]) -> dict[str, str]:
-    """Those measures, labels by column, of which a table has a value."""
-    return {column: label for column, label in measures.items() if column in table and table[column].notna().any()}
+    """Those measures, labels by column, of which a table has a value; of several with one label the first."""
+    known = {column: label for column, label in measures.items() if column in table and table[column].notna().any()}
+    first = {label: column for column, label in reversed(known.items())}
+    return {column: label for column, label in known.items() if first[label] == column}
 
 
 def markdown_table(rows: list[list[str]]) -> str:

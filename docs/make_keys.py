@@ -8,6 +8,7 @@ Keys that several scripts share word for word stand in a table of their own.
 from importlib import import_module
 from pathlib import Path
 
+from interp.methods.interchange.registry import INTERCHANGES
 from interp.runs.config import ALIASES, ModelSweep, ScriptConfig, describe_keys
 from interp.runs.files import write_text
 from interp.tasks.keys import QuestionConfig
@@ -48,6 +49,10 @@ def page() -> str:
         shared = "the methods" if issubclass(schema, ModelSweep) else "every script"
         rows = [row for row in describe_keys(schema) if row not in seen]
         lines += [f"## {script}.py", "", f"Besides those of [{shared}](#{shared.replace(' ', '-')}):", "", *table(rows)]
+    lines += ["## Options of the compared methods", "", "In `method_options` of compare_methods.py, by method:", ""]
+    for options in dict.fromkeys(method.options for method in INTERCHANGES.values() if method.options.model_fields):
+        names = [f"`{name}`" for name, method in INTERCHANGES.items() if method.options is options]
+        lines += [f"{', '.join(names)}:", "", *table(describe_keys(options))]
     return "\n".join(lines)
 
 

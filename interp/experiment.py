@@ -105,7 +105,7 @@ def run(script: Script, options: argparse.Namespace, config: Any, settings: list
     if options.check:
         directory.refuse_changed(inputs)
         if hasattr(prepared, "check_models"):
-            prepared.check_models(share)
+            prepared.check_models(share, options.answers)
         left = [", ".join(f"{name} {value}" for name, value in setting._asdict().items()) for setting in todo(share)]
         print(f"{directory_name}: {len(left)} of {len(share)} settings to compute.", *left, sep="\n  ")
         return

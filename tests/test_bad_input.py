@@ -46,7 +46,8 @@ MISTAKES = {  # by script; what is in capitals is a file
                               ["test_data_path", "nothing.csv", "Disambiguation/a2_minus_b2.yaml makes it"]),
         "missing model": ({"model_path": "Models/Disambiguation/none"},
                           ["model_path", "Models/Disambiguation/none", "Disambiguation/a2_minus_b2.yaml"]),
-        "variable is no column": ({"variable": "var_00"}, ["'var_00'", "train.csv", "did you mean 'var_0'"]),
+        "variable is no column": ({"variable": "var_00"}, [
+            "'var_00'", "train.csv", "did you mean 'var_0'", "; there are data, labels"]),
         "variable is no number": ({"variable": "CF_FN_0"}, ["CF_FN_0", "whole numbers"]),
         "a class below 0": (LARGE | {"variable": "aux_8"}, ["variable", "'aux_8' goes from -1", "from 0"]),
         "layer the model lacks": ({"target_layer_list": [1]}, ["target_layer_list", "layer 1", "has 1"]),
@@ -80,6 +81,7 @@ MISTAKES = {  # by script; what is in capitals is a file
             {"counterfactual_variable": "counter_var_1"}, ["counterfactual_variable", "counter_var_0", "other"]),
     },
     METHODS["amnesic_probing"]: {
+        "one value of a list": ({"lr": 0.1}, ["the key 'lr'", "did you mean 'lr_list'"]),
         "second task without data": ({"multitask": True}, ["t2_train_data_path"]),
         "missing data of the second task": (
             {"multitask": True, "t2_train_data_path": "no.csv", "t2_test_data_path": "no.csv"}, ["t2_train_data_path"]),

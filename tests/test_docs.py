@@ -28,7 +28,7 @@ from interp.methods.interchange.registry import INTERCHANGES, Compared
 from interp.methods.table import METHODS as METHODS_OF_PAPER
 from interp.methods.table import Method
 from interp.models import attention
-from interp.runs.config import PROJECT_ROOT, read_yaml
+from interp.runs.config import PROJECT_ROOT, describe_keys, read_yaml
 from language_model import save_random_model
 
 DOCS = PROJECT_ROOT / "docs"
@@ -64,6 +64,10 @@ def run_file(script, config: Path, results: Path, *changes: str) -> list[dict]:
 
 def test_keys_are_what_the_scripts_say():
     assert text_of("keys.md") == runpy.run_path(str(DOCS / "make_keys.py"))["page"](), "run python docs/make_keys.py"
+    for name, method in INTERCHANGES.items():
+        options = text_of("keys.md").partition("## Options of the compared")[2].partition(f"`{name}`")[2].split("\n\n")
+        assert all(f"| `{option}` | `{default}` | {meaning}" in options[1] and meaning
+                   for option, default, meaning in describe_keys(method.options))
 
 
 def test_tables_are_those_of_the_kept_runs():

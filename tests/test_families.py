@@ -217,7 +217,8 @@ def test_every_method_runs_on_every_family(kind, sentences, tmp_path, monkeypatc
         assert len(rows[script]) == (2 if script is circuit_probing or not parallel else 1)
     if parallel:
         assert run(probing, sentence_jobs(sentences, kind, tmp_path / "none")[probing]) == 2
-        assert "has no resid_mid: attention and MLP of" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "has no resid_mid: attention and MLP of" in said and "; take resid_post instead" in said
 
     tokens = sentences.tokenizer(sentences.gen["sentence"].tolist(), return_tensors="pt")["input_ids"]
     model = toys.random_model(kind)

@@ -279,7 +279,8 @@ def test_the_comparison_of_methods(table, compare, tmp_path, gallery):
         assert points(axis) == equal(part.groupby("method")["iia"].mean().reindex(methods))
     labels = [label.get_text().split()[0] for label in gallery["methods"].axes[0].get_yticklabels()]
     assert labels == methods
-    for words in ("a² - b² mod 113", "random_init True", "with pairs that the model answers wrongly", "not carried: a"):
+    for words in ("a² - b² mod 113", "random_init True", "with pairs that the model answers wrongly", "not carried: a",
+                  "(variable, rank 4)"):
         assert words in words_of(gallery["methods"])
     if not truths[0]:
         assert set(gallery) == {"methods"}
@@ -289,6 +290,17 @@ def test_the_comparison_of_methods(table, compare, tmp_path, gallery):
         sorted(table.loc[table["ground_truth"], "isolate"]))
     board = pd.read_csv(tmp_path / "figures/leaderboard.csv").sort_values("auroc", ascending=False, kind="stable")
     assert points(gallery["detection"].axes[0]) == equal(board["auroc"])
+
+
+def test_before_leace_the_published_column_is_drawn_and_else_the_held_out_one(tmp_path, analyse, gallery):
+    write_methods(tmp_path, ["a2"])
+    table = pd.read_csv(file := tmp_path / "amnesic/a2/results.csv").assign(heldout_pre_erasure_decodability=0.75)
+    for published, drawn in ((0.25, 0.25), (np.nan, 0.75)):
+        table.assign(test_pre_erasure_probe_acc=published).to_csv(file, index=False)
+        analyse("summarize_disambiguation", "--results", tmp_path)
+        axis = gallery["there_and_used"].axes[0]
+        [row] = [i for i, label in enumerate(axis.get_yticklabels()) if "before LEACE" in label.get_text()]
+        assert axis.collections[0].get_array().reshape(-1, 2)[row].tolist() == [drawn] * 2
 
 
 @pytest.mark.parametrize("seeds, value, ends", [((0, 1, 2), 0.4, (0.2, 0.6)), ((0,), 0.2, (0.01, 1.0))])
@@ -301,7 +313,7 @@ def test_the_comparison_over_checkpoints(seeds, value, ends, compare, gallery):
         [model] = [line for line in axis.lines if line.get_color() == "black"]
         assert model.get_xdata().tolist() == [100, 200, 300] and model.get_ydata().tolist() == [0.25, 0.5, 0.75]
     axis = gallery["checkpoints"].axes[0]
-    assert lines(axis)["lda"] == equal([value, value, np.nan])
+    assert lines(axis)["lda, rank 4"] == equal([value, value, np.nan])
     assert axis.collections[-1].get_datalim(axis.transData).intervaly == pytest.approx(ends, abs=0.05)
 
 

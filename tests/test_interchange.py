@@ -327,6 +327,12 @@ def test_arbitrary_answers_are_none_of_the_right_ones(which, request, generator)
         assert not set(tokens) & set(tokens.values())
 
 
+def test_random_takes_a_rank_of_its_options(tiny, tmp_path):
+    values = tiny.values[COMPARISON] | {"method_list": ["random", "lda"], "variable_list": ["var_0"]}
+    table = table_of(tmp_path, values | {"method_options": {"random": {"rank": 3}}, "rank": "classes"})
+    assert table["rank"].tolist() == [3, 5]  # of six squares
+
+
 def test_all_methods_on_sequences_against_the_plain_model(tiny, tmp_path):
     """Every row: what a saved interchange puts in, run through the modules above, on pairs answered rightly."""
     table = pd.concat([pd.read_csv(tiny.folder / f"data/{name}.csv") for name in ("train", "test")])

@@ -77,6 +77,16 @@ def test_the_random_eraser_takes_as_many_dimensions_and_leaves_the_variable(gene
     assert decodability(erased, labels, 4, lr=0.1, num_steps=100, seed=0) > 0.9
 
 
+def test_of_few_rows_only_a_probe_held_out_tells_that_nothing_is_left(generator):
+    """Activations that have nothing to do with the labels, about as many rows as dimensions."""
+    train, test = torch.randn(2, 60, 64, generator=generator)
+    labels = torch.arange(60) % 2
+    erased, other = (fit_eraser(train, labels, 2)(points) for points in (train, test))
+    how = {"lr": 0.1, "num_steps": 100, "seed": 0}
+    assert decodability(other, labels, 2, **how) > 0.95  # the published way
+    assert decodability(erased, labels, 2, heldout=(other, labels), **how) == pytest.approx(0.5, abs=0.15)
+
+
 @pytest.mark.parametrize("orthogonal_map", ["cayley", "matrix_exp"])
 def test_search_finds_a_planted_subspace_and_stays_orthogonal(orthogonal_map, generator):
     """Two of eight dimensions, rotated, carry one of four values; the head reads just them."""

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -306,6 +307,31 @@ def test_what_belongs_to_others_is_refused_before_anything_is_computed(toy, tmp_
     assert toy("run", "--overwrite", **keys) == 0
 
 
+def test_a_run_is_extended_by_more_values_of_its_lists(toy, tmp_path, capsys):
+    words = ["c", "a", "d", "b"]
+    assert toy("run") == 0 and toy("whole", word_list=words) == 0
+    capsys.readouterr()
+    assert toy("run", "--check", word_list=words) == 0 and "2 of 8 settings" in capsys.readouterr().out
+    assert at_once(toy, *((["run", "--shard", f"{shard}/2"], {"word_list": words}) for shard in (1, 2))) == [0, 0]
+    assert result(tmp_path / "run") == result(tmp_path / "whole")
+    assert len((tmp_path / "run_models/log").read_text().splitlines()) == 8
+    assert configs.read_yaml(tmp_path / "run/config.yaml")["word_list"] == words
+    assert toy("run", word_list=sorted(words)) == 0  # nothing to compute, another order
+    assert [row["word"] for row in rows_of(tmp_path / "run/results.csv")] == list("aabbccdd")
+    before = snapshot(tmp_path)
+    capsys.readouterr()
+    assert toy("run") == 2 and "holds a run with another word_list" in sentence(capsys)
+    assert toy("run", word_list=[*words, "e"], number=2.0) == 2 and "with another number" in sentence(capsys)
+    assert snapshot(tmp_path) == before
+    process = FORK.Process(target=toy, args=("busy", "--shard", "1/2"), kwargs={"pause": 100.0})
+    process.start()
+    while not (tmp_path / "busy/run.json").exists():
+        time.sleep(0.01)
+    assert toy("busy", word_list=words, pause=100.0) == 2 and "another process is at work" in sentence(capsys)
+    process.kill()
+    process.join()
+
+
 def test_a_run_goes_on_when_its_script_has_got_a_new_key(toy, tmp_path, capsys):
     assert toy("run") == 0
     file = tmp_path / "run/config.yaml"
@@ -434,7 +460,7 @@ def test_a_log_gets_a_line_at_times_and_nothing_of_what_is_quickly_done(monkeypa
         bar.set_postfix_str(f"loss {number}", refresh=False)
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(" after")[0] for line in lines] == [f"layer 3 attn: {done} of 3 epochs" for done in (1, 2, 3)]
-    assert lines[-1].endswith("loss 2")
+    assert lines[-1].endswith("loss 2") and all(re.search(r" after [\d:]+, [\d:]+ left", line) for line in lines)
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 30)
     assert list(progress.Progress(range(3), desc="quick", unit="setting", leave=True)) == [0, 1, 2]
     assert not capsys.readouterr().err

@@ -297,21 +297,25 @@ def test_amnesic_probing_is_its_plain_computation(tiny, tmp_path):
         def answered(name, erase=lambda activations: activations, where=where, points=points) -> float:
             return share(plain.above(where, erase(points[name])), answers[name])
 
-        def read(name, erase=lambda activations: activations, points=points) -> float:
-            return decodability(erase(points[name]), labels[name], 11, lr=0.1, num_steps=100, seed=4)
+        def read(name, erase=lambda activations: activations, heldout=None, points=points) -> float:
+            return decodability(erase(points[name]), labels[name], 11, lr=0.1, num_steps=100, seed=4,
+                                heldout=(erase(points[heldout]), labels[heldout]) if heldout else None)
 
         rank = erased_rank(erasers["train"])
         draws = [answered("test", random_eraser(points["train"], rank, drawing)) for _ in range(3)]
         wanted = {
             "erased_rank": rank, "same_heldout_acc": answered("test", erasers["train"]),
             "same_heldout_post_erasure_probe_acc": read("test", erasers["train"]),
+            "same_heldout_pre_erasure_decodability": read("train", heldout="test"),
+            "same_heldout_post_erasure_decodability": read("train", erasers["train"], heldout="test"),
             "same_random_heldout_acc_mean": sum(draws) / 3, "same_random_heldout_acc_std": statistics.stdev(draws)}
         for name, eraser in erasers.items():
             wanted |= {f"same_{name}_vanilla_acc": answered(name), f"same_{name}_acc": answered(name, eraser),
                        f"same_{name}_pre_erasure_probe_acc": read(name),
                        f"same_{name}_post_erasure_probe_acc": read(name, eraser)}
         for name, value in wanted.items():  # a probe that reads little hangs on rounding
-            assert float(row[name]) == pytest.approx(value, abs=0.05 if "probe" in name else 1e-9), name
+            of_probe = "probe" in name or "decodability" in name
+            assert float(row[name]) == pytest.approx(value, abs=0.05 if of_probe else 1e-9), name
         assert len(set(draws)) > 1
         for name in ("train_acc", "test_acc", "train_vanilla_acc", "test_vanilla_acc", "heldout_acc"):
             assert row[f"same_{name}"] == row[f"diff_{name}"]
@@ -400,6 +404,31 @@ def test_help_says_every_key_and_check_computes_and_writes_nothing(script, tiny,
     count = len(expand_settings(load_config(config, script.schema)))
     assert first == f"{tmp_path / 'run'}: {count} of {count} settings to compute." and len(lines) == count
     assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"] and set(tiny.folder.rglob("*")) == before
+
+
+def test_check_says_when_asked_how_often_a_model_answers_correctly(language, tiny, tmp_path, capsys):
+    values = conftest.language_values(language, tmp_path, "reflexive")
+    config = write_yaml(tmp_path / "c.yaml", values | {"results_dir": str(tmp_path / "run")})
+    assert main(CIRCUITS, ["--config", str(config), "--check", "--answers"]) == 0
+    said = capsys.readouterr().out.partition("how often")[2].partition(str(tmp_path / "run"))[0]
+    lines = [line.split() for line in said.splitlines()[1:]]
+    counts = {}
+    for *part, found, _, count in lines:
+        counts[" ".join(part)] = counts.get(" ".join(part), 0) + int(count)
+        assert 0.5 < float(found) <= 1
+    assert counts["test"] == counts["gen"] == 200 and counts["group feminine"] + counts["group masculine"] == 400
+    assert sum(counts[f"answer {word}"] for word in ("himself", "herself", "themselves")) == 400
+
+    config = write_yaml(tmp_path / "c.yaml", tiny.circuits | {"results_dir": str(tmp_path / "run")})
+    assert main(CIRCUITS, ["--config", str(config), "--check", "--answers"]) == 0
+    test = capsys.readouterr().out.partition("how often")[2].splitlines()[1]
+    table = pd.read_csv(tiny.circuits["test_data_path"])
+    logits = Plain(tiny.circuits["model_path"]).model(tokens_of(table["data"])).logits[:, -1]
+    assert test.split() == ["test", f"{share(logits, torch.tensor(table['labels'])):.2f}", "of", str(len(table))]
+    for script, options in ((CIRCUITS, ["--answers"]), (TRAINING, ["--check", "--answers"])):
+        with pytest.raises(SystemExit) as ended:
+            main(script, ["--config", str(config), *options])
+        assert ended.value.code == 2 and "--answers goes with --check" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("script, place", [

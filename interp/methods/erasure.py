@@ -40,11 +40,16 @@ def random_eraser(activations: Tensor, rank: int, generator: torch.Generator) ->
     return LeaceEraser(basis, basis.T, activations.mean(0))
 
 
-def decodability(activations: Tensor, labels: Tensor, n_classes: int, *, lr: float, num_steps: int, seed: int) -> float:
-    """Accuracy that a linear probe reaches on the examples it is trained on, full-batch, by AdamW; raises RunFailed."""
+def decodability(activations: Tensor, labels: Tensor, n_classes: int, *, lr: float, num_steps: int, seed: int,
+                 heldout: tuple[Tensor, Tensor] | None = None) -> float:
+    """Accuracy of a linear probe trained full-batch by AdamW, on the examples it is trained on; raises RunFailed.
+
+    heldout: activations and labels to measure it on instead. Of few examples a probe learns whatever labels they have.
+    """
     probe = build_probe(activations.shape[1], n_classes, -1, seed).to(activations.device)
     optimize(torch.optim.AdamW(probe.parameters(), lr=lr),
              lambda step, rows: F.cross_entropy(probe(activations), labels), lambda: [labels], num_steps,
              name="decodability")
+    activations, labels = heldout or (activations, labels)
     with torch.no_grad():
         return (probe(activations).argmax(-1) == labels).double().mean().item()

@@ -29,7 +29,8 @@ METHODS = {  # by the folder of configs and of results
                                 {PROBE_USED: "MLP probe's counterfactual embedding"}),
     "amnesic": Method("amnesic_probing.py", "residual_location", {
         "test_pre_erasure_probe_acc": "linear probe, before LEACE",
-        "same_test_pre_erasure_probe_acc": "linear probe, before LEACE"}, {"accuracy_lost": "LEACE: accuracy lost"}),
+        "same_test_pre_erasure_probe_acc": "linear probe, before LEACE",
+        "heldout_pre_erasure_decodability": "linear probe, before LEACE"}, {"accuracy_lost": "LEACE: accuracy lost"}),
     "DAS": Method("DAS.py", "location", {}, {"interchange_intervention_acc": "DAS: interchange accuracy"}),
 }
 PLACES = tuple(dict.fromkeys(method.place for method in METHODS.values()))

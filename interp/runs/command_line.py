@@ -4,7 +4,7 @@ import argparse
 import sys
 import textwrap
 
-from interp.runs.config import BadInput, C, ScriptConfig, describe_keys, load_config
+from interp.runs.config import BadInput, C, ModelSweep, ScriptConfig, describe_keys, load_config
 from interp.runs.settings import Setting, expand_settings
 from interp.runs.store import check_run
 
@@ -21,11 +21,16 @@ def parse_arguments(name: str, schema: type[ScriptConfig], arguments: list[str] 
                         help="override a key of every config")
     parser.add_argument("--overwrite", action="store_true", help="move an earlier run aside and start again")
     parser.add_argument("--check", action="store_true", help="read and check everything, list what is left to compute")
+    parser.add_argument("--answers", action="store_true",
+                        help="with --check, of a method: open the models, and say how often they answer correctly")
     parser.add_argument("--shard", type=shard, default=(1, 1), metavar="K/N",
                         help="compute every N-th setting from the K-th on (of a comparison: with all methods); all "
                              "shards write into the same results_dir, at once or one after another")
     parser.add_argument("--device", help="auto (cuda if present, else cpu), cpu, cuda, cuda:1, mps")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.answers and not (options.check and issubclass(schema, ModelSweep)):
+        parser.error("--answers goes with --check, in the scripts that look into a model")
+    return options
 
 
 def shard(text: str) -> tuple[int, int]:

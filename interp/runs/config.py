@@ -135,7 +135,7 @@ def load_config(file: str | Path, schema: type[C], overrides: Sequence[str] = ()
     try:
         return schema(**values)
     except ValidationError as error:
-        first = error.errors()[0]  # its place has names of a type's branches too
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")  # its place names types too
         key = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part == first["loc"][0])[:200]
         hint = suggestion(key, schema.model_fields) if first["type"] == "extra_forbidden" else ""
         words = first["msg"].removeprefix("Value error, ")
@@ -210,8 +210,16 @@ def parse_yaml(text: str | bytes, source: str, quotes: bool = True) -> Any:
 
 def suggestion(word: str, known: Iterable[object], cutoff: float = 0.6) -> str:
     """', did you mean X?' in the words of an error, or nothing. cutoff: how alike, between 0 and 1."""
-    close = difflib.get_close_matches(str(word), [str(name) for name in known], n=1, cutoff=cutoff)
+    names = [str(name) for name in known]
+    close = [name for name in names if name == f"{word}_list"] or difflib.get_close_matches(
+        str(word), names, n=1, cutoff=cutoff)
     return f"; did you mean '{close[0]}'" if close else ""
+
+
+def there_are(columns: Iterable[object]) -> str:
+    """'; there are X, Y' in the words of an error: a table's columns, but for those that have no name."""
+    names = [str(name) for name in columns if str(name).strip()]
+    return f"; there are {', '.join(names[:30])}{', ...' * (len(names) > 30)}"
 
 
 def describe_keys(schema: type[BaseModel]) -> list[tuple[str, str, str]]:

@@ -13,9 +13,10 @@ class Progress(tqdm):
     def __init__(self, steps, **options):
         self.in_log = not sys.stderr.isatty()
         if self.in_log:
-            options |= {"mininterval": SECONDS_BETWEEN_LINES, "maxinterval": SECONDS_BETWEEN_LINES, "leave": False,
-                        "bar_format": "{desc}: {n_fmt} of {total_fmt} {unit}s after {elapsed}{postfix}"}
-        super().__init__(steps, **({"leave": False} | options))
+            options |= {
+                "mininterval": SECONDS_BETWEEN_LINES, "maxinterval": SECONDS_BETWEEN_LINES, "leave": False,
+                "bar_format": "{desc}: {n_fmt} of {total_fmt} {unit}s after {elapsed}, {remaining} left{postfix}"}
+        super().__init__(steps, **({"leave": False, "smoothing": 0} | options))  # 0: time left by the mean
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         if not self.in_log:

@@ -90,8 +90,8 @@ class RunDirectory:
                 write_table(self.path / f"{name}.csv", tables[name])
 
     def is_settled(self, settings: list[Setting]) -> bool:
-        """Whether the last process ended well, and results.csv is as new as all that is finished; not after a kill."""
-        files = [file for file in [self.path / RESULTS, *map(self.file, settings)] if file.exists()]
+        """Whether the last process ended well, and results.csv is as new as config and settings; not after a kill."""
+        files = [file for file in [self.path / RESULTS, self.path / CONFIG, *map(self.file, settings)] if file.exists()]
         return ([session["status"] for session in self.record()["sessions"]][-1:] == ["done"]
                 and max(files, key=lambda file: file.stat().st_mtime_ns, default=self.path / RESULTS).name == RESULTS)
 
@@ -149,7 +149,8 @@ def read_json(file: Path, keys: set[str]) -> dict[str, Any] | None:
 @contextmanager
 def open_run(run: RunDirectory, config: ScriptConfig, artifacts: list[Path], shard: tuple[int, int], overwrite: bool
              ) -> Iterator[None]:
-    """Begin or continue a run, or a shard of it; raises BadInput as check_run, or where another process does so."""
+    """Begin, extend or continue a run, or a shard of it; raises BadInput as check_run, or if another process does."""
+    content = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     try:
         if overwrite:
             with ExitStack() as locks:
@@ -160,13 +161,17 @@ def open_run(run: RunDirectory, config: ScriptConfig, artifacts: list[Path], sha
                     if file.exists():  # what was inside has moved with the run
                         set_aside(file)
         run.path.mkdir(parents=True, exist_ok=True)
+        with run.turn, ExitStack() as locks:
+            if check_run(config, artifacts):  # whoever knows the shorter lists would put its tables in place of ours
+                for lock in {*run.path.glob(".*lock")} - {Path(run.turn.lock_file)}:
+                    locks.enter_context(FileLock(lock, blocking=False))
+                write_text(run.path / CONFIG, content)
         lock = run.path / (".lock" if shard == (1, 1) else ".shard_{}_of_{}.lock".format(*shard))
         with FileLock(lock, blocking=False):
             with run.turn:
                 check_run(config, artifacts)
                 if not (run.path / CONFIG).exists():
-                    write_text(run.path / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False,
-                                                                 allow_unicode=True))
+                    write_text(run.path / CONFIG, content)
                 run.begun = (run.path / CONFIG).read_bytes()
             yield
     except Timeout:
@@ -174,8 +179,8 @@ def open_run(run: RunDirectory, config: ScriptConfig, artifacts: list[Path], sha
                        "another results_dir.") from None
 
 
-def check_run(config: ScriptConfig, artifacts: Iterable[Path] = (), overwrite: bool = False) -> None:
-    """Refuse folders that cannot be written, and a results_dir or artifacts that are another run's; raises BadInput."""
+def check_run(config: ScriptConfig, artifacts: Iterable[Path] = (), overwrite: bool = False) -> bool:
+    """Refuse what cannot be written or is another run's, by BadInput; say whether the run's lists get more values."""
     path = project_path(config.results_dir)
     for folder in (Path("~").expanduser(), PROJECT_ROOT):
         if folder.resolve().is_relative_to(path.resolve()):
@@ -195,7 +200,11 @@ def check_run(config: ScriptConfig, artifacts: Iterable[Path] = (), overwrite: b
                        "--overwrite, which sets it aside.")
     if begun and not overwrite:
         old, fields = read_yaml(path / CONFIG), type(config).model_fields
-        changed = [key for key, value in config.model_dump(mode="json", exclude=FREE_KEYS).items()
-                   if old.get(key, fields[key].default) != value]  # a key may be newer than the run
+        now = config.model_dump(mode="json", exclude=FREE_KEYS)
+        before = {key: old.get(key, fields[key].default) for key in now}  # a key may be newer than the run
+        changed = [key for key, value in before.items() if value != now[key] and not (
+            key.endswith("_list") and isinstance(value, list) and all(one in (now[key] or ()) for one in value))]
         if changed:
             raise BadInput(f"results_dir: {shown(path)} holds a run with another {', '.join(changed)}; {INSTEAD}.")
+        return before != now
+    return False

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from interp.runs.config import BadInput, require_file, shown, suggestion
+from interp.runs.config import BadInput, require_file, shown, suggestion, there_are
 from interp.tasks.functions import OPERATIONS, Rule, Task, column_names, variable_values
 
 
@@ -106,7 +106,8 @@ def read_data(key: str, path: str, columns: list[str]) -> pd.DataFrame:
 def require_columns(table: pd.DataFrame, columns: Iterable[str]) -> None:
     for column in columns:
         if column not in table:
-            raise BadInput(f"{table.attrs['source']} has no column '{column}'{suggestion(column, table)}.")
+            raise BadInput(f"{table.attrs['source']} has no column '{column}'{suggestion(column, table)}"
+                           f"{there_are(table)}.")
 
 
 def token_ids(table: pd.DataFrame, column: str = "data") -> Tensor:

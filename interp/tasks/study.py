@@ -141,9 +141,11 @@ class Study:
             loading.shuffle_weights(sublayer.maps.values(), setting.model_seed)
         return opened
 
-    def check_models(self, settings: Sequence[Setting]) -> None:
-        """Refuse what only an opened model shows; raises BadInput."""
-        for model, _, of_model in self.models(settings):
+    def check_models(self, settings: Sequence[Setting], answers: bool = False) -> None:
+        """Refuse what only an opened model shows, by BadInput; answers: print how often each answers correctly."""
+        for model, data, of_model in self.models(settings):
+            if answers:
+                self.report_answers(model, data, of_model[0])
             for setting in of_model:
                 if hasattr(setting, "operation"):
                     find_sublayer(model, setting.target_layer, setting.operation, getattr(
@@ -156,6 +158,25 @@ class Study:
         if sum(sizes) > count:
             what = "training sentences" if self.config.of_sentences else "rows of train_data_path"
             raise BadInput(f"{keys[0]}: {sizes[0]} and {keys[1]} {sizes[1]} are more than the {count} {what}.")
+
+    def report_answers(self, model: OpenModel, data: Data, setting: Setting) -> None:
+        """Print how often a model answers correctly on up to 200 rows of each test, by group and answer."""
+        path, seed, _ = self.model_key(setting)
+        tokenizer = loading.load_tokenizer("model_path", path) if self.config.of_sentences else None
+        print(f"{path}, model_seed {seed}: how often it answers correctly")
+        for name, examples in data.evaluated.items():
+            drawn = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0))[:200]
+            some = examples[drawn.to(examples.tokens.device)]
+            right, answers = model.is_right(model.final_states(some), some.answer).cpu(), some.answer.right.cpu()
+            words, counts = answers.unique(return_counts=True)
+            most = words[counts.argsort(descending=True, stable=True)[:10]]  # of numbers there are many
+            parts = {TEST if name == "iid" else name: torch.ones_like(right)}
+            parts |= {f"  group {group}": torch.isin(torch.arange(len(some)), rows.cpu())
+                      for group, rows in some.groups.items()}
+            parts |= {f"  answer {str(tokenizer.decode([word])).strip() if tokenizer else word}": answers == word
+                      for word in most.tolist()}
+            for part, rows in parts.items():
+                print(f"  {part:28} {right[rows].double().mean():.2f} of {rows.sum()}")
 
 
 def open_study(**keys) -> tuple[OpenModel, Data]:
@@ -389,7 +410,7 @@ def check_layers(model: PretrainedConfig, path: str, config: QuestionConfig, set
     key = next((name for name in LOCATION_KEYS if hasattr(setting, name)), "operation")
     if key != "operation" and site_of(setting).location == RESID_MID and family_of(model).parallel:
         raise BadInput(f"{key}_list: {path} has no {RESID_MID}: attention and MLP of a '{model.model_type}' model read "
-                       "the same residual stream.")
+                       f"the same residual stream; take {'mlp' if key == 'location' else 'resid_post'} instead.")
 
 
 def check_fits(key: str, examples: Examples, model: PretrainedConfig, answers: str = "the answer") -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from interp.methods.interchange.base import Interchange, SiteUnderStudy
 
-Weight = Annotated[Real, Field(ge=0)]  # of the number of weights kept, in the objective
+Weight = Annotated[Real, Field(ge=0)]
 
 
 class Options(BaseModel):
@@ -27,45 +27,49 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
+class RandomOptions(Options):
+    rank: Count | None = Field(None, description="how many directions, instead of the config's `rank`")
+
+
 class ProbeOptions(Options):
-    lr: Positive = 0.1  # of AdamW
-    num_epochs: Count = 100
-    batch_size: Count = 500  # at most
+    lr: Positive = Field(0.1, description="learning rate of AdamW")
+    num_epochs: Count = Field(100, description="epochs of training")
+    batch_size: Count = Field(500, description="examples in a batch, at most")
 
 
 class LeaceOptions(Options):
-    precision: Literal["float32", "float64"] = "float64"  # of the fit
-    shrinkage: bool = True  # of the covariance, concept-erasure's default; without it the interchange is lda's
+    precision: Literal["float32", "float64"] = Field("float64", description="of the fit")
+    shrinkage: bool = Field(True, description="of the covariance; without it the interchange is lda's")
 
 
 class CircuitOptions(Options):
-    lr: Positive = 0.001  # of AdamW
-    num_epochs: Count = 90
-    l0_lambda: Weight = 1e-6
+    lr: Positive = Field(0.001, description="learning rate of AdamW")
+    num_epochs: Count = Field(90, description="epochs of mask training")
+    l0_lambda: Weight = Field(1e-6, description="weight of the number of weights kept")
 
 
 class SelectedCircuitOptions(Options):
-    lr: Positive = 0.001  # of AdamW
-    num_epochs: Count = 90
-    weight: Positive | None = None  # l0_lambda; by default chosen on the select pairs
+    lr: Positive = Field(0.001, description="learning rate of AdamW")
+    num_epochs: Count = Field(90, description="epochs of mask training")
+    weight: Positive | None = Field(None, description="l0_lambda; by default chosen on the select pairs")
 
 
 class LearnedOptions(Options):
-    epochs: Count = 60
-    batch_size: Count = 128  # pairs
-    lr: Positive = 0.01  # of Adam
+    epochs: Count = Field(60, description="epochs of training")
+    batch_size: Count = Field(128, description="pairs in a batch")
+    lr: Positive = Field(0.01, description="learning rate of Adam")
 
 
 class DASOptions(LearnedOptions):
-    epochs: Count = 120
-    boundary_lr: Positive = 0.005  # of the width
-    orthogonal_map: Literal["cayley", "matrix_exp", "householder"] = "cayley"  # keeps the rotation orthogonal
+    epochs: Count = Field(120, description="epochs of training")
+    boundary_lr: Positive = Field(0.005, description="learning rate of the width")
+    orthogonal_map: Literal["cayley", "matrix_exp", "householder"] = Field("cayley", description="of the rotation")
 
 
 class NeuronMaskOptions(LearnedOptions):
-    mask_init: Real = 0.0  # what the mask parameters start at
-    max_temp: Positive = 200  # the temperature grows from 1 to this
-    l0_lambda: Weight = 1e-6
+    mask_init: Real = Field(0.0, description="what the mask parameters start at")
+    max_temp: Positive = Field(200, description="the temperature grows from 1 to this")
+    l0_lambda: Weight = Field(1e-6, description="weight of the number of weights kept")
 
 
 class Compared(NamedTuple):
@@ -85,7 +89,7 @@ class Compared(NamedTuple):
 INTERCHANGES: dict[str, Compared] = {
     "none": Compared("linear", "nothing"),
     "full": Compared("linear", "nothing"),
-    "random": Compared("linear", "nothing", ranked=True),
+    "random": Compared("linear", "nothing", RandomOptions, ranked=True),
     "pca": Compared("linear", "activations", ranked=True),
     "difference_in_means": Compared("linear", "variable", ranked=True),
     "lda": Compared("linear", "variable", ranked=True),
