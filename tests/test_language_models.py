@@ -122,7 +122,8 @@ WEIGHTS = "model.safetensors"
 @pytest.mark.parametrize("spoil, words", [
     (with_a_tensor("model.layers.0.mlp.up_proj.weight_scale_inv"), "up_proj.weight_scale_inv, which .* no place for"),
     (with_a_tensor("score.weight"), "score.weight, which a 'llama' model has no place for"),
-    (lambda folder: (folder / "adapter_config.json").write_text("{}"), "holds an adapter, adapter_config.json"),
+    *((lambda folder, name=name: (folder / name).write_text("{}"), f"holds an adapter, {name}")
+      for name in ("adapter_config.json", "adapters.safetensors", "lora.bin")),
     (with_config(architectures=["BertForMaskedLM"]), "fills gaps and does not continue a text"),
     (with_config(num_labels=10**9), "has num_labels 1000000000"),
     (with_config(num_hidden_layers=10**5), "has num_hidden_layers 100000"),

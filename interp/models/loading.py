@@ -170,9 +170,10 @@ def read_model(key: str, folder: Path, gguf: dict[str, str], **options) -> PreTr
         BadInput: files are broken, of another model, or hold something that the model has no place for.
     """
     where, config = shown(folder / gguf.get("gguf_file", "")), read_config(key, folder, gguf)
-    for file in folder.glob("adapter_*") if not gguf else ():
-        raise BadInput(f"{key}: {where} holds an adapter, {file.name}, beside the model; merge it into the weights, or "
-                       "move it away.")
+    for pattern in ("*adapter*", "*lora*", "*/adapter_config.json") if not gguf else ():
+        for file in folder.glob(pattern):
+            raise BadInput(f"{key}: {where} holds an adapter, {file.name}, beside the model; merge it into the "
+                           "weights, or move it away.")
     try:
         loaded: Any = loader_of(config).from_pretrained(
             folder, config=config, local_files_only=True, trust_remote_code=False, output_loading_info=True,
