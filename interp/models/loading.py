@@ -197,8 +197,7 @@ def read_model(key: str, folder: Path, gguf: dict[str, str], **options) -> PreTr
 
 def refuse_ignored(key: str, file: Path, model: PreTrainedModel) -> None:
     """Refuse a GGUF file that says something of the model that transformers does not read; raises BadInput."""
-    from gguf import GGUFReader  # an extra
-    reader = GGUFReader(file)
+    reader = importlib.import_module("gguf").GGUFReader(file)  # an extra
     family = str(reader.fields["general.architecture"].contents())
     processor = TENSOR_PROCESSORS.get(family, TensorProcessor)(config=model.config.to_dict())
     known = get_gguf_hf_weights_map(model, processor)
