@@ -5,7 +5,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from interp.models import open_model
-from interp.models.batches import batches_of, trees_of
+from interp.models.batches import NODES, batches_of, trees_of
 from interp.models.examples import Answer, Examples, from_rows, rows_of
 from interp.models.family import family_of
 from interp.models.open_model import OpenModel, Site, alike, in_batches
@@ -75,6 +75,12 @@ def test_masks_that_do_not_cover_an_mlp_of_experts_are_refused(kind, shape, word
     with pytest.raises(BadInput, match=f"the mlp of layer 1 in a '{kind}' model has weights, such as .*{words}"):
         find_sublayer(model, 1, "mlp")
     assert find_sublayer(model, 1, "mlp", partial=True).maps
+
+
+def test_a_row_longer_than_a_tree_is_opened():
+    tokens, last = from_rows([[1, 2, 3], [4] * (NODES + 8)])
+    model = opened(random_model("gpt2", n_positions=NODES + 8), Examples(tokens, last, last, {}, Answer(last)))
+    assert model.shares and model.suffix == {"resid_pre", "resid_mid", "resid_post"}
 
 
 def test_a_single_wrong_row_is_not_averaged_away(generator):

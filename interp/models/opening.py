@@ -142,7 +142,7 @@ def prefixes_are_shared(model: OpenModel, few: Examples) -> bool:
     begin with: a family may look at how far that is.
     """
     start = max(rows_of(few), key=len)[:-1]
-    rows = [[*start, token] for token in range(min(model.model.config.vocab_size, NODES - len(start)))]
+    rows = [[*start, token] for token in range(min(model.model.config.vocab_size, max(2, NODES - len(start))))]
     tokens, last = from_rows(rows, model.device)
     alike_rows = Examples(tokens, last, last, {}, Answer(last))
     sharing = model.with_ways(shares=True)
