@@ -70,9 +70,8 @@ def find_sublayer(model: OpenModel, layer: int, operation: str, partial: bool = 
     if not maps:
         raise BadInput(f"operation_list: the {operation} of layer {layer} in a '{model.kind}' "
                        "model has no linear maps to mask.")
-    covered = [id(linear.weight) for linear in maps.values()]
     for name, weight in module.named_parameters() if module and not partial else ():
-        if weight.dim() > 1 and id(weight) not in covered:  # an expert's, a router's
+        if weight.dim() > 1 and name.removesuffix(".weight") not in maps:  # an expert's, a router's
             raise BadInput(f"operation_list: the {operation} of layer {layer} in a '{model.kind}' model has weights, "
                            f"such as {name}, that masks over {', '.join(maps)} do not cover; circuit_probing.py takes "
                            "this part alone with 'partial_sublayers: true'.")

@@ -42,15 +42,16 @@ class LeaceOptions(Options):
     shrinkage: bool = Field(True, description="of the covariance; without it the interchange is lda's")
 
 
-class CircuitOptions(Options):
+class MaskTraining(Options):
     lr: Positive = Field(0.001, description="learning rate of AdamW")
     num_epochs: Count = Field(90, description="epochs of mask training")
+
+
+class CircuitOptions(MaskTraining):
     l0_lambda: Weight = Field(1e-6, description="weight of the number of weights kept")
 
 
-class SelectedCircuitOptions(Options):
-    lr: Positive = Field(0.001, description="learning rate of AdamW")
-    num_epochs: Count = Field(90, description="epochs of mask training")
+class SelectedCircuitOptions(MaskTraining):
     weight: Positive | None = Field(None, description="l0_lambda; by default chosen on the select pairs")
 
 
