@@ -100,7 +100,7 @@ from interp.tasks.study import Data, Study, accuracies, at_sites, check_batch
 
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Study:
     """Read the data and each model's configuration; refuse what does not fit together."""
-    study = Study(config, settings, device, extra=LM_KEYS.values() if config.of_two_tasks else ())
+    study = Study(config, settings, device, extra=LM_KEYS.values() if config.of_two_tasks else (), masks=True)
     for setting in settings:
         check_batch(setting.batch_size, len(study.data(setting).train))
     if config.gif and len(study.data(settings[0]).tests["test"]) < 2:

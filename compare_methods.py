@@ -123,7 +123,8 @@ def prepare(config: Config, settings: list[Setting], device: torch.device) -> St
     counterfactuals = {
         name: Counterfactual((label[0], label[1], label[2]) if isinstance(label, list) else label, f"counter_{name}")
         for name, label in config.counterfactual_labels.items()}
-    study = Study(config, settings, device, counterfactuals=counterfactuals, paired=config.of_sentences)
+    study = Study(config, settings, device, counterfactuals=counterfactuals, paired=config.of_sentences,
+                  masks=any(name.startswith(("circuit", "neuron")) for name in config.method_list))
     study.check_portions("n_fit", "n_select")
     if config.only_right and not config.of_sentences:
         study.data_by_key = {key: with_source_answers(data) for key, data in study.data_by_key.items()}
@@ -146,8 +147,7 @@ def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple
         both = {name: split.pairs.both() for name, split in splits.items()}
         sites = list(grouped(of_variable, site_of))
         forward = {name: forward_from(model, split.pairs.base, sites) for name, split in splits.items()}
-        with_circuits = any(name.startswith(("circuit", "neuron")) for name in config.method_list)
-        for of_site, activations, entering in at_sites(model, of_variable, both, with_circuits):
+        for of_site, activations, entering in at_sites(model, of_variable, both, study.masks):
             site = site_of(of_site[0])
             pairs = {name: pairs_at_site(model, split.pairs, variable, site, activations[name], forward[name][site],
                                          entering.get(name)) for name, split in splits.items()}

@@ -13,8 +13,8 @@ from transformers import PretrainedConfig
 
 from interp.models import loading
 from interp.models.examples import Answer, Examples, Pairs
-from interp.models.family import family_of
-from interp.models.open_model import GIB, RESID_MID, RESID_PRE, OpenModel, Site, warn
+from interp.models.family import ATTENTION, MLP, family_of
+from interp.models.open_model import GIB, RESID_MID, RESID_POST, RESID_PRE, OpenModel, Site, warn
 from interp.models.opening import open_model
 from interp.models.sublayers import find_sublayer
 from interp.runs.config import BadInput
@@ -69,7 +69,8 @@ class Study:
     """A config's data and models, read and checked when made.
 
     counterfactuals: the columns that pair sequences, by variable. paired: whether sentences are paired with sources.
-    extra: config keys of further sequences to evaluate answers on. notes: what to know about how sentences are read.
+    extra: config keys of further sequences to evaluate answers on. masks: whether sublayers are masked. notes: what to
+    know about how sentences are read.
 
     Raises:
         BadInput: the data are missing, or do not fit each other, the keys or the models.
@@ -77,8 +78,8 @@ class Study:
 
     def __init__(self, config: QuestionConfig, settings: Sequence[Setting], device: torch.device, *,
                  counterfactuals: dict[str, Counterfactual] | None = None, paired: bool = False,
-                 extra: Collection[str] = ()):
-        self.config, self.device = config, device
+                 extra: Collection[str] = (), masks: bool = False):
+        self.config, self.device, self.masks = config, device, masks
         self.data_by_key: dict[tuple, Data] = {}
         self.notes: list[str] = []
         for path, of_model in grouped(settings, self.path).items():
@@ -120,7 +121,7 @@ class Study:
                 yield model, self.data(of_data[0]), of_data
 
     def model_key(self, setting: Setting) -> tuple:
-        shuffled = (setting.target_layer, location_of(setting)) if self.config.layer_reinit is True else None
+        shuffled = (setting.target_layer, operation_of(setting)) if self.config.layer_reinit is True else None
         return self.path(setting), setting.model_seed, shuffled
 
     def open(self, setting: Setting, shuffled: tuple[int, str] | None) -> OpenModel:
@@ -137,7 +138,7 @@ class Study:
                 raise
             raise BadInput(f"model_path: {path} cannot be opened: {loading.first_line(error)}.") from None
         if shuffled:
-            sublayer = find_sublayer(opened, shuffled[0], "mlp" if shuffled[1] in ("mlp", "resid_post") else "attn")
+            sublayer = find_sublayer(opened, *shuffled)
             loading.shuffle_weights(sublayer.maps.values(), setting.model_seed)
         return opened
 
@@ -146,10 +147,9 @@ class Study:
         for model, data, of_model in self.models(settings):
             if answers:
                 self.report_answers(model, data, of_model[0])
-            for setting in of_model:
-                if hasattr(setting, "operation"):
-                    find_sublayer(model, setting.target_layer, setting.operation, getattr(
-                        self.config, "partial_sublayers", False))
+            for setting in of_model if self.masks else ():
+                find_sublayer(model, setting.target_layer, operation_of(setting), getattr(
+                    self.config, "partial_sublayers", False))
 
     def check_portions(self, *keys: str) -> None:
         """Refuse portions of train, of the sizes that these keys give, beyond its rows; raises BadInput."""
@@ -256,6 +256,11 @@ def position_key(setting: Setting) -> str:
 
 def location_of(setting: Setting) -> str:
     return next(getattr(setting, name) for name in LOCATION_KEYS if hasattr(setting, name))
+
+
+def operation_of(setting: Setting) -> str:
+    """The sublayer of a setting, or the one that writes to its site."""
+    return MLP if location_of(setting) in (MLP, RESID_POST) else ATTENTION
 
 
 def site_of(setting: Setting) -> Site:
