@@ -20,8 +20,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from interp.runs.command_line import answer_early
-from interp.runs.config import Count, DataFile, NonEmpty, NonNegative, Positive, Whole
-from interp.tasks.keys import QuestionConfig
+from interp.runs.config import Count, DataFile, NonEmpty, NonNegative, Positive
+from interp.tasks.keys import Locations, QuestionConfig
 
 OTHER_KEYS = {"train": "t2_train_data_path", "test": "t2_test_data_path"}
 
@@ -31,9 +31,7 @@ class Config(QuestionConfig):
     multitask: bool = Field(False, description="erase from another task's activations too")
     t2_train_data_path: DataFile | None = Field(None, description="with multitask: the other task's data to train on")
     t2_test_data_path: DataFile | None = Field(None, description="with multitask: the other task's data to test on")
-    target_position_list: NonEmpty[Whole] = Field([-1], description="the position of sequences, -1 for the last")
-    residual_location_list: NonEmpty[Literal["resid_mid", "resid_post"]] = Field(description=(
-        "after attention, after the MLP"))
+    residual_location_list: Locations
     lr_list: NonEmpty[Positive] = Field([0.1], description="learning rate of the probe that reads before and after")
     num_epochs: Count = Field(100, description="its full-batch steps")
     precision_list: NonEmpty[Literal["float64", "float32"]] = Field(["float64"], description=(
@@ -67,11 +65,10 @@ from torch import Tensor
 from interp.experiment import Outcome, Script, main
 from interp.methods.erasure import decodability, erased_rank, fit_eraser, random_eraser
 from interp.models.examples import Examples
-from interp.models.open_model import ForwardFrom, OpenModel, in_batches
-from interp.models.suffix import forward_from
+from interp.models.open_model import OpenModel, in_batches
 from interp.runs.config import BadInput
 from interp.runs.settings import Setting
-from interp.tasks.study import Data, Study, accuracies, at_sites, check_range, site_of
+from interp.tasks.study import AtSite, Data, Study, accuracies, at_sites, check_range
 
 
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Study:
@@ -91,14 +88,12 @@ def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple
     """Of each model read the activations of all splits at every site, and erase the variable there."""
     for model, data, of_model in study.models(settings):
         splits = splits_of(config, data)
-        sites = [site_of(setting) for setting in of_model]
-        forward = {name: forward_from(model, examples, sites) for name, examples in splits.items()}
         clean = {name: model.final_states(examples) for name, examples in splits.items()}
-        for of_site, activations, _ in at_sites(model, of_model, splits):
-            above = {name: forward[name][site_of(of_site[0])] for name in splits}
-            for setting in of_site:
-                erasure = Erasure(config, setting, model, splits, activations, above, clean)
-                yield setting, Outcome(erase(config, erasure, data))
+        for at in at_sites(model, of_model, splits, forward=splits):
+            for setting in at.settings:
+                metrics = erase(config, Erasure(config, setting, model, at, clean), data)
+                yield setting, Outcome(metrics | ({"n_without_position": at.missing["test"]}
+                                                  if config.of_sentences else {}))
 
 
 def splits_of(config: Config, data: Data) -> dict[str, Examples]:
@@ -116,11 +111,11 @@ def splits_of(config: Config, data: Data) -> dict[str, Examples]:
 class Erasure:
     """One setting's activations by split, and metrics before and after erasing the variable from them."""
 
-    def __init__(self, config: Config, setting: Setting, model: OpenModel, splits: dict[str, Examples],
-                 activations: dict[str, Tensor], forward: dict[str, ForwardFrom], clean: dict[str, Tensor]):
-        self.config, self.setting, self.model, self.splits = config, setting, model, splits
-        self.activations, self.forward, self.clean = activations, forward, clean
-        self.n_classes = 1 + max(int(examples.variables[config.variable_name].max()) for examples in splits.values()
+    def __init__(self, config: Config, setting: Setting, model: OpenModel, at: AtSite, clean: dict[str, Tensor]):
+        self.config, self.setting, self.model, self.splits = config, setting, model, at.shown
+        self.activations, self.forward = at.activations, at.forward
+        self.clean = {name: clean[name][rows] for name, rows in at.rows.items()}
+        self.n_classes = 1 + max(int(examples.variables[config.variable_name].max()) for examples in at.shown.values()
                                  if config.variable_name in examples.variables)
 
     def fit(self, split: str) -> LeaceEraser:

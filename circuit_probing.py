@@ -24,7 +24,6 @@ LM_KEYS = {"same": "lm_same_task_path", "different": "lm_different_task_path"}
 
 
 class Config(QuestionConfig):
-    probe_index_list: NonEmpty[Whole] = Field([-1], description="the probed position of sequences, -1 for the last")
     operation_list: NonEmpty[Literal["attn", "mlp"]] = Field(description="the sublayers")
     lr_list: NonEmpty[Positive] = Field(description="learning rate of AdamW")
     batch_size_list: NonEmpty[Annotated[Whole, Field(ge=2)]] = Field(description=(
@@ -38,6 +37,8 @@ class Config(QuestionConfig):
     lm_same_task_path: DataFile | None = Field(None, description=(
         "with two tasks: data of this one to evaluate answers on"))
     lm_different_task_path: DataFile | None = Field(None, description="with two tasks: data of the other task")
+    ablate_at: Literal["everywhere", "position"] = Field("everywhere", description=(
+        "ablate circuits at all tokens, or leave out what they add at the position alone"))
     num_random_ablations: NonNegative = Field(0, description="how many times to ablate as many random neurons")
     save_models: bool = Field(False, description="save the circuits")
     model_dir: Text | None = Field(None, description="where to save them")
@@ -70,8 +71,8 @@ if __name__ == "__main__":  # before what follows loads torch, which takes secon
     answer_early("circuit_probing", Config)
 
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ from interp.methods.probes import majority_accuracy
 from interp.methods.table import ABLATION_COLUMNS
 from interp.models.examples import Examples
 from interp.models.loading import load_tokenizer
-from interp.models.open_model import RESID_PRE, OpenModel
+from interp.models.open_model import RESID_PRE, OpenModel, in_batches
 from interp.models.replay import Replay, all_updates, replay
 from interp.models.sublayers import Masks, Sublayer, find_sublayer, masked
 from interp.models.suffix import final_states_from
@@ -95,7 +96,7 @@ from interp.plotting import UpdateAnimation
 from interp.runs.config import BadInput, project_path
 from interp.runs.files import write_table
 from interp.runs.settings import Setting, saved_files, setting_name
-from interp.tasks.study import Data, Study, accuracies, at_sites, check_batch
+from interp.tasks.study import AtSite, Data, Study, accuracies, at_sites, check_batch
 
 
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Study:
@@ -117,25 +118,18 @@ artifacts = partial(saved_files, "circuit")
 class AtSublayer:
     """A sublayer, and what it is asked with.
 
-    splits: what a circuit is learned from and read in. evaluated: what the model's answers are evaluated on, by the
-    name that columns carry. entering, entering_evaluated: the residual stream that enters the layer there,
-    (rows, T, d_model). full: of what is evaluated, the unablated model's final hidden states, (rows, d_model).
+    replays: by split, the sublayer on the rows that a circuit is learned from and read in. labels: the variable there,
+    (rows,). evaluated: what the model's answers are evaluated on, by the name that columns carry. full: the unablated
+    model's final hidden states there, (rows, d_model). without: what they are without the neurons that masks ablate.
     """
 
     model: OpenModel
     sublayer: Sublayer
-    splits: dict[str, Examples]
-    entering: dict[str, Tensor]
+    replays: dict[str, Replay]
+    labels: dict[str, Tensor]
     evaluated: dict[str, Examples]
-    entering_evaluated: dict[str, Tensor]
     full: dict[str, Tensor]
-
-    def without(self, masks: Masks) -> dict[str, Tensor]:
-        """The final hidden states of everything that is evaluated, without the neurons that the masks ablate."""
-        with masked(self.sublayer, masks):
-            return {name: final_states_from(self.model, examples, self.sublayer.layer, self.entering_evaluated[name])
-                    if RESID_PRE in self.model.suffix else self.model.final_states(examples)
-                    for name, examples in self.evaluated.items()}
+    without: Callable[[Masks], dict[str, Tensor]]
 
 
 def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple[Setting, Outcome]]:
@@ -144,16 +138,36 @@ def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple
     for model, data, of_model in study.models(settings):
         splits, evaluated = {"train": data.train, **data.tests}, evaluated_by(config, data)
         full = {name: model.final_states(examples) for name, examples in evaluated.items()}
-        # rows that are both learned from or read in, and evaluated, are read once
-        read_as = {name: next((split for split in splits if splits[split] is examples), f"evaluated {name}")
-                   for name, examples in evaluated.items()}
-        read = splits | {read_as[name]: examples for name, examples in evaluated.items()}
-        for of_site, _, entering in at_sites(model, of_model, read, entering=True, at_once=at_once):
-            sublayer = find_sublayer(model, of_site[0].target_layer, of_site[0].operation, config.partial_sublayers)
-            at = AtSublayer(model, sublayer, splits, entering, evaluated,
-                            {name: entering[read_as[name]] for name in evaluated}, full)
-            for setting in of_site:
-                yield setting, probe_sublayer(config, setting, at, study.path(setting))
+        keys = {name: f"evaluated {name}" for name in evaluated}  # of these rows among all that are read
+        shown = splits | {keys[name]: examples for name, examples in evaluated.items()}
+        forward = keys.values() if config.ablate_at == "position" else ()
+        for at in at_sites(model, of_model, shown, forward, entering=True, at_once=at_once):
+            of_site = at_sublayer(config, model, at, [*splits], keys, full)
+            for setting in at.settings:
+                outcome = probe_sublayer(config, setting, of_site, study.path(setting))
+                missing = {"n_without_position": at.missing["test"]} if config.of_sentences else {}
+                yield setting, replace(outcome, metrics=outcome.metrics | missing)
+
+
+def at_sublayer(config: Config, model: OpenModel, at: AtSite, splits: list[str], keys: dict[str, str],
+                full: dict[str, Tensor]) -> AtSublayer:
+    """keys: of what is evaluated, by its name. full: the unablated model's final hidden states of all these rows."""
+    setting = at.settings[0]
+    sublayer = find_sublayer(model, setting.target_layer, setting.operation, config.partial_sublayers)
+    replays = {key: replay(model, sublayer, at.shown[key], at.entering[key]) for key in (*splits, *at.forward)}
+
+    def without(masks: Masks) -> dict[str, Tensor]:
+        if config.ablate_at == "position":  # the masked sublayer's update in the place of its own
+            return {name: in_batches(at.forward[key], all_updates(replays[key], masks, len(at.rows[key])))
+                    for name, key in keys.items()}
+        with masked(sublayer, masks):
+            return {name: final_states_from(model, at.shown[key], sublayer.layer, at.entering[key])
+                    if RESID_PRE in model.suffix else model.final_states(at.shown[key]) for name, key in keys.items()}
+
+    return AtSublayer(model, sublayer, {name: replays[name] for name in splits},
+                      {name: at.shown[name].variables[config.variable_name] for name in splits},
+                      {name: at.shown[key] for name, key in keys.items()},
+                      {name: full[name][at.rows[key]] for name, key in keys.items()}, without)
 
 
 def evaluated_by(config: Config, data: Data) -> dict[str, Examples]:
@@ -167,10 +181,8 @@ def evaluated_by(config: Config, data: Data) -> dict[str, Examples]:
 
 def probe_sublayer(config: Config, setting: Setting, at: AtSublayer, path: str) -> Outcome:
     """Find one sublayer's circuit for the variable; measure what it holds and what it does. path: the model's."""
-    labels = {name: examples.variables[config.variable_name] for name, examples in at.splits.items()}  # (rows,) each
-    train, test, everything = labels["train"], labels["test"], at.sublayer.full_masks()
-    replays = {name: replay(at.model, at.sublayer, examples, at.entering[name])
-               for name, examples in at.splits.items()}
+    labels, replays, everything = at.labels, at.replays, at.sublayer.full_masks()
+    train, test = labels["train"], labels["test"]  # (rows,) each
     animation = Animation(config, test, replays["test"], everything) if config.gif else None
 
     shuffling = torch.Generator().manual_seed(setting.model_seed)

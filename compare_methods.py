@@ -17,7 +17,7 @@ from interp.methods.interchange.registry import INTERCHANGES, fit
 from interp.runs.command_line import answer_early
 from interp.runs.config import Count, NonEmpty, NonNegative, Text, suggestion
 from interp.tasks.functions import OPERATIONS
-from interp.tasks.keys import QuestionConfig
+from interp.tasks.keys import Location, Locations, QuestionConfig
 
 PLAIN = ("none", "full", "random")  # methods without a random control: they are controls, or have no size
 NO_CONTROL: dict[str, Any] = dict.fromkeys((
@@ -25,8 +25,7 @@ NO_CONTROL: dict[str, Any] = dict.fromkeys((
 
 
 class Config(QuestionConfig):
-    residual_location_list: NonEmpty[Literal["resid_mid", "resid_post"]] = Field(description=(
-        "after attention, after the MLP"))
+    residual_location_list: Locations
     variable_list: NonEmpty[Text] = Field(description="the columns of the variables")
     method_list: NonEmpty[Text] = Field(description="the methods: names of interp/methods/interchange/registry.py")
     method_options: dict[str, dict[str, Any]] = Field({}, description=(
@@ -36,7 +35,7 @@ class Config(QuestionConfig):
         "or one fewer than the classes"))
     counterfactual_labels: dict[str, Text | list[Text]] = Field({}, description=(
         "sequences: for each variable the column of its counterfactual answers, or a rule [x, y, op] of columns"))
-    ground_truth: dict[str, list[Literal["resid_mid", "resid_post"]]] | None = Field(None, description=(
+    ground_truth: dict[str, list[Location]] | None = Field(None, description=(
         "where it is known: for each variable the sites that carry it (none: []); goes into the table"))
     n_fit: Count = Field(2500, description="training rows that methods are fitted on")
     n_select: Count = Field(1000, description="others that ranks and epochs are chosen on")
@@ -80,6 +79,10 @@ class Config(QuestionConfig):
             if isinstance(label, list) and (len(label) != 3 or label[2] not in OPERATIONS):
                 raise ValueError(f"the key 'counterfactual_labels' gives '{name}' {label}, which is no rule [x, y, op] "
                                  f"with one of {' '.join(OPERATIONS)}")
+        if "resid_pre" in self.residual_location_list:
+            for name in (name for name in self.method_list if INTERCHANGES[name].module == "circuit"):
+                raise ValueError(f"the key 'residual_location_list': no sublayer of the layer writes to resid_pre, and "
+                                 f"'{name}' masks one; leave one of the two out")
         if self.ground_truth is not None:
             for name in self.variable_list:
                 if name not in self.ground_truth:
@@ -112,10 +115,9 @@ from interp.methods.comparison import (
 from interp.methods.interchange.base import Interchange, Pairs, SiteUnderStudy
 from interp.methods.masks import ImpossibleAblation
 from interp.models.open_model import OpenModel
-from interp.models.suffix import forward_from
 from interp.runs.settings import Setting, saved_files
 from interp.statistics import interval, rank_among
-from interp.tasks.study import Counterfactual, Study, at_sites, grouped, site_of
+from interp.tasks.study import Counterfactual, Study, at_sites
 
 
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Study:
@@ -144,15 +146,12 @@ def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple
             data, variable, config.n_fit, config.n_select, config.data_seed).items()}
         # the answer depends on this variable alone, so that exchanging everything is the most that can be done
         alone = config.of_sentences and data.changes
-        both = {name: split.pairs.both() for name, split in splits.items()}
-        sites = list(grouped(of_variable, site_of))
-        forward = {name: forward_from(model, split.pairs.base, sites) for name, split in splits.items()}
-        for of_site, activations, entering in at_sites(model, of_variable, both, study.masks):
-            site = site_of(of_site[0])
-            pairs = {name: pairs_at_site(model, split.pairs, variable, site, activations[name], forward[name][site],
-                                         entering.get(name)) for name, split in splits.items()}
-            trial = set_up(config, splits["test"], pairs, variable, alone)
-            for setting in of_site:
+        for at in at_sites(model, of_variable, {name: split.pairs for name, split in splits.items()}, forward=splits,
+                           entering=study.masks):
+            pairs = {name: pairs_at_site(model, at.shown[name], variable, at.site, at.activations[name],
+                                         at.forward[name], at.entering.get(name)) for name in splits}
+            trial = set_up(config, splits["test"].of(at.rows["test"]), pairs, variable, alone, at.missing["test"])
+            for setting in at.settings:
                 yield setting, compare(config, setting, trial, study.path(setting))
 
 
@@ -163,7 +162,7 @@ class Trial:
     same: test bases whose sources share the variable. clean: the test bases' final hidden states without intervention,
     (n, d_model). full_hits: whether exchanging everything gives the counterfactual answer, (n,); None if the answer
     depends on more than the variable. controls: by supervision, the site with permuted labels or arbitrary answers, and
-    the test pairs relabelled likewise.
+    the test pairs relabelled likewise. missing: how many test pairs lack the position.
     of_rank: the accuracies of random directions, which are the same for all methods of a rank.
     """
 
@@ -174,6 +173,7 @@ class Trial:
     split: Split
     full_hits: Tensor | None
     controls: dict[str, tuple[SiteUnderStudy, Pairs]]
+    missing: int
     of_rank: dict[int | None, list[float]]
 
     @property
@@ -192,12 +192,12 @@ class Trial:
 
 
 @torch.no_grad()
-def set_up(config: Config, split: Split, pairs: dict[str, Pairs], variable: str, alone: bool) -> Trial:
+def set_up(config: Config, split: Split, pairs: dict[str, Pairs], variable: str, alone: bool, missing: int) -> Trial:
     test = pairs["test"]
     site = site_under_study(pairs["fit"], pairs["select"], test, variable)
     full_hits = site.model.is_right(test.states(test.source_activations), test.counterfactual) if alone else None
     controls = control_tasks(site, test, config.data_seed) if config.selectivity else {}
-    return Trial(site, test, sharing_pairs(test, config.data_seed), split.clean, split, full_hits, controls, {})
+    return Trial(site, test, sharing_pairs(test, config.data_seed), split.clean, split, full_hits, controls, missing, {})
 
 
 # ------------------------------------------------------------------------------ the method
@@ -211,6 +211,7 @@ def compare(config: Config, setting: Setting, trial: Trial, path: str) -> Outcom
                 **random_control(config, setting, trial, found, pairs["hit"]),
                 "selectivity": selectivity(config, setting, trial, found, metrics["log_odds_mean"]),
                 "exceeds_full": exceeds_full(trial, pairs["hit"])}
+    metrics |= {"n_without_position": trial.missing} if config.of_sentences else {}
     for file in artifacts(config, setting):
         found.save(file, {"model_path": path, **setting._asdict()})
     return Outcome(metrics, {"pairs": [dict(zip(pairs, row)) for row in zip(*(

@@ -9,20 +9,17 @@
    variable has in its source, patch it in, run the rest of the model, and see what it answers.
 """
 
-from typing import Literal
 
 from pydantic import Field, model_validator
 
 from interp.runs.command_line import answer_early
 from interp.runs.config import Count, NonEmpty, Positive, Text, Whole
-from interp.tasks.keys import QuestionConfig
+from interp.tasks.keys import Locations, QuestionConfig
 
 
 class Config(QuestionConfig):
     n_classes: Count | None = Field(None, description="classes of the probe; by default as many as train has")
-    target_position_list: NonEmpty[Whole] = Field([-1], description="the position of sequences, -1 for the last")
-    residual_location_list: NonEmpty[Literal["resid_mid", "resid_post"]] = Field(description=(
-        "after attention, after the MLP"))
+    residual_location_list: Locations
     lr_list: NonEmpty[Positive] = Field(description="learning rate of AdamW")
     batch_size_list: NonEmpty[Count] = Field(description="examples in a batch")
     num_epochs: Count = Field(description="epochs of probe training")
@@ -78,17 +75,16 @@ from interp.methods.probes import (
 )
 from interp.models.examples import Examples, Pairs
 from interp.models.open_model import ForwardFrom, OpenModel, in_batches
-from interp.models.suffix import forward_from
 from interp.runs.config import BadInput
 from interp.runs.settings import Setting
 from interp.tasks.study import (
+    AtSite,
     Counterfactual,
-    Data,
     Study,
     at_sites,
+    bases_of,
     check_batch,
     check_range,
-    site_of,
     vanilla_accuracies,
 )
 
@@ -120,45 +116,43 @@ def classes_of(config: Config, train: Examples) -> int:
 def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple[Setting, Outcome]]:
     """Of each model read the activations of train and tests at every site, and probe them."""
     for model, data, of_model in study.models(settings):
-        sites = [site_of(setting) for setting in of_model]
-        tests = data.tests if config.counterfactual_embeddings else {}
-        forward = {name: forward_from(model, examples, sites) for name, examples in tests.items()}
-        clean = {name: model.final_states(examples) for name, examples in tests.items()}
-        vanilla = vanilla_accuracies(model, data) if config.of_sentences else {}
-        for of_site, activations, _ in at_sites(model, of_model, {"train": data.train, **data.tests}):
-            above = {name: forward[name][site_of(of_site[0])] for name in tests}
-            for setting in of_site:
-                metrics, tables = probe(config, setting, model, data, activations, above, clean)
-                yield setting, Outcome(metrics | vanilla, tables)
+        patched = {name: data.pairs[name] for name in data.tests} if config.counterfactual_embeddings else {}
+        splits: dict[str, Examples | Pairs] = {"train": data.train, **data.tests, **patched}
+        clean = {name: model.final_states(pairs.base) for name, pairs in patched.items()}
+        vanilla = vanilla_accuracies(model, data, config.position_list) if config.of_sentences else {}
+        for at in at_sites(model, of_model, splits, forward=clean):
+            for setting in at.settings:
+                metrics, tables = probe(config, setting, model, at, clean)
+                of_position = vanilla[setting.position] | {"n_without_position": at.missing["test"]} if vanilla else {}
+                yield setting, Outcome(metrics | of_position, tables)
 
 
-def probe(config: Config, setting: Setting, model: OpenModel, data: Data, activations: dict[str, Tensor],
-          forward: dict[str, ForwardFrom], clean: dict[str, Tensor]
+def probe(config: Config, setting: Setting, model: OpenModel, at: AtSite, clean: dict[str, Tensor]
           ) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
     """Train one probe; measure what it reads and, with counterfactual embeddings, whether the model uses it.
 
-    activations: by split, (rows, d_model). forward: of each test, the model above the site. clean: of each test, the
-    final hidden states without intervention, (rows, d_model).
+    clean: of each test that is patched, the final hidden states without intervention, (all rows, d_model).
     """
-    train = data.train.variables[config.variable_name]  # (rows,)
-    classifier = build_probe(model.d_model, classes_of(config, data.train), config.intermediate_size,
+    shown = {name: bases_of(split) for name, split in at.shown.items()}
+    values = {name: examples.variables[config.variable_name] for name, examples in shown.items()}  # (rows,) each
+    activations = {name: at.activations[name][:len(examples)] for name, examples in shown.items()}  # of bases
+    classifier = build_probe(model.d_model, classes_of(config, shown["train"]), config.intermediate_size,
                              setting.model_seed).to(model.device)
     shuffling = torch.Generator().manual_seed(setting.model_seed)
-    train_probe(classifier, activations["train"], train, lr=setting.lr, batch_size=setting.batch_size,
+    train_probe(classifier, activations["train"], values["train"], lr=setting.lr, batch_size=setting.batch_size,
                 num_epochs=config.num_epochs, generator=shuffling)
 
     # as the published values: train without its incomplete batch, loss as the mean over batches
-    train_loss, train_acc = evaluate_probe(classifier, activations["train"], train,
-                                           shuffled_batches(len(train), setting.batch_size, shuffling))
+    train_loss, train_acc = evaluate_probe(classifier, activations["train"], values["train"],
+                                           shuffled_batches(len(shown["train"]), setting.batch_size, shuffling))
     metrics, tables = {"train_loss": train_loss, "train_acc": train_acc}, dict[str, list[dict[str, Any]]]()
-    for name, examples in data.tests.items():
-        values = examples.variables[config.variable_name]
-        loss, share = evaluate_probe(classifier, activations[name], values, batch_size=setting.batch_size)
+    for name in (name for name in shown if name != "train"):
+        loss, share = evaluate_probe(classifier, activations[name], values[name], batch_size=setting.batch_size)
         metrics |= {f"{name}_loss": loss, f"{name}_acc": share,
-                    f"majority_{name}_acc": majority_accuracy(train, values)}
-    for name, above in forward.items():
-        effects, rows = try_counterfactuals(config, model, classifier, data.pairs[name], activations[name], above,
-                                            clean[name])
+                    f"majority_{name}_acc": majority_accuracy(values["train"], values[name])}
+    for name, forward in at.forward.items():
+        effects, rows = try_counterfactuals(config, model, classifier, at.shown[name], activations[name], forward,
+                                            clean[name][at.rows[name]])
         prefix = "counterfactual_" if name == "test" else f"{name}_counterfactual_"
         metrics |= {f"{prefix}{measure}": value for measure, value in effects.items()}
         if config.save_examples:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, PreTrainedModel, PreTrainedTokenizerFast
 
 from interp.methods.optimize import optimize
-from interp.models.examples import Answer, Examples, from_rows
+from interp.models.examples import EVERYWHERE, Answer, Examples, from_rows
 from interp.models.open_model import OpenModel, Site
 from interp.models.replay import Replay, all_updates, replay
 from interp.models.sublayers import find_sublayer, masked, random_masks
@@ -86,9 +86,8 @@ def sites_of(model: OpenModel, *locations: str) -> list[Site]:
 
 def replayed(model: OpenModel, examples: Examples, layer: int, operation: str) -> Replay:
     """A sublayer on examples, by the way that a run would take."""
-    below = Site(layer, "resid_pre")
-    return replay(model, find_sublayer(model, layer, operation), examples, model.activations(
-        examples, [], [below])[below])
+    below = Site(layer, "resid_pre", EVERYWHERE)
+    return replay(model, find_sublayer(model, layer, operation), examples, model.activations(examples, [below])[below])
 
 
 def everything(model: OpenModel, examples: Examples) -> dict[str, Tensor]:
@@ -101,8 +100,8 @@ def everything(model: OpenModel, examples: Examples) -> dict[str, Tensor]:
         found[f"from {site}"] = forward(moved, rows)
         [found[f"gradient {site}"]] = torch.autograd.grad(found[f"from {site}"].pow(3).sum(), moved)
     for layer, operation in SUBLAYERS:
-        sublayer, below = find_sublayer(model, layer, operation), Site(layer, "resid_pre")
-        masks, entering = random_masks(sublayer, seed=3), model.activations(examples, [], [below])[below]
+        sublayer, below = find_sublayer(model, layer, operation), Site(layer, "resid_pre", EVERYWHERE)
+        masks, entering = random_masks(sublayer, seed=3), model.activations(examples, [below])[below]
         found[f"updates {layer} {operation}"] = all_updates(
             replayed(model, examples, layer, operation), masks, len(examples))
         with masked(sublayer, masks):

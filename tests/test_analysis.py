@@ -19,11 +19,10 @@ from analysis.figures import draw_by_variable
 from analysis.language_figures import marks_of, measure_effects, read_run
 from analysis.summarize_comparison import as_cells, leaderboard, read_runs, shared_cells
 from analysis.summarize_model_overlap import overlap
-from conftest import CIRCUITS, COMPARISON, METHODS, execute, language_values, opened_model, rows_of, write_yaml
+from conftest import CIRCUITS, COMPARISON, METHODS, execute, rows_of, write_yaml
 from interp.experiment import main
-from interp.methods.masks import Circuit, load_circuit
-from interp.models.loading import load_tokenizer
-from interp.models.sublayers import find_sublayer, masked
+from interp.methods.masks import Circuit
+from interp.models.sublayers import masked
 from interp.runs.config import PROJECT_ROOT, BadInput
 from interp.runs.files import write_table
 from interp.statistics import holm, interval
@@ -210,34 +209,6 @@ def test_overlap_finds_circuits_by_config_or_by_name(tiny, tmp_path, analyse):
                             (("--config", configs[0], tmp_path / "no.yaml"), "no.yaml"),
                             (("--config", further, configs[1]), "circuit_probing.py --config")):
         analyse("summarize_model_overlap", *arguments, "--out", tmp_path / "never", refusal=word)
-
-
-def test_ablation_by_position_is_that_of_single_sentences_with_one_token_ablated(language, tmp_path, analyse):
-    values = language_values(language, tmp_path) | {
-        "target_layer_list": [0], "num_epochs": 5, "test_size": 60, "num_random_ablations": 0, "save_models": True,
-        "model_dir": str(tmp_path / "circuits")}
-    rows, config = execute(CIRCUITS, values, tmp_path / "run"), tmp_path / "run.yaml"
-    tokenizer, opened = load_tokenizer("", str(language.model)), opened_model(language.model)
-    answers = [tokenizer(word)["input_ids"][0] for word in ("is", "are")]
-    labels = pd.read_csv(language.data / "SV_Agr.csv").set_index("sentence")["labels"]
-    for row in rows:
-        analyse("ablate_by_position", "--config", config, "--layer", 0, "--operation", row["operation"],
-                "--out", tmp_path / row["operation"])
-        found = pd.read_csv(tmp_path / f"{row['operation']}.csv").set_index(["evaluation", "ablated_at"])["accuracy"]
-        for name in ("iid", "gen"):
-            assert found[name, "full model"] == pytest.approx(float(row[f"vanilla_acc_{name}"]))
-            assert found[name, "every token"] == pytest.approx(float(row[f"ablated_acc_{name}"]))
-        [file] = (tmp_path / "circuits").glob(f"*_{row['operation']}_*")
-        sublayer, masks = find_sublayer(opened, 0, row["operation"]), load_circuit(file)[0].ablation()
-        said = rows_of(next((tmp_path / "run/qualitative").glob(f"*{row['operation']}*")))
-        for case, tokens in (("first token", slice(0, 1)), ("all other tokens", slice(1, None))):
-            hits = []
-            for sentence in (line["sentence"] for line in said):
-                ids = torch.tensor([tokenizer(sentence)["input_ids"]])
-                with torch.no_grad(), ablated_at(tokens, sublayer, masks):
-                    logits = opened.model(ids, use_cache=False).logits[0, -1]  # a cache would hold both runs
-                hits.append(logits[answers].argmax().item() == labels[sentence])
-            assert found["iid", case] == pytest.approx(sum(hits) / 60)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from interp.experiment import main
 from interp.methods.das import load_alignment
 from interp.methods.interchange.registry import load_interchange
 from interp.methods.masks import l0, load_circuit
-from interp.runs.config import PROJECT_ROOT, BadInput
+from interp.runs.config import BadInput
 from language_model import random_model
 
 LARGE = {"train_data_path": "LARGE TRAIN", "test_data_path": "LARGE TEST"}  # has aux_9, from 500, and aux_8, from -1
@@ -52,7 +52,7 @@ MISTAKES = {  # by script; what is in capitals is a file
         "a class below 0": (LARGE | {"variable": "aux_8"}, ["variable", "'aux_8' goes from -1", "from 0"]),
         "layer the model lacks": ({"target_layer_list": [1]}, ["target_layer_list", "layer 1", "has 1"]),
         "layer to re-initialise": ({"layer_reinit": 4}, ["layer_reinit", "layer 4"]),
-        "position beyond the sequence": ({"probe_index_list": [3]}, ["probe_index_list", "3"]),
+        "position beyond the sequence": ({"probe_index_list": [3]}, ["position_list", "3"]),
         "unknown operation": ({"operation_list": ["attention"]}, ["operation_list", "'attn' or 'mlp'"]),
         "batch larger than train": ({"batch_size_list": [500]}, ["batch_size_list", "500"]),
         "circuits without a folder": ({"model_dir": None}, ["model_dir"]),
@@ -65,7 +65,7 @@ MISTAKES = {  # by script; what is in capitals is a file
         "a branch of a type": ({"checkpoint_list": [1.5]}, ["the key 'checkpoint_list.0': Input"]),
     },
     METHODS["probing"]: {
-        "unknown location": ({"residual_location_list": ["resid_pre"]}, ["residual_location_list", "resid_mid"]),
+        "unknown location": ({"residual_location_list": ["resid"]}, ["residual_location_list", "resid_mid"]),
         "too few classes": ({"n_classes": 5}, ["n_classes", "var_0", "5"]),
         "negative hidden layer": ({"intermediate_size": -2}, ["intermediate_size"]),
         "no counterfactual label": ({"counterfactual_label": None}, ["counterfactual_label"]),
@@ -73,7 +73,7 @@ MISTAKES = {  # by script; what is in capitals is a file
             LARGE | {"counterfactual_label": "aux_9"}, ["train_data_path", "aux_9", "vocabulary"]),
         "learning rate beyond float32": ({"cf_lr": 1e38}, ["cf_lr"]),
         "label that never changes": ({"counterfactual_label": "labels"}, ["counterfactual_label", "no row"]),
-        "position beyond the sequence": ({"target_position_list": [7]}, ["target_position_list", "7"]),
+        "position beyond the sequence": ({"target_position_list": [7]}, ["position_list", "7"]),
         "batch larger than train": ({"batch_size_list": [500]}, ["batch_size_list", "500"]),
         "missing column": ({"counterfactual_variable": "counter_var", "other_counterfactual": True},
                            ["'counter_var'", "did you mean"]),
@@ -93,7 +93,7 @@ MISTAKES = {  # by script; what is in capitals is a file
         "two labels": ({"counterfactual_label": ["CF_Label_0", "CF_Label_1"]}, ["counterfactual_label", "one"]),
         "a range without quotes": ({"token_range": 23}, ["token_range", "quotes"]),
         "a range of two positions": ({"token_range": "1_3"}, ["token_range", "1_3"]),
-        "position beyond the sequence": ({"token_range": "3_4"}, ["token_range", "3"]),
+        "position beyond the sequence": ({"token_range": "3_4"}, ["position_list", "3"]),
         "more examples than there are": ({"n_train": 80}, ["n_train", "n_val"]),
         "alignments without a folder": ({"save_models": True}, ["model_dir"]),
         "label that is no token": ({"counterfactual_label": "counter_aux_9"}, ["'counter_aux_9'"]),
@@ -309,8 +309,6 @@ OUT = {script: [] for script in ("summarize_disambiguation", "summarize_shared_n
                                  "summarize_comparison")} | {
     "summarize_layers": ["--model", "x"], "summarize_across_models": ["--published", "none"],
     "summarize_model_overlap": ["--circuits", "a", "b"],
-    "ablate_by_position": ["--layer", "0", "--operation", "attn", "--config",
-                           PROJECT_ROOT / "configs/SV_Agreement/sv_agreement-smollm2.yaml"],
     "compare_with_published": ["--published", "none", "--experiment", "x"]}
 
 

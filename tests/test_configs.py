@@ -165,7 +165,7 @@ PAPER = {  # by family: the script and a config
 UNTOUCHED = {"layer_reinit": False, "random_init": False, "reinit_embeddings": False}
 MEANS = {
     "linear probing": UNTOUCHED | {"data_seed": 0, "counterfactual_embeddings": False, "n_classes": 113,
-                                   "target_position_list": [2]},
+                                   "position_list": [2]},
     "nonlinear probing": UNTOUCHED | {"cf_num_epochs": 10, "intermediate_size": 256},
     "amnesic probing": UNTOUCHED | {"data_seed": 0, "n_classes": 113, "precision_list": ["float64"]},
     "circuit probing": UNTOUCHED | {"train_size": 2500, "of_sentences": False, "variable_name": "var_0"},
@@ -173,7 +173,7 @@ MEANS = {
     "reflexive": UNTOUCHED | {"variable_name": "labels", "of_sentences": True},
     "syntactic number": UNTOUCHED | {"variable_name": "object labels", "of_sentences": True},
     "DAS": {"train_data_path": DATA["train_data_path"], "test_data_path": DATA["test_data_path"], "epochs": 250,
-            "token_range": "2_3", "counterfactual_label": "CF_Label_0"},
+            "position_list": [2], "counterfactual_label": "CF_Label_0"},
     "transfer": {"transfer": DATA["model_path"], "start_list": ["fresh", "transfer"]},
 }
 SMALL = {  # what there is less of in the tests: the data, the model, the time

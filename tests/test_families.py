@@ -21,7 +21,7 @@ from conftest import rows_of, sentence_jobs, write_yaml
 from interp.experiment import main
 from interp.methods.masks import load_circuit
 from interp.models.attention import LLAMA, Attention
-from interp.models.examples import Answer, Examples
+from interp.models.examples import EVERYWHERE, Answer, Examples
 from interp.models.open_model import Site, hooked, in_batches, tensor_of
 from interp.models.opening import open_model
 from interp.models.replay import ReplayedAttention, all_updates
@@ -85,8 +85,9 @@ def test_sites_hold_what_transformer_lens_holds_there_and_patching_does_what_it_
         _, cache = bridge.run_with_cache(examples.tokens, names_filter=list(map(str, sites)))
     cache = {site: cache[str(site)].reshape(*examples.tokens.shape, -1) for site in sites}
     seen = torch.arange(examples.tokens.shape[1]) <= examples.answering.unsqueeze(1)
-    for site, values in family.model.activations(examples, [], sites).items():
-        assert_alike(values[seen], cache[site][seen])
+    for site in sites:
+        everywhere = replace(site, position=EVERYWHERE)
+        assert_alike(family.model.activations(examples, [everywhere])[everywhere][seen], cache[site][seen])
     read = family.model.activations(examples, sites)
     for site, values in read.items():
         assert_alike(values, cache[site][rows, examples.probed])
@@ -111,20 +112,20 @@ def test_each_family_goes_the_ways_that_are_exact_for_it(family):
     assert (*ways[:2], family.model.suffix, family.model.direct) == WAYS[family.kind]
 
 
-def test_the_suffix_forward_is_the_patched_model_in_values_and_gradients(family):
-    rows = torch.tensor([4, 0, 17, 17, 30])
-    sites = toys.sites_of(family.model, *family.model.suffix - {"resid_pre"})
-    read = family.model.activations(family.examples, sites)
-    other = replace(family.examples, tokens=family.examples.tokens.clone())  # the same but for the last tokens
-    other.tokens[torch.arange(len(other)), other.answering] ^= 1
-    others, states = family.model.activations(other, sites), family.model.final_states(other)
-    for site, forward in forward_from(family.model, family.examples, sites).items():
-        moved = read[site].flip(0)[rows].requires_grad_()
-        found, wanted = forward(moved, rows), family.model.patched(family.examples, site)(moved, rows)
+@pytest.mark.parametrize("position", ["last", "first", "mark", -2])
+def test_the_suffix_forward_is_the_patched_model_in_values_and_gradients(family, position):
+    model, examples = family.model, replace(family.early, positions={"mark": family.early.probed - 1})
+    sites = [replace(site, position=position) for site in toys.sites_of(model, *toys.LOCATIONS)]
+    read, rows = model.activations(examples, sites), examples.rows_with(position)
+    some = torch.tensor([4, 0, 7, 7, len(rows) - 1])
+    for site, forward in forward_from(model, examples, sites).items():
+        moved = read[site][rows].flip(0)[some].requires_grad_()
+        found, wanted = forward(moved, some), model.patched(examples, site)(moved, some)
         assert_alike(found, wanted)
-        assert_alike(*(torch.autograd.grad(values.pow(3).sum(), moved)[0] for values in (found, wanted)),
-                     tolerance=1e-4)
-        assert_alike(in_batches(forward, others[site]), states)
+        gradients = [torch.autograd.grad(values.pow(3).sum(), moved)[0] for values in (found, wanted)]
+        if position == "last" or site.layer < toys.LAYERS - 1:  # above the last attention earlier tokens change nothing
+            assert_alike(*gradients, tolerance=1e-4)
+        assert_alike(in_batches(forward, read[site][rows]), model.final_states(examples)[rows])  # nothing is changed
 
 
 @pytest.mark.parametrize("layer, operation", toys.SUBLAYERS)
@@ -149,8 +150,8 @@ def test_answers_under_masks_are_those_of_the_model_with_zeroed_weights(family, 
     """From the bottom and from the masked layer, and in every form that answers are given in."""
     model, examples, sublayer = family.model, family.examples, find_sublayer(family.model, layer, operation)
     masks = {name: (mask > 0.5).float() for name, mask in random_masks(sublayer, seed=5).items()}
-    below, logits = Site(layer, "resid_pre"), run_whole(model, sublayer, masks, examples)[1]
-    entering = model.activations(examples, [], [below])[below]
+    below, logits = Site(layer, "resid_pre", EVERYWHERE), run_whole(model, sublayer, masks, examples)[1]
+    entering = model.activations(examples, [below])[below]
     with masked(sublayer, masks):
         for states in (model.final_states(examples), final_states_from(model, examples, layer, entering)):
             assert_alike(model.logits(states), logits)

@@ -93,10 +93,10 @@ def test_layers_at_once_and_memory_change_how_many_passes_there_are_and_nothing_
     """One pass for all layers that memory holds, or one for each."""
     passes, activations = [], OpenModel.activations
 
-    def counted(model, examples, sites, everywhere=()):
+    def counted(model, examples, sites):
         if len(examples) > 100:  # not the few of which ways are compared
-            passes.append({site.layer for site in (*sites, *everywhere)})
-        return activations(model, examples, sites, everywhere)
+            passes.append({site.layer for site in sites})
+        return activations(model, examples, sites)
 
     monkeypatch.setattr(OpenModel, "activations", counted)
     tables = {}
@@ -138,7 +138,8 @@ def with_unknown_words(folder):
     ({"answer_variable": "tense"}, ["data_path", "'tense'"]),
     ({"target_layer_list": [2]}, ["target_layer_list", "no layer 2"]),
     ({"batch_size_list": [501]}, ["batch_size_list", "501"]),
-    ({"probe_index_list": [1]}, ["probe_index_list"]),
+    ({"probe_index_list": [1]}, ["position_list", "from the end"]),
+    ({"position_list": ["subject"]}, ["position_list", "'subject'", "last, first"]),
     ({"task": "reflexives"}, ["task", "'reflexives'", "did you mean 'reflexive'"]),
     ({"task": "sentence"}, ["task", "'sentence'", "did you mean 'sentences'"]),
     ({"task": "grammar"}, ["train_data_path", "'grammar'", "sentences, agreement, reflexive"]),

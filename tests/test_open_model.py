@@ -6,7 +6,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from interp.models import open_model
 from interp.models.batches import NODES, batches_of, trees_of
-from interp.models.examples import Answer, Examples, from_rows, rows_of
+from interp.models.examples import Answer, Examples, distinct, from_rows, rows_of
 from interp.models.family import family_of
 from interp.models.open_model import OpenModel, Site, alike, in_batches
 from interp.models.opening import CannotOpen
@@ -111,8 +111,10 @@ def test_no_block_is_run_that_nothing_needs_and_rows_of_the_same_tokens_once():
     model.blocks[0].register_forward_pre_hook(lambda module, arguments: tokens.append(len(arguments[0])))
     for sites, layers in (([Site(1, "attn_out")], {0, 1}), ([Site(1, "resid_pre"), Site(0, "mlp_out")], {0})):
         ran.clear(), tokens.clear()
-        model.activations(examples, sites)
+        read_rows, which = distinct(examples, ["probed"])
+        read = model.activations(read_rows, sites)
         assert set(ran) == layers and sum(tokens) == len(examples.inputs().unique()) < len(examples)
+        assert all(values[which].equal(model.activations(examples, [site])[site]) for site, values in read.items())
     assert [model.portion(30, 20), model.portion(30, 2), model.portion(1000, 20)] == [3, 2, 1]  # kept of a pass
 
 

@@ -17,8 +17,9 @@ from interp.methods.interchange.base import Pairs, SiteUnderStudy, SplitAtSite
 from interp.methods.masks import Circuit
 from interp.methods.optimize import even_batch
 from interp.methods.table import COMPONENT_OF
-from interp.models.examples import Answer, Examples, rows_of
+from interp.models.examples import EVERYWHERE, Answer, Examples, rows_of
 from interp.models.examples import Pairs as ExamplePairs
+from interp.models.family import ATTENTION
 from interp.models.open_model import RESID_PRE, ForwardFrom, OpenModel, Site
 from interp.models.sublayers import find_sublayer
 from interp.models.suffix import forward_from
@@ -69,6 +70,11 @@ class Split:
     base_rows: Tensor
     source_rows: Tensor
 
+    def of(self, rows: Tensor) -> "Split":
+        """Some of the pairs."""
+        return replace(self, pairs=self.pairs[rows], clean=self.clean[rows], base_rows=self.base_rows[rows],
+                       source_rows=self.source_rows[rows])
+
 
 @torch.no_grad()
 def answered(model: OpenModel, pairs: ExamplePairs, only_right: bool) -> Split:
@@ -92,7 +98,8 @@ def answered(model: OpenModel, pairs: ExamplePairs, only_right: bool) -> Split:
 def pairs_at_site(model: OpenModel, pairs: ExamplePairs, variable: str, site: Site, activations: Tensor,
                   forward: ForwardFrom, entering: Tensor | None) -> Pairs:
     """The pairs of a split at the site. activations, entering: of the bases, then of the sources; see SplitAtSite."""
-    sublayer = find_sublayer(model, site.layer, COMPONENT_OF[site.location], partial=entering is None)
+    writer = COMPONENT_OF.get(site.location, ATTENTION)  # none writes to resid_pre, where no method masks one
+    sublayer = find_sublayer(model, site.layer, writer, partial=entering is None)
     split = SplitAtSite(model, pairs.both(), activations, forward, sublayer, entering)
     rows = torch.arange(len(pairs), device=activations.device)
     return Pairs(split, rows, len(pairs) + rows, pairs.base.variables[variable], pairs.source.variables[variable],
@@ -129,9 +136,10 @@ def site_under_study(fit: Pairs, select: Pairs, test: Pairs, variable: str) -> S
 def study_site(model: OpenModel, data: Data, site: Site, variable: str, n_fit: int = 2500, n_select: int = 1000,
                data_seed: int = 0) -> tuple[SiteUnderStudy, Pairs]:
     """A site of a model where methods are fitted, and the test pairs to measure them on, for notebooks."""
-    pairs, below = {}, Site(site.layer, RESID_PRE)
+    pairs, below = {}, Site(site.layer, RESID_PRE, EVERYWHERE)
     for name, split in split_pairs(data, variable, n_fit, n_select, data_seed).items():
-        read = model.activations(split.both(), [site], [below])
+        split = split.probing(site.position)
+        read = model.activations(split.both(), [site, below])
         forward = forward_from(model, split.base, [site])[site]
         pairs[name] = pairs_at_site(model, split, variable, site, read[site], forward, read[below])
     return site_under_study(pairs["fit"], pairs["select"], pairs["test"], variable), pairs["test"]

@@ -99,21 +99,22 @@ class AlignmentSearch(nn.Module):
         return Alignment.of(cast(Tensor, self.rotation.weight).detach().clone(), self.width().item())
 
 
-def search_alignment(loss_of: Callable[[Tensor, Tensor], Tensor], base: Tensor, source: Tensor, train: Tensor, *,
+def search_alignment(loss_of: Callable[[Tensor, Tensor], Tensor], base: Tensor, source: Tensor, *,
                      lr: float, boundary_lr: float, batch_size: int, epochs: int, orthogonal_map: str, seed: int,
                      accuracy: Callable[[Alignment], float]) -> tuple[Alignment, list[dict[str, Any]]]:
     """Learn a rotation and its boundary: the best by `accuracy` (the later of equals), and a row for each epoch.
 
     loss_of: the model's for the counterfactual answers, (batch,), with activations (batch, d) in the place of the bases
-    with these row numbers. base, source: (pairs, d) activations at the site. train: row numbers to learn from, in
-    batches of this order. accuracy: called with the alignment after each epoch. Raises RunFailed.
+    with these row numbers. base, source: (pairs, d) activations at the site, learned from in batches of this order.
+    accuracy: called with the alignment after each epoch. Raises RunFailed.
     """
     search = AlignmentSearch(base.shape[1], orthogonal_map, seed).to(base.device)
     optimizer = torch.optim.Adam([{"params": search.rotation.parameters(), "lr": lr},
                                   {"params": [search.boundary], "lr": boundary_lr}],
                                  fused=base.device.type != "mps")  # a step is short enough for this to show
     # not shuffled, so every epoch has the same
-    batches = [(rows, base[rows], source[rows]) for rows in train.split(batch_size)]
+    everything = torch.arange(len(base), device=base.device)
+    batches = [(rows, base[rows], source[rows]) for rows in everything.split(batch_size)]
     steps = epochs * len(batches)
     schedule = get_linear_schedule_with_warmup(optimizer, WARM_UP * steps, steps)
     temperatures = iter(torch.linspace(FIRST_TEMPERATURE, LAST_TEMPERATURE, steps).tolist())

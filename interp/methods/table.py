@@ -34,7 +34,8 @@ METHODS = {  # by the folder of configs and of results
     "DAS": Method("DAS.py", "location", {}, {"interchange_intervention_acc": "DAS: interchange accuracy"}),
 }
 PLACES = tuple(dict.fromkeys(method.place for method in METHODS.values()))
-COMPONENT_OF = {"attn": "attn", "mlp": "mlp", "resid_mid": "attn", "resid_post": "mlp"}
+COMPONENT_OF = {"attn": "attn", "mlp": "mlp", "resid_mid": "attn", "resid_post": "mlp", "attn_out": "attn",
+                "mlp_out": "mlp"}  # the sublayer that writes to a site
 
 # the published names of what an ablation does, by condition of ablations.csv; {} stands for the evaluation set
 ABLATION_COLUMNS = {"full": "vanilla_acc_{}", "circuit": "ablated_acc_{}", "random": "random_ablated_acc_{}"}

@@ -7,9 +7,9 @@ replay.py) are exact, and are compared with it on a few rows when a model is ope
 import copy
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from interp.models.batches import Batch, batches_of
-from interp.models.examples import Answer, Examples
+from interp.models.examples import EVERYWHERE, PROBED, Answer, Examples, Position
 from interp.models.family import ATTENTION, MLP, Family
 from interp.runs.config import RunFailed
 
@@ -32,19 +32,34 @@ TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.03}  # 
 RESID_PRE, ATTN_OUT, RESID_MID, MLP_OUT, RESID_POST = "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"
 SUBLAYER_OF = {ATTN_OUT: ATTENTION, MLP_OUT: MLP}
 
-ForwardFrom = Callable[[Tensor, Tensor], Tensor]  # activations (batch, d_model), row numbers -> final hidden states
 Change = Callable[[Tensor], Tensor | None]     # reads the values at a place; replaces them by what it returns, if any
 
 
 @dataclass(frozen=True)
 class Site:
-    """A place in the model, as TransformerLens names it."""
+    """A place in the model, as TransformerLens names it, and the position of a row at which it is read or patched."""
 
     layer: int
     location: str
+    position: Position = PROBED
 
     def __str__(self) -> str:
         return f"blocks.{self.layer}.hook_{self.location}"
+
+
+@dataclass(frozen=True)
+class ForwardFrom:
+    """The model run on from a site with other activations there, differentiable in them.
+
+    run: of activations (batch, d_model) and the row numbers they belong to gives the final hidden states.
+    lengths: (rows,) how many tokens of each row that takes.
+    """
+
+    run: Callable[[Tensor, Tensor], Tensor]
+    lengths: Tensor
+
+    def __call__(self, activations: Tensor, rows: Tensor) -> Tensor:
+        return self.run(activations, rows)
 
 
 class Enough(Exception):
@@ -188,27 +203,23 @@ class OpenModel:
     # ----------------------------------------------------------------------- the verbs
 
     @torch.no_grad()
-    def activations(self, examples: Examples, sites: Sequence[Site], everywhere: Sequence[Site] = ()
-                    ) -> dict[Site, Tensor]:
-        """The activations at `sites`, (rows, d_model) each, read at the probed positions in one pass.
+    def activations(self, examples: Examples, sites: Iterable[Site]) -> dict[Site, Tensor]:
+        """The activations at some sites, read in one pass at their positions, (rows, d_model) each.
 
-        Those at the sites of `everywhere` are read at all positions, (rows, T, d_model). Rows with the same tokens are
-        run once.
+        Those of the position `everywhere` are (rows, T, d_model). What a row lacks is zero.
         """
-        distinct, row = examples.inputs().unique(return_inverse=True)
-        if len(distinct) < len(examples):
-            found = self.activations(examples[distinct], sites, everywhere)
-            return {site: values[row] for site, values in found.items()}
-        kept = {site: torch.zeros(len(examples), *([examples.tokens.shape[1]] if site in everywhere else []),
-                                  self.d_model, device=self.device) for site in (*sites, *everywhere)}
-        for batch in self.batches(examples):
-            found = self.read(batch.tokens, kept, **batch.inputs)
+        kept = {site: torch.zeros(len(examples), *(examples.tokens.shape[1:] if site.position == EVERYWHERE else []),
+                                  self.d_model, device=self.device) for site in sites}
+        where = {site.position: examples.where(site.position) for site in kept}
+        for batch in self.batches(examples) if kept else ():
+            found = self.read(batch.tokens, {replace(site, position=PROBED) for site in kept}, **batch.inputs)
             for site, values in kept.items():
-                there = found[site].flatten(0, 1)
-                if site in everywhere:
+                there = found[replace(site, position=PROBED)].flatten(0, 1)
+                if site.position == EVERYWHERE:
                     values[batch.rows, :batch.place.shape[1]] = there[batch.place]
                 else:
-                    values[batch.rows] = there[batch.at(examples.probed)]
+                    has = where[site.position][batch.rows] >= 0
+                    values[batch.rows[has]] = there[batch.at(where[site.position].clamp(min=0))[has]]
         for values in kept.values():
             self.finite(values)
         return kept
@@ -223,10 +234,12 @@ class OpenModel:
         return self.finite(states)
 
     def patched(self, examples: Examples, site: Site) -> ForwardFrom:
-        """The whole model run with other activations at a site and the probed positions, differentiable in them.
+        """The whole model run on the rows that have a site's position, with other activations there.
 
         The reference way of a forward pass from a site.
         """
+        examples = examples.probing(site.position)
+
         def run(activations: Tensor, rows: Tensor) -> Tensor:
             tokens, each = examples.tokens[rows], torch.arange(len(rows), device=rows.device)
             at = each, examples.probed[rows]
@@ -244,7 +257,7 @@ class OpenModel:
             with hooked(*handles):
                 return self.finite(self.forward(tokens)[each, examples.answering[rows]])
 
-        return run
+        return ForwardFrom(run, examples.lengths)
 
     def finite(self, values: Tensor) -> Tensor:
         """The same values; raises RunFailed where some have gone beyond float16's largest number, 65504."""
@@ -309,8 +322,10 @@ class OpenModel:
 def in_batches(forward: ForwardFrom, activations: Tensor, rows: Tensor | None = None) -> Tensor:
     """The final hidden states of some rows, by default of all in order: (rows, d_model) -> (rows, d_model)."""
     rows = torch.arange(len(activations), device=activations.device) if rows is None else rows
-    parts = zip(activations.split(ROWS_AT_ONCE), rows.split(ROWS_AT_ONCE))
-    return torch.cat([forward(*part) for part in parts]) if len(rows) else activations
+    states = torch.empty_like(activations)
+    for part in forward.lengths[rows].argsort(stable=True).split(ROWS_AT_ONCE):  # rows of like lengths together
+        states[part] = forward(activations[part], rows[part])
+    return states
 
 
 def warn(text: str) -> None:

@@ -1,6 +1,7 @@
 """Opening a model: the optimized ways are compared with the reference, on a few rows of its data."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interp.models.batches import NODES
-from interp.models.examples import Answer, Examples, from_rows, rows_of
+from interp.models.examples import EVERYWHERE, Answer, Examples, from_rows, rows_of
 from interp.models.family import Family, family_of
 from interp.models.open_model import (
     ATTN_OUT,
@@ -24,7 +25,7 @@ from interp.models.open_model import (
     replaced,
     warn,
 )
-from interp.models.suffix import Suffix, final_states_from
+from interp.models.suffix import final_states_from, forward_from
 
 
 class CannotOpen(ValueError):
@@ -117,22 +118,24 @@ def exact_locations(model: OpenModel, few: Examples, states: Tensor) -> frozense
     """From where the suffix forward gives the final hidden states that the reference gave, (rows, d_model)."""
     possible = [RESID_PRE, RESID_POST] + [RESID_MID] * (not model.family.parallel)
     layers, rows = {(len(model.blocks) - 1) // 2, len(model.blocks) - 1}, torch.arange(len(few), device=model.device)
-    below = [Site(layer, RESID_PRE) for layer in layers]
-    read = model.activations(few, [Site(layer, location) for layer in layers for location in possible[1:]], below)
+    trying = model.with_ways(suffix=frozenset(possible))
+    from_middle = replace(few, probed=few.answering // 2)
 
-    def forward(site: Site) -> Tensor:
-        if site in below:
-            return final_states_from(model, few, site.layer, read[site])
-        return Suffix(model, few, site.layer).above(site)(read[site], rows)
+    def forward(site: Site, examples: Examples) -> Tensor:
+        return forward_from(trying, examples, [site])[site](model.activations(examples, [site])[site], rows)
 
-    exact = [location for location in possible
-             if all(agrees(model, partial(forward, Site(layer, location)), states) for layer in layers)]
+    def from_block(layer: int) -> Tensor:
+        below = Site(layer, RESID_PRE, EVERYWHERE)
+        return final_states_from(model, few, layer, model.activations(few, [below])[below])
+
+    ways = {location: [partial(forward, Site(layer, location), examples) for layer in layers
+                       for examples in (few, from_middle)] for location in possible}
+    ways[RESID_PRE] += [partial(from_block, layer) for layer in layers]
+    exact = [location for location in possible if all(agrees(model, way, states) for way in ways[location])]
     for location in possible:
         if location not in exact:
             warn(f"{model.kind}: a forward pass from {location} gives other answers, so each runs the whole model")
     return frozenset(exact)
-
-
 
 
 def prefixes_are_shared(model: OpenModel, few: Examples) -> bool:

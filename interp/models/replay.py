@@ -10,6 +10,7 @@ The last two are used where they agree with the first on a few rows.
 """
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -88,6 +89,9 @@ def replay(model: OpenModel, sublayer: Sublayer, examples: Examples, entering: T
 
     entering: the residual stream that enters its block, (rows, T, d_model).
     """
+    longest = int(examples.probed.max()) + 1  # no later token matters
+    entering, examples = entering[:, :longest], replace(
+        examples, tokens=examples.tokens[:, :longest], answering=examples.probed)
     block = ReplayedBlock(model, sublayer, examples, entering)
     order, masks = examples.lengths.argsort(), random_masks(sublayer)
     rows = torch.cat([order[:2], order[-2:]])  # windows matter to long ones only

@@ -1,19 +1,32 @@
 """The suffix forward: the model above a site, with what lies below and before it computed once.
 
 The model's own forward pass is run with the blocks below skipped. Masks in a sublayer change nothing below it, so an
-ablation starts at its layer. A patch at the answering token changes no earlier token, so the blocks above need the
+ablation starts at its layer. A patch at a token changes no earlier one, so the blocks above need the
 earlier tokens' keys and values once, from an ordinary pass.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from transformers import Cache
 
-from interp.models.examples import Examples
+from interp.models.examples import EVERYWHERE, Examples
 from interp.models.family import MLP
-from interp.models.open_model import RESID_MID, ForwardFrom, OpenModel, Site, replaced, tensor_of
+from interp.models.open_model import (
+    ATTN_OUT,
+    MLP_OUT,
+    RESID_MID,
+    RESID_POST,
+    RESID_PRE,
+    ForwardFrom,
+    OpenModel,
+    Site,
+    hooked,
+    replaced,
+    tensor_of,
+)
 
 
 class StandIn(Cache):
@@ -42,11 +55,12 @@ class StandIn(Cache):
 def run_above(model: OpenModel, layer: int, stream: Tensor, tokens: Tensor, **inputs) -> Tensor:
     """The final hidden states, (batch, T, d_model), with the blocks below a layer skipped: `stream` enters there.
 
-    stream: (batch, T, d_model). Nothing is below layer 0, which reads the tokens.
+    stream: (batch, T, d_model).
     """
     stream = model.enter(stream)
     given = stream if model.blocks_give_tensors else (stream,)
-    with replaced(model.blocks[:layer], lambda *_, **__: given):
+    bottom = [] if layer else [model.hook(Site(0, RESID_PRE), lambda old: stream.to(old.device).view_as(old))]
+    with hooked(*bottom), replaced(model.blocks[:layer], lambda *_, **__: given):
         return model.forward(tokens, **inputs)
 
 
@@ -67,62 +81,119 @@ def final_states_from(model: OpenModel, examples: Examples, layer: int, entering
 
 
 class Suffix:
-    """The model above the sites of a layer and further up, at the answering token.
+    """The model above some sites of the same rows.
 
-    keys, values: of the earlier tokens, by layer above, (rows, before, heads, width) in the model's type. Those of a
-    shorter row stand at the end, next to the answering token, so that a window reaches as far back as in the row alone.
+    A patch at a token changes no earlier one: their keys and values are read once, and the model is run on the tokens
+    from the patched one to the answering one, from the lowest block that the patch reaches.
+
+    keys, values: of all tokens by layer, (rows, T, heads, width), in the model's type.
     """
 
-    def __init__(self, model: OpenModel, examples: Examples, layer: int):
+    def __init__(self, model: OpenModel, examples: Examples, sites: Iterable[Site]):
         self.model, self.examples = model, examples
         self.keys, self.values = dict[int, Tensor](), dict[int, Tensor]()
-        self.before = max(1, int(examples.answering.max()))  # a row of one token has none, which its mask says
-        self.first = self.before - examples.answering.unsqueeze(1)                           # (rows, 1)
-        self.mask = (torch.arange(self.before + 1, device=model.device) >= self.first).long()  # (rows, before + 1)
-        if layer < len(model.blocks) - 1:
-            self.read_earlier(layer + 1)
+        self.through = {ATTN_OUT: RESID_POST if model.family.parallel else RESID_MID, MLP_OUT: RESID_POST}
+        first = min((start_of(site) for site in sites if self.is_exact(site)), default=len(model.blocks))
+        if first < len(model.blocks):
+            self.read_keys_and_values(first)
+
+    def is_exact(self, site: Site) -> bool:
+        return self.through.get(site.location, site.location) in self.model.suffix
 
     @torch.no_grad()
-    def read_earlier(self, first: int) -> None:
-        """One pass that keeps the keys and values of the layers from `first` on."""
+    def read_keys_and_values(self, first: int) -> None:
+        """One pass that keeps those of the layers from `first` on."""
         for batch in self.model.batches(self.examples):
-            at = torch.arange(self.before, device=self.model.device) - self.first[batch.rows]
-            place = batch.place.gather(1, at.clamp(min=0))  # (batch, before)
-
-            def keep(layer, *pair, batch=batch, place=place):
+            def keep(layer, *pair, batch=batch):
                 for tables, states in zip((self.keys, self.values), pair) if layer >= first else ():
-                    states = states.transpose(1, 2).flatten(0, 1)[place.to(states.device)]  # (batch, before, ...)
+                    states = states.transpose(1, 2).flatten(0, 1)[batch.place.to(states.device)]  # (batch, t, ...)
                     if layer not in tables:
-                        tables[layer] = states.new_zeros(len(self.examples), *states.shape[1:])
-                    tables[layer][batch.rows.to(states.device)] = states
+                        tables[layer] = states.new_zeros(*self.examples.tokens.shape, *states.shape[2:])
+                    tables[layer][batch.rows.to(states.device), :states.shape[1]] = states
                 return pair
 
             self.model.forward(batch.tokens, use_cache=True, past_key_values=StandIn(0, keep), **batch.inputs)
 
-    def above(self, site: Site) -> ForwardFrom:
-        """The forward pass from a site, differentiable in the activations."""
-        model, layer = self.model, site.layer + 1
-        mlp = mlp_update(model, site.layer) if site.location == RESID_MID else None
+    def needs(self, site: Site) -> list[Site]:
+        """Where the forward pass from a site has to know the clean activations.
+
+        These are the sum that a sublayer's update goes into, and what else enters the blocks above: the tokens after
+        the patched one.
+        """
+        if not self.is_exact(site):
+            return []
+        through, examples = self.through.get(site.location), self.examples
+        has_later = (examples.where(site.position) < examples.answering).any()
+        sums = [site, replace(site, location=through)] if through else []
+        return sums + [stream_of(site)] * bool(has_later)
+
+    def above(self, site: Site, clean: dict[Site, Tensor], rows: Tensor | None = None) -> ForwardFrom:
+        """The forward pass from a site, differentiable in the activations.
+
+        clean: the activations of all rows where `needs` says. rows: those that the forward pass counts, all with the
+        site's position; by default all that have it.
+        """
+        model, first, numbers = self.model, start_of(site), self.examples.rows_with(site.position)
+        numbers = numbers if rows is None else rows
+        if not self.is_exact(site):
+            some = self.examples if len(numbers) == len(self.examples) else self.examples[numbers]
+            return model.patched(some, site)
+        through = replace(site, location=self.through.get(site.location, site.location))
+        mlp = mlp_update(model, site.layer) if through.location == RESID_MID else None
+        rest = clean[through] - clean[site] if through != site else None       # (rows, d_model), what is added to it
+        later = clean[stream_of(site)] if stream_of(site) in self.needs(site) else None  # (rows, T, d_model)
+        patched = self.examples.where(site.position)                           # (rows,)
+        lengths = self.examples.answering - patched + 1                        # (rows,), of the tokens to run
+        before = max(1, int(patched.max()))
 
         def run(activations: Tensor, rows: Tensor) -> Tensor:
-            stream = model.enter(activations).unsqueeze(1)  # (batch, 1, d_model)
+            rows = numbers[rows]
+            values = activations if rest is None else activations + rest[rows]
+            stream = model.enter(values).unsqueeze(1)  # (batch, 1, d_model)
             if mlp:
                 stream = stream + mlp(stream)
-            if layer == len(model.blocks):
-                return model.finite(model.leave(model.norm(stream.squeeze(1))))
-            positions = self.examples.answering[rows].unsqueeze(1)
-            tokens = self.examples.tokens[rows].gather(1, positions)
-            return model.finite(run_above(
-                model, layer, stream, tokens, use_cache=True, past_key_values=self.earlier(rows),
-                attention_mask=self.mask[rows], **model.at_positions(positions)).squeeze(1))
+            length = 1 if later is None else int(lengths[rows].max())
+            steps = torch.arange(length, device=model.device)
+            # beyond its answering token a row goes on with that, which no earlier token sees: (batch, length)
+            places = (patched[rows].unsqueeze(1) + steps).minimum(self.examples.answering[rows].unsqueeze(1))
+            if later is not None:
+                stream = torch.cat([stream, model.enter(later[rows.unsqueeze(1), places[:, 1:]])], dim=1)
+            if first == len(model.blocks):
+                states = model.leave(model.norm(stream))
+            else:
+                seen = torch.arange(before, device=model.device) + patched[rows].unsqueeze(1) - before
+                states = run_above(
+                    model, first, stream, self.examples.tokens[rows.unsqueeze(1), places], use_cache=True,
+                    past_key_values=self.earlier(rows, seen), **model.at_positions(patched[rows].unsqueeze(1) + steps),
+                    attention_mask=torch.cat([seen >= 0, torch.ones_like(places, dtype=torch.bool)], dim=1).long())
+            each = torch.arange(len(rows), device=model.device)
+            return model.finite(states[each, lengths[rows] - 1])
 
-        return run
+        return ForwardFrom(run, lengths[numbers])
 
-    def earlier(self, rows: Tensor) -> StandIn:
-        """The earlier tokens' keys and values of some rows, to which each layer adds the answering token's."""
-        return StandIn(self.before, lambda layer, *new: tuple(
-            torch.cat([table[layer][rows.to(states.device)].transpose(1, 2), states], dim=2)
-            for table, states in zip((self.keys, self.values), new)))
+    def earlier(self, rows: Tensor, seen: Tensor) -> StandIn:
+        """The keys and values of earlier tokens of some rows, to which each layer adds those of the tokens it runs.
+
+        seen: (batch, before) which tokens, below 0 where a row has fewer. They stand next to the patched one, so that a
+        window reaches as far back as in the row alone.
+        """
+        def with_earlier(layer: int, *new: Tensor) -> tuple[Tensor, ...]:
+            at = rows.unsqueeze(1), seen.clamp(min=0)
+            return tuple(torch.cat([table[layer][tuple(index.to(states.device) for index in at)].transpose(1, 2),
+                                    states], dim=2) for table, states in zip((self.keys, self.values), new))
+
+        return StandIn(seen.shape[1], with_earlier)
+
+
+def stream_of(site: Site) -> Site:
+    """What enters the blocks above a site."""
+    location = RESID_PRE if site.location == RESID_PRE else RESID_POST
+    return replace(site, location=location, position=EVERYWHERE)
+
+
+def start_of(site: Site) -> int:
+    """The lowest block that is run with what a patch at a site changes."""
+    return site.layer + (site.location != RESID_PRE)
 
 
 def mlp_update(model: OpenModel, layer: int) -> Callable[[Tensor], Tensor]:
@@ -147,7 +218,10 @@ def mlp_update(model: OpenModel, layer: int) -> Callable[[Tensor], Tensor]:
 
 
 def forward_from(model: OpenModel, examples: Examples, sites: Sequence[Site]) -> dict[Site, ForwardFrom]:
-    """The forward pass from each site: the suffix forward where it is exact, else the reference."""
-    fast = [site for site in sites if site.location in model.suffix] if examples.at_answer else []
-    suffix = Suffix(model, examples, min(site.layer for site in fast)) if fast else None
-    return {site: suffix.above(site) if suffix and site in fast else model.patched(examples, site) for site in sites}
+    """The forward pass from each site, of the rows with its position.
+
+    It is the suffix forward where that is exact, else the reference.
+    """
+    suffix = Suffix(model, examples, sites)
+    clean = model.activations(examples, {part for site in sites for part in suffix.needs(site)})
+    return {site: suffix.above(site, clean) for site in sites}

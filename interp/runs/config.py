@@ -17,7 +17,8 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIGS = PROJECT_ROOT / "configs"
 ALIASES = {  # several names for one key, most of them the paper's: read under the one that the script's config has
     "train_path": "train_data_path", "test_path": "test_data_path", "epochs": "num_epochs",
-    "precision": "precision_list"}  # one value for a list of one
+    "precision": "precision_list",  # one value for a list of one
+    "probe_index_list": "position_list", "target_position_list": "position_list", "token_range": "position_list"}
 
 T = TypeVar("T")
 Whole = Annotated[int, Field(strict=True, gt=-2**32, lt=2**32)]  # more overflows C's integers; strict: no truth value

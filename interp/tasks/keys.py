@@ -10,11 +10,16 @@ SENTENCES, AGREEMENT, REFLEXIVE, SYNTACTIC_NUMBER = "sentences", "agreement", "r
 SENTENCE_TASKS = (SENTENCES, AGREEMENT, REFLEXIVE, SYNTACTIC_NUMBER)
 TASKS = ("multitask", *SENTENCE_TASKS)  # any other word is an arithmetic task's name
 SentenceFile = Literal["SV_Agr", "SV_Agr_gen", "Reflexive_An", "Reflexive_An_gen", "Syntactic_Number"]  # the paper's
+Location = Literal["resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"]
+Locations = Annotated[NonEmpty[Location], Field(description=(
+    "the sites: `resid_mid` after attention, `resid_post` after the MLP, `resid_pre` before both; `attn_out` and "
+    "`mlp_out`, what the two add"))]
 SENTENCE_FILES: tuple[SentenceFile, ...] = get_args(SentenceFile)
 LABELS = "labels"
 DEFAULT_VARIABLE = {SYNTACTIC_NUMBER: "object labels"}  # else `labels`
 SEQUENCE_KEYS = ("train_data_path", "test_data_path")
-SENTENCE_KEYS = ("data_path", "gen_path", "sentence_prefix", "capitalize", "answer_prefix", "answer_variable")
+SENTENCE_KEYS = ("data_path", "gen_path", "sentence_prefix", "capitalize", "answer_prefix", "answer_variable",
+                 "position_token")
 
 
 class QuestionConfig(ModelSweep):
@@ -46,6 +51,11 @@ class QuestionConfig(ModelSweep):
     layer_reinit: bool | Annotated[Whole, Field(ge=-1)] = Field(-1, description=(
         "a control: this layer's block freshly drawn; `true` shuffles the weights of the sublayer that is looked at"))
     target_layer_list: NonEmpty[NonNegative] = Field([0], description="the layers, counted from 0")
+    position_list: NonEmpty[Whole | Text] = Field(["last"], description=(
+        "which token of a row is looked at: the name of a mark, `first`, `last`, or a number, -1 for the last, of "
+        "sequences also from 0 on"))
+    position_token: Literal["last", "first"] = Field("last", description=(
+        "the token of a marked span that is its position"))
 
     sequence_keys: ClassVar[tuple[str, ...]] = SEQUENCE_KEYS  # without effect for sentences
     needs_variable: ClassVar[bool] = True
@@ -64,6 +74,17 @@ class QuestionConfig(ModelSweep):
         """All variables to look for; sequences need none if only answers are evaluated."""
         return [self.variable_name] if self.of_sentences or self.variable else []
 
+    @model_validator(mode="before")
+    @classmethod
+    def one_token(cls, values):
+        """DAS's token_range is the position that it spans."""
+        if "token_range" not in values:
+            return values
+        start, _, end = (text := str(values["token_range"])).partition("_")
+        if not (start.isdecimal() and end.isdecimal() and int(end) == int(start) + 1):
+            raise ValueError(f"the key 'token_range' must span one position in quotes, as \"2_3\" does, not '{text}'")
+        return {key: value for key, value in values.items() if key != "token_range"} | {"position_list": [int(start)]}
+
     @model_validator(mode="after")
     def consistent_task(self):
         meant = suggestion(self.task, TASKS, cutoff=0.7)
@@ -79,6 +100,10 @@ class QuestionConfig(ModelSweep):
                 raise ValueError(f"the key '{key}' has no effect in the task '{self.task}'{hint}; leave it out")
         if self.variable is None and not self.of_sentences and self.needs_variable:
             raise ValueError("the key 'variable' is missing")
+        for position in self.position_list if self.of_sentences else ():
+            if not isinstance(position, str) and position >= 0:
+                raise ValueError(f"the key 'position_list': {position}: sentences count their tokens from the end, -1 "
+                                 "is the last")
         for control in ("random_init", "reinit_embeddings", "layer_reinit"):
             if self.spread and getattr(self, control) not in (False, -1):
                 raise ValueError(f"the key '{control}' draws fresh weights, which takes them on one device; leave "

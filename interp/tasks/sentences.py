@@ -15,13 +15,15 @@ from pathlib import Path
 import pandas as pd
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from interp.models.examples import Answer, Examples, Pairs, from_rows
+from interp.models.examples import FIRST, Answer, Examples, Pairs, from_rows
 from interp.runs.config import BadInput, project_path, shown
 from interp.tasks.arithmetic import labels_of, read_data, require_columns
 from interp.tasks.grammar import ANSWERS, GENDERS
 from interp.tasks.keys import AGREEMENT, LABELS, REFLEXIVE, SYNTACTIC_NUMBER
+from interp.tasks.marks import tokens_in, without_marks
 
 # ------------------------------------------------------------------------------------ files
 
@@ -98,6 +100,8 @@ def read_sentences(key: str, path: str, task: str, variables: list[str], optiona
     sources = ["source", "source_right"] if "source" in table or "source_right" in table else []
     for column in ("sentence", "right", "wrong", *sources):
         table[column] = words_of(table, column)
+    for column in ("sentence", *sources[:1]):
+        table[column], table[f"{column}_spans"] = without_marks(table[column], source)
     table["group"] = words_of(table, "group") if "group" in table else ""
     for variable in variables:
         if variable in table or not optional:
@@ -149,7 +153,8 @@ class Reader:
 
     source: the model's name in messages. prefix: put before each sentence as it is, for a special token that the model
     expects; no other is added. capitalize: begin with a capital letter. answer_prefix: what stands between a sentence
-    and its answer. notes: what a user should know of how texts were read.
+    and its answer. position_token: the token of a span, first or last, that is its position. notes: what a user should
+    know of how texts were read.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -157,6 +162,7 @@ class Reader:
     prefix: str = ""
     capitalize: bool = False
     answer_prefix: str = " "
+    position_token: str = "last"
     notes: dict[str, str] = field(default_factory=dict)
 
     def shown(self, sentence: str) -> str:
@@ -240,6 +246,7 @@ class Reader:
                 raise BadInput(f"model_path: '{sentence}' and '{other}' are the same to the tokenizer of "
                                f"{self.source}.")
         tokens, last = from_rows(rows, device)
+        positions = {name: at.to(device) for name, at in self.positions(table, texts, rows).items()}
         answers = [self.answers(texts, rows, words, self.answer_prefix) for words in (right, wrong)]
         for words, found in zip((right, wrong), answers):
             if None in found:
@@ -255,7 +262,35 @@ class Reader:
                   for name, numbers in table.reset_index(drop=True).groupby("group", sort=False).indices.items()}
         return Examples(tokens, last, last,
                         {name: labels_of(table, name).to(device) for name in variables if name in table},
-                        Answer(wanted, others), groups if list(groups) != [""] else {}, texts)
+                        Answer(wanted, others), groups if list(groups) != [""] else {}, texts, positions)
+
+    def positions(self, table: pd.DataFrame, texts: list[str], rows: list[list[int]]) -> dict[str, Tensor]:
+        """The positions `first`, the first token after the prefix, and of marks, by name: (rows,), -1 where none is.
+
+        Raises:
+            BadInput: a mark has no token, shares one with another mark, or the tokenizer does not say where tokens are.
+        """
+        marked = table["sentence_spans"] if "sentence_spans" in table else [{}] * len(table)
+        if not self.tokenizer.is_fast:
+            if any(marked):
+                raise BadInput(f"model_path: the tokenizer of {self.source} does not say where in a text its tokens "
+                               "are, which marks need; take its fast version.")
+            return {FIRST: torch.full((len(rows),), len(self.tokens([self.prefix])[0]) if self.prefix else 0)}
+        encoded = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        found: dict[str, list[int]] = {FIRST: []}
+        for row, (sentence, spans, offsets) in enumerate(zip(table["sentence"], marked, encoded["offset_mapping"])):
+            shift = len(texts[row]) - len(sentence)
+            try:
+                tokens = tokens_in(spans, offsets, shift)
+            except ValueError as error:
+                raise BadInput(f"{table.attrs['source']}: in '{sentence}', as the tokenizer of {self.source} reads it, "
+                               f"{error}.") from None
+            first = next((token for token, (_, end) in enumerate(offsets) if end > len(self.prefix)), len(offsets) - 1)
+            at = {FIRST: first} | {name: of_span[0 if self.position_token == "first" else -1]
+                                   for name, of_span in tokens.items()}
+            for name in {**found, **at}:
+                found.setdefault(name, [-1] * row).append(at.get(name, -1))
+        return {name: torch.tensor(at) for name, at in found.items()}
 
 
 # ------------------------------------------------------------------------------------ pairs
@@ -280,7 +315,9 @@ def given_pairs(base: Examples, table: pd.DataFrame, reader: Reader, variable: s
         raise BadInput(f"{table.attrs['source']}: the source of '{table['sentence'].iloc[row]}' has the same value of "
                        f"'{variable}'.")
     wrong = table["wrong"].where(table["right"] == table["source_right"], table["right"])
-    sources = pd.DataFrame({"sentence": table["source"], "right": table["source_right"], "wrong": wrong, "group": ""})
+    sources = pd.DataFrame({"sentence": table["source"], "right": table["source_right"], "wrong": wrong, "group": "",
+                            "sentence_spans": table["source_spans"]})
+    sources.attrs["source"] = table.attrs["source"]
     source = replace(reader.read(sources, [], values.device, {}), variables={variable: other})
     return Pairs(base, source, source.answer if changes else base.answer)
 

@@ -3,8 +3,9 @@
 Whatever the task, a method gets an open model, Examples and Pairs; only this module distinguishes tasks.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pandas as pd
 import torch
@@ -12,11 +13,23 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from interp.models import loading
-from interp.models.examples import Answer, Examples, Pairs
+from interp.models.examples import EVERYWHERE, FIRST, LAST, Answer, Examples, Pairs, Position, distinct, stacked
 from interp.models.family import ATTENTION, MLP, family_of
-from interp.models.open_model import GIB, RESID_MID, RESID_POST, RESID_PRE, OpenModel, Site, warn
+from interp.models.open_model import (
+    ATTN_OUT,
+    GIB,
+    MLP_OUT,
+    RESID_MID,
+    RESID_POST,
+    RESID_PRE,
+    ForwardFrom,
+    OpenModel,
+    Site,
+    warn,
+)
 from interp.models.opening import open_model
 from interp.models.sublayers import find_sublayer
+from interp.models.suffix import Suffix
 from interp.runs.config import BadInput
 from interp.runs.settings import Setting, expand_settings, fill_in
 from interp.tasks import sentences
@@ -24,9 +37,9 @@ from interp.tasks.arithmetic import labels_of, read_data, require_columns, rule_
 from interp.tasks.functions import Rule
 from interp.tasks.keys import LABELS, SEQUENCE_KEYS, QuestionConfig
 
-POSITION_KEYS = ("probe_index", "target_position", "token_range")  # the paper's names of the probed position
-LOCATION_KEYS = ("operation", "residual_location", "location")  # and of the place in a layer
-SITES = {"attn": RESID_MID, "mlp": "resid_post"}  # DAS names the site after the sublayer it follows
+LOCATION_KEYS = ("operation", "residual_location", "location")  # the paper's names of the place in a layer
+SITES = {"location": {"attn": RESID_MID, "mlp": RESID_POST},    # DAS names the site after the sublayer it follows,
+         "operation": {ATTENTION: ATTN_OUT, MLP: MLP_OUT}}      # circuit probing looks at the sublayer's update
 TRAIN, TEST, GEN = "train", "test", "gen"
 
 
@@ -46,6 +59,14 @@ class Data:
     extra: dict[str, Examples] = field(default_factory=dict)
     changes: bool = True    # the answer depends on the variable
     from_file: bool = True
+
+    def probing(self, position: Position) -> "Data":
+        """The rows, and the pairs, that have a position, probed there."""
+        def each(splits: dict) -> dict:
+            return {name: split.probing(position) for name, split in splits.items()}
+
+        return replace(self, train=self.train.probing(position), tests=each(self.tests), pairs=each(self.pairs),
+                       evaluated=each(self.evaluated), extra=each(self.extra))
 
     def splits(self) -> list[Examples]:
         """All that the model is run on."""
@@ -86,14 +107,15 @@ class Study:
             configuration = loading.read_model_config("model_path", path)
             for setting in of_model:
                 check_layers(configuration, path, config, setting)
-            tables = Sentences(config, path, of_model[0], device) if config.of_sentences else None
+            tables = Sentences(config, path, device) if config.of_sentences else None
             for key, of_data in grouped(of_model, self.data_key).items():
                 if key not in self.data_by_key:
                     variable = self.variable(of_data[0])
                     self.data_by_key[key] = tables.data(variable, paired) if tables else read_sequences_of(
-                        config, of_data[0], variable, device, (counterfactuals or {}).get(variable), extra)
+                        config, variable, device, (counterfactuals or {}).get(variable), extra)
                 counterfactual = (counterfactuals or {}).get(self.variable(of_data[0]))
                 check_data(self.data_by_key[key], config, configuration, counterfactual)
+                check_positions(self.data_by_key[key], config)
             for note in tables.reader.notes.values() if tables else ():
                 self.notes.append(note)
                 warn(note)
@@ -107,18 +129,18 @@ class Study:
 
     def data_key(self, setting: Setting) -> tuple:
         path = self.path(setting) if self.config.of_sentences else None  # sentences are read by a model's tokenizer
-        return path, position_of(self.config, setting), self.variable(setting)
+        return path, self.variable(setting)
 
     def data(self, setting: Setting) -> Data:
         """What the setting's model is shown, probed at the setting's position."""
-        return self.data_by_key[self.data_key(setting)]
+        return self.data_by_key[self.data_key(setting)].probing(setting.position)
 
     def models(self, settings: Sequence[Setting]) -> Iterator[tuple[OpenModel, Data, list[Setting]]]:
-        """Each model, opened once, with its data and the settings that ask for both."""
+        """Each model, opened once, with its data, of all positions, and the settings that ask for both."""
         for (_, _, shuffled), of_model in grouped(settings, self.model_key).items():
             model = self.open(of_model[0], shuffled)
             for of_data in grouped(of_model, self.data_key).values():
-                yield model, self.data(of_data[0]), of_data
+                yield model, self.data_by_key[self.data_key(of_data[0])], of_data
 
     def model_key(self, setting: Setting) -> tuple:
         shuffled = (setting.target_layer, operation_of(setting)) if self.config.layer_reinit is True else None
@@ -132,7 +154,8 @@ class Study:
             model, setting.model_seed, body=config.random_init, embeddings=config.reinit_embeddings,
             layer=-1 if isinstance(config.layer_reinit, bool) else config.layer_reinit)
         try:
-            opened = open_model(model, *self.data(setting).splits(), budget=int(config.cache_gib * GIB))
+            splits = self.data_by_key[self.data_key(setting)].splits()
+            opened = open_model(model, *splits, budget=int(config.cache_gib * GIB))
         except (ValueError, LookupError, AttributeError, TypeError, RuntimeError) as error:  # as families differ
             if "memory" in str(error):
                 raise
@@ -144,12 +167,26 @@ class Study:
 
     def check_models(self, settings: Sequence[Setting], answers: bool = False) -> None:
         """Refuse what only an opened model shows, by BadInput; answers: print how often each answers correctly."""
+        for key, of_data in grouped(settings, self.data_key).items() if self.config.of_sentences else ():
+            self.show_positions(self.data_by_key[key], self.path(of_data[0]))
         for model, data, of_model in self.models(settings):
             if answers:
                 self.report_answers(model, data, of_model[0])
             for setting in of_model if self.masks else ():
                 find_sublayer(model, setting.target_layer, operation_of(setting), getattr(
                     self.config, "partial_sublayers", False))
+
+    def show_positions(self, data: Data, path: str) -> None:
+        """Print which token each position is, in three sentences of each file and in their sources."""
+        tokenizer = loading.load_tokenizer("model_path", path)
+        sources = {f"{name}, source": pairs.source for name, pairs in data.pairs.items() if data.from_file}
+        for name, examples in ({TRAIN: data.train, **data.tests, **sources}).items():
+            for row in range(min(3, len(examples))):
+                pieces = tokenizer.convert_ids_to_tokens(examples.tokens[row].tolist())
+                places = {position: int(examples.where(position)[row]) for position in self.config.position_list}
+                print(f"{name}: '{examples.texts[row]}'", *(
+                    f"{position}: " + (f"token {place}, {pieces[place]}" if place >= 0 else "none")
+                    for position, place in places.items()), sep="\n  ")
 
     def check_portions(self, *keys: str) -> None:
         """Refuse portions of train, of the sizes that these keys give, beyond its rows; raises BadInput."""
@@ -201,23 +238,66 @@ def grouped(settings: Sequence[Setting], key) -> dict:
     return groups
 
 
-def at_sites(model: OpenModel, settings: Sequence[Setting], splits: dict[str, Examples], entering: bool = False,
-             at_once: int | None = None) -> Iterator[tuple[list[Setting], dict[str, Tensor], dict[str, Tensor]]]:
-    """The settings of each site, with what stands there by split; one pass reads as many sites as memory holds.
+def bases_of(split: Examples | Pairs) -> Examples:
+    return split.base if isinstance(split, Pairs) else split
 
-    Yields the settings, the activations at the site, (rows, d_model), and if `entering` is set also what enters its
-    layer, (rows, T, d_model). at_once: how many sites a pass reads, if not as many as memory holds.
+
+@dataclass(frozen=True)
+class AtSite:
+    """The settings of a site, and what stands there by split, in the rows that have its position.
+
+    rows: their numbers. shown: the splits, probed there. activations: (rows, d_model), of pairs the bases' and then the
+    sources'. entering: what enters the layer, (rows, T, d_model). forward: the model above the site, for rows or bases.
+    missing: how many rows of each split lack the position.
+    """
+
+    site: Site
+    settings: list[Setting]
+    missing: dict[str, int] = field(default_factory=dict)
+    rows: dict[str, Tensor] = field(default_factory=dict)
+    shown: dict[str, Any] = field(default_factory=dict)
+    activations: dict[str, Tensor] = field(default_factory=dict)
+    entering: dict[str, Tensor] = field(default_factory=dict)
+    forward: dict[str, ForwardFrom] = field(default_factory=dict)
+
+
+def at_sites(model: OpenModel, settings: Sequence[Setting], splits: Mapping[str, Examples | Pairs],
+             forward: Collection[str] = (), entering: bool = False, at_once: int | None = None) -> Iterator[AtSite]:
+    """The settings of each site, with what stands there; one pass reads as many places, at all positions, as fit.
+
+    forward: the splits from whose sites the model is run on. entering: whether to read what enters the layers. at_once:
+    how many places a pass reads, if not as many as memory holds. Rows with the same tokens are read once.
     """
     of_site = grouped(settings, site_of)
-    vectors = sum(len(examples) + entering * examples.tokens.numel() for examples in splits.values())
-    count = at_once or model.portion(4 * model.d_model * vectors, len(of_site))
-    for start in range(0, len(of_site), count):
-        sites = list(of_site)[start:start + count]
-        below = {site: Site(site.layer, RESID_PRE) for site in sites} if entering else {}
-        read = {name: model.activations(examples, sites, list(below.values())) for name, examples in splits.items()}
+    shown = {name: split.both() if isinstance(split, Pairs) else split for name, split in splits.items()}
+    suffixes = {name: Suffix(model, bases_of(splits[name]), of_site) for name in forward}
+    read_rows, which = distinct(stacked([*shown.values()]), {site.position for site in of_site})
+    numbers = dict(zip(shown, which.split([*map(len, shown.values())])))  # (rows of the split,) each
+
+    def needed(site: Site) -> list[Site]:
+        below = [Site(site.layer, RESID_PRE, EVERYWHERE)] * entering
+        return [site, *below, *(part for suffix in suffixes.values() for part in suffix.needs(site))]
+
+    places = list(grouped([*of_site], lambda site: (site.layer, site.location)).values())
+    sizes = [len(read_rows) if part.position != EVERYWHERE else read_rows.tokens.numel()
+             for part in {part for site in places[0] for part in needed(site)}]
+    count = at_once or model.portion(4 * model.d_model * sum(sizes), len(places))
+    for start in range(0, len(places), count):
+        sites = [site for place in places[start:start + count] for site in place]
+        read = model.activations(read_rows, {part for site in sites for part in needed(site)})
         for site in sites:
-            yield (of_site[site], {name: found[site] for name, found in read.items()},
-                   {name: found[below[site]] for name, found in read.items() if entering})
+            at = AtSite(site, of_site[site])
+            for name, split in splits.items():
+                at.rows[name], at.shown[name] = split.rows_with(site.position), split.probing(site.position)
+                at.missing[name] = len(split) - len(at.rows[name])
+                of_rows = numbers[name].view(-1, len(split))[:, at.rows[name]].flatten()  # pairs have two each
+                at.activations[name] = read[site][of_rows]
+                if entering:
+                    at.entering[name] = read[Site(site.layer, RESID_PRE, EVERYWHERE)][of_rows]
+            for name, suffix in suffixes.items():
+                clean = {part: read[part][numbers[name][:len(splits[name])]] for part in suffix.needs(site)}
+                at.forward[name] = suffix.above(site, clean, at.rows[name])
+            yield at
 
 
 def portions(examples: Examples, sizes: Sequence[int], data_seed: int) -> list[Tensor]:
@@ -240,46 +320,33 @@ def portions(examples: Examples, sizes: Sequence[int], data_seed: int) -> list[T
 
 # --------------------------------------------------------------------------- the paper's names
 
-def position_of(config: QuestionConfig, setting: Setting) -> int:
-    """The probed position, under whichever of its names; -1, the last, without any."""
-    for name in POSITION_KEYS:
-        if hasattr(setting, name):
-            return getattr(setting, name)
-        if getattr(config, name, None) is not None:
-            return int(getattr(config, name).split("_")[0])
-    return -1
-
-
-def position_key(setting: Setting) -> str:
-    return next((f"{name}_list" for name in POSITION_KEYS if hasattr(setting, name)), "token_range")
-
-
 def location_of(setting: Setting) -> str:
     return next(getattr(setting, name) for name in LOCATION_KEYS if hasattr(setting, name))
 
 
 def operation_of(setting: Setting) -> str:
     """The sublayer of a setting, or the one that writes to its site."""
-    return MLP if location_of(setting) in (MLP, RESID_POST) else ATTENTION
+    return MLP if location_of(setting) in (MLP, MLP_OUT, RESID_POST) else ATTENTION
 
 
 def site_of(setting: Setting) -> Site:
-    """A setting's site in the residual stream; circuit probing's settings name a sublayer instead."""
-    return Site(setting.target_layer, SITES.get(location_of(setting), location_of(setting)))
+    """A setting's site; circuit probing's is the update of its sublayer."""
+    [(key, location)] = [(name, getattr(setting, name)) for name in LOCATION_KEYS if hasattr(setting, name)]
+    return Site(setting.target_layer, SITES.get(key, {}).get(location, location), setting.position)
 
 
 # ---------------------------------------------------------------------------------- sequences
 
-def read_sequences_of(config: QuestionConfig, setting: Setting, variable: str, device: torch.device,
+def read_sequences_of(config: QuestionConfig, variable: str, device: torch.device,
                       counterfactual: Counterfactual | None, extra: Collection[str]) -> Data:
-    """A config's sequences, probed at a setting's position."""
+    """A config's sequences."""
     examples, pairs, columns = {}, {}, [variable] if config.variables else []
     for name, key in zip((TRAIN, TEST), SEQUENCE_KEYS):
         table = read_data(key, getattr(config, key), ["data", LABELS, *columns])
         values = {column: labels_of(table, column).to(device) for column in columns}
-        examples[name] = sequences(table, "data", values, labels_of(table, LABELS).to(device), key, config, setting)
+        examples[name] = sequences(table, "data", values, labels_of(table, LABELS).to(device))
         if counterfactual:
-            source, label = read_sources(table, counterfactual, variable, key, config, setting, device)
+            source, label = read_sources(table, counterfactual, variable, device)
             pairs[name] = Pairs(examples[name], source, Answer(label))
             if name == TRAIN and columns:
                 name_other_interchange(key, table, counterfactual.label, variable)
@@ -288,24 +355,20 @@ def read_sequences_of(config: QuestionConfig, setting: Setting, variable: str, d
     further = {}
     for key in extra:
         table = read_data(key, getattr(config, key), ["data", LABELS])
-        further[key] = sequences(table, "data", {}, labels_of(table, LABELS).to(device), key, config, setting)
+        further[key] = sequences(table, "data", {}, labels_of(table, LABELS).to(device))
     tests = {TEST: examples[TEST]}
     return Data(examples[TRAIN], tests, tests, pairs, further, changes=False)
 
 
-def sequences(table: pd.DataFrame, column: str, variables: dict[str, Tensor], labels: Tensor, key: str,
-              config: QuestionConfig, setting: Setting) -> Examples:
-    """Sequences of equal length, answered after the last token; raises BadInput where they lack the position."""
-    tokens, position = token_ids(table, column).to(labels.device), position_of(config, setting)
-    length = tokens.shape[1]
-    if not -length <= position < length:
-        raise BadInput(f"{position_key(setting)}: there is no position {position} in the {length} tokens of {key}.")
-    last = torch.full_like(labels, length - 1)
-    return Examples(tokens, torch.full_like(last, position % length), last, variables, Answer(labels))
+def sequences(table: pd.DataFrame, column: str, variables: dict[str, Tensor], labels: Tensor) -> Examples:
+    """Sequences of equal length, answered after the last token."""
+    tokens = token_ids(table, column).to(labels.device)
+    last = torch.full_like(labels, tokens.shape[1] - 1)
+    return Examples(tokens, last, last, variables, Answer(labels))
 
 
-def read_sources(table: pd.DataFrame, counterfactual: Counterfactual, variable: str, key: str, config: QuestionConfig,
-                 setting: Setting, device: torch.device) -> tuple[Examples, Tensor]:
+def read_sources(table: pd.DataFrame, counterfactual: Counterfactual, variable: str,
+                 device: torch.device) -> tuple[Examples, Tensor]:
     """The counterfactual sequences, and the answers after the interchange, (rows,)."""
     rule = counterfactual.label
     columns = [rule] if isinstance(rule, str) else list(rule[:2])
@@ -314,7 +377,7 @@ def read_sources(table: pd.DataFrame, counterfactual: Counterfactual, variable: 
     if counterfactual.variable:
         values[variable] = labels_of(table, counterfactual.variable).to(device)
     label = (labels_of(table, rule) if isinstance(rule, str) else rule_values(table, rule)).to(device)
-    return sequences(table, "counterfactual_data", values, label, key, config, setting), label
+    return sequences(table, "counterfactual_data", values, label), label
 
 
 def name_other_interchange(key: str, table: pd.DataFrame, label: str | Rule, variable: str) -> None:
@@ -334,13 +397,11 @@ def name_other_interchange(key: str, table: pd.DataFrame, label: str | Rule, var
 class Sentences:
     """Train and test sentences drawn from data_path, and test_size more from gen_path, as one model reads them."""
 
-    def __init__(self, config: QuestionConfig, path: str, setting: Setting, device: torch.device):
+    def __init__(self, config: QuestionConfig, path: str, device: torch.device):
         assert config.data_path is not None  # consistent_task sees to it
-        if position_of(config, setting) != -1:
-            raise BadInput(f"{position_key(setting)}: sentences are probed at their last token; leave the key out.")
         self.config, variables = config, config.variables
         self.reader = sentences.Reader(loading.load_tokenizer("model_path", path), path, config.sentence_prefix,
-                                       config.capitalize, config.answer_prefix)
+                                       config.capitalize, config.answer_prefix, config.position_token)
         wanted = list(dict.fromkeys([*variables, *filter(None, [config.answer_variable])]))
         table = sentences.read_sentences("data_path", config.data_path, config.task, wanted)
         self.answer_variable = config.answer_variable or (LABELS if LABELS in table else variables[0])
@@ -406,6 +467,19 @@ def check_data(data: Data, config: QuestionConfig, model: PretrainedConfig,
         check_fits(key, replace(pairs.source, answer=pairs.counterfactual), model, label)
 
 
+def check_positions(data: Data, config: QuestionConfig) -> None:
+    """Refuse positions that no row of a split has; raises BadInput."""
+    splits: dict[str, Examples | Pairs] = {TRAIN: data.train, **data.tests, **data.evaluated, **data.extra}
+    splits |= data.pairs
+    names = ", ".join(dict.fromkeys([LAST, FIRST, *data.train.positions]))
+    for position in config.position_list:
+        for name, split in splits.items():
+            if not len(split.rows_with(position)):
+                length = "" if config.of_sentences else f" in {data.train.tokens.shape[1]} tokens"
+                raise BadInput(f"position_list: there is no position '{position}'{length} of {name}; positions are "
+                               f"{names} and whole numbers.")
+
+
 def check_layers(model: PretrainedConfig, path: str, config: QuestionConfig, setting: Setting) -> None:
     """Refuse a layer or a site that a model's configuration lacks; raises BadInput."""
     for key, layer in (("target_layer_list", setting.target_layer), ("layer_reinit", config.layer_reinit)):
@@ -413,7 +487,7 @@ def check_layers(model: PretrainedConfig, path: str, config: QuestionConfig, set
             raise BadInput(f"{key}: there is no layer {layer}; the model has {model.num_hidden_layers}, counted from "
                            "0.")
     key = next((name for name in LOCATION_KEYS if hasattr(setting, name)), "operation")
-    if key != "operation" and site_of(setting).location == RESID_MID and family_of(model).parallel:
+    if hasattr(setting, key) and site_of(setting).location == RESID_MID and family_of(model).parallel:
         raise BadInput(f"{key}_list: {path} has no {RESID_MID}: attention and MLP of a '{model.model_type}' model read "
                        f"the same residual stream; take {'mlp' if key == 'location' else 'resid_post'} instead.")
 
@@ -479,7 +553,10 @@ def accuracies(model: OpenModel, states: Tensor, name: str, examples: Examples) 
             for group, rows in examples.groups.items()}
 
 
-def vanilla_accuracies(model: OpenModel, data: Data) -> dict[str, float]:
-    """How often the model answers correctly without intervention, as a reference for other metrics."""
-    return {column: share for name, examples in data.evaluated.items() for column, share in accuracies(
-        model, model.final_states(examples), f"vanilla_acc_{name}", examples).items()}
+def vanilla_accuracies(model: OpenModel, data: Data, positions: Iterable[Position]
+                       ) -> dict[Position, dict[str, float]]:
+    """How often the model answers the rows of each position correctly without intervention, as a reference."""
+    states = {name: model.final_states(examples) for name, examples in data.evaluated.items()}
+    return {position: {column: share for name, examples in data.evaluated.items() for column, share in accuracies(
+        model, states[name][examples.rows_with(position)], f"vanilla_acc_{name}", examples.probing(position)).items()}
+        for position in positions}

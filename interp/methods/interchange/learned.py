@@ -12,11 +12,11 @@ from interp.methods.interchange.base import Pairs, SiteUnderStudy, Subspace, lea
 
 def das(site: SiteUnderStudy, seed: int, **search) -> Alignment:
     """Boundless DAS: a rotated subspace and its width."""
-    pairs, everything = site.fit, torch.arange(len(site.fit), device=site.model.device)
+    pairs = site.fit
     alignment, _ = search_alignment(
         lambda activations, rows: site.model.loss(pairs.split.forward(activations, pairs.base[rows]),
                                                   pairs.counterfactual[rows]),
-        pairs.base_activations, pairs.source_activations, everything, seed=seed, accuracy=site.score, **search)
+        pairs.base_activations, pairs.source_activations, seed=seed, accuracy=site.score, **search)
     return alignment
 
 
