@@ -43,6 +43,7 @@ class Config(QuestionConfig):
     num_random_draws: NonNegative = Field(20, description=(
         "random controls of the method's size; 19 allow a claim at the level 0.05"))
     num_random_pairs: Count = Field(5000, description="test pairs that a random control is measured on, at most")
+    isolate: bool = Field(True, description="measure what is exchanged between pairs of one value too")
     selectivity: bool = Field(True, description="fit each method on a control task too")
     save_pairs: bool = Field(False, description="write pairs.csv, a row for each test pair")
     save_models: bool = Field(False, description="save the fitted interchanges")
@@ -96,7 +97,7 @@ if __name__ == "__main__":  # before what follows loads torch, which takes secon
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -160,9 +161,9 @@ class Trial:
     """A site and a variable: where methods are fitted, and the test pairs that they are measured on.
 
     same: test bases whose sources share the variable. clean: the test bases' final hidden states without intervention,
-    (n, d_model). full_hits: whether exchanging everything gives the counterfactual answer, (n,); None if the answer
-    depends on more than the variable. controls: by supervision, the site with permuted labels or arbitrary answers, and
-    the test pairs relabelled likewise. missing: how many test pairs lack the position.
+    (n, d_model). alone: whether the answer depends on the variable alone. controls: by supervision, the site with
+    permuted labels or arbitrary answers, and the test pairs relabelled likewise. missing: how many test pairs lack the
+    position.
     of_rank: the accuracies of random directions, which are the same for all methods of a rank.
     """
 
@@ -171,7 +172,7 @@ class Trial:
     same: Pairs
     clean: Tensor
     split: Split
-    full_hits: Tensor | None
+    alone: bool
     controls: dict[str, tuple[SiteUnderStudy, Pairs]]
     missing: int
     of_rank: dict[int | None, list[float]]
@@ -179,6 +180,11 @@ class Trial:
     @property
     def model(self) -> OpenModel:
         return self.site.model
+
+    @cached_property
+    def full_hits(self) -> Tensor:
+        """Whether exchanging everything gives the counterfactual answer, (n,)."""
+        return self.model.is_right(self.test.states(self.test.source_activations), self.test.counterfactual)
 
     def moved(self, pairs: Pairs, states: Tensor) -> Tensor:
         """The change of the log odds of the new answer against the old one, from clean states to these, in nats, (n,).
@@ -195,9 +201,9 @@ class Trial:
 def set_up(config: Config, split: Split, pairs: dict[str, Pairs], variable: str, alone: bool, missing: int) -> Trial:
     test = pairs["test"]
     site = site_under_study(pairs["fit"], pairs["select"], test, variable)
-    full_hits = site.model.is_right(test.states(test.source_activations), test.counterfactual) if alone else None
     controls = control_tasks(site, test, config.data_seed) if config.selectivity else {}
-    return Trial(site, test, sharing_pairs(test, config.data_seed), split.clean, split, full_hits, controls, missing, {})
+    same = sharing_pairs(test, config.data_seed) if config.isolate else test[test.base[:0]]
+    return Trial(site, test, same, split.clean, split, alone, controls, missing, {})
 
 
 # ------------------------------------------------------------------------------ the method
@@ -210,7 +216,7 @@ def compare(config: Config, setting: Setting, trial: Trial, path: str) -> Outcom
     metrics |= {"ground_truth": known, "rank": found.rank,
                 **random_control(config, setting, trial, found, pairs["hit"]),
                 "selectivity": selectivity(config, setting, trial, found, metrics["log_odds_mean"]),
-                "exceeds_full": exceeds_full(trial, pairs["hit"])}
+                "exceeds_full": exceeds_full(trial, setting.method, pairs["hit"])}
     metrics |= {"n_without_position": trial.missing} if config.of_sentences else {}
     for file in artifacts(config, setting):
         found.save(file, {"model_path": path, **setting._asdict()})
@@ -275,7 +281,7 @@ def random_control(config: Config, setting: Setting, trial: Trial, found: Interc
                  for one in drawn]
         trial.of_rank[found.rank] = draws
     # if the interchange should change nothing, doing nothing is best, and a rank above random means nothing
-    changes = trial.full_hits is not None or not config.of_sentences
+    changes = trial.alone or not config.of_sentences
     return NO_CONTROL | {
         "random_iia_mean": sum(draws) / len(draws), "random_iia_max": max(draws),
         "empirical_p": rank_among(hits[:len(some)].double().mean().item(), draws) if changes else None}
@@ -293,11 +299,11 @@ def selectivity(config: Config, setting: Setting, trial: Trial, found: Interchan
         return log_odds - trial.moved(test, test.states(control(test))).double().mean().item()
 
 
-def exceeds_full(trial: Trial, hits: Tensor) -> bool | None:
+def exceeds_full(trial: Trial, method: str, hits: Tensor) -> bool | None:
     """Control (d): more counterfactual answers than exchanging everything gives, if the answer depends on it alone."""
-    if trial.full_hits is None or len(hits) < 2:
+    if not trial.alone or len(hits) < 2:
         return None
-    return interval((hits.double() - trial.full_hits.double()).tolist())[0] > 0
+    return method != "full" and interval((hits.double() - trial.full_hits.double()).tolist())[0] > 0
 
 
 def mean(values: Tensor) -> float | None:

@@ -110,7 +110,7 @@ def main() -> None:
     layers, width = (2, 64) if options.quick else (options.layers, options.width)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        table = make_table("SV_Agr", 0, 0).sample(2 * options.sentences, random_state=0)
+        table = make_table("SV_Agr", 0, 0, mark=False).sample(2 * options.sentences, random_state=0)
         table.to_csv(place / "sentences.csv", index=False)
         words = sorted({word for sentence in table["sentence"] for word in sentence.split()} | {"is", "are"})
         seconds, weights = alone(make_model, place / "model_0", layers, width, options.dtype, words)

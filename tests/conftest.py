@@ -205,7 +205,7 @@ def tiny(tmp_path_factory) -> SimpleNamespace:
 def language(tmp_path_factory) -> SimpleNamespace:
     """The folders of the sentences and of a small GPT-2 that has learned them; tests read and write elsewhere."""
     folder = tmp_path_factory.mktemp("language")
-    execute(SENTENCES, {"data_dir": str(folder / "data")}, folder / "sentences")
+    execute(SENTENCES, {"data_dir": str(folder / "data"), "mark": False}, folder / "sentences")
     make_language_model(folder / "model", completed_sentences())
     return SimpleNamespace(folder=folder, data=folder / "data", model=folder / "model")
 

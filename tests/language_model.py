@@ -138,7 +138,8 @@ def completed_sentences() -> list[str]:
     The echo, the first noun once more in place of the answer, makes attention fetch more than a number:
     otherwise all its updates at that position tell the number, and no circuit tells it better.
     """
-    tables = [make_table(name, 4000, 0) for name in ("SV_Agr", "SV_Agr_gen", "Reflexive_An", "Reflexive_An_gen")]
+    tables = [make_table(name, 4000, 0, mark=False)
+              for name in ("SV_Agr", "SV_Agr_gen", "Reflexive_An", "Reflexive_An_gen")]
     completed = [f"{row.sentence} {row.right}" for table in tables for row in table.itertuples()]
     return completed + [" ".join([*words, words[1]]) for *words, _ in map(str.split, completed)]
 

@@ -16,7 +16,7 @@ from interp.models.loading import load_model
 from interp.runs.config import CONFIGS, BadInput, load_config, project_path, read_yaml
 from interp.runs.settings import expand_settings, fill_in
 
-FILES = sorted(CONFIGS.rglob("*.yaml"))
+FILES = sorted({*CONFIGS.rglob("*.yaml")} - {CONFIGS / "Language" / "templates.yaml"})  # which is no config
 COLUMN_KEYS = ("variable", "counterfactual_variable", "counterfactual_label")
 
 

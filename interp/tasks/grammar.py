@@ -1,6 +1,7 @@
 """The sentences of Experiment 4: a lexicon, and the patterns that make every sentence of a file.
 
-Numbers are those of the labels, singular 0 and plural 1; lower case, no full stop.
+Numbers are those of the labels, singular 0 and plural 1; lower case, no full stop. Patterns mark their words, a noun
+without its article; the second word of a kind is marked as NAME2.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +12,7 @@ import torch
 
 from interp.runs.config import BadInput
 from interp.tasks.keys import SENTENCE_FILES
+from interp.tasks.marks import marked, unmarked
 
 SINGULAR, PLURAL = 0, 1
 MASCULINE, FEMININE = 0, 1
@@ -33,30 +35,35 @@ Labelled = tuple[str, int]  # words, and the number of the noun that what follow
 
 # --------------------------------------------------------------------------------- phrases
 
-def noun_phrases(nouns: Iterable[str]) -> list[Labelled]:
-    """Each noun in both numbers; every plural of the lexicon is regular."""
-    return [(f"the {noun}{'s' * number}", number) for noun in nouns for number in (SINGULAR, PLURAL)]
+def noun_phrases(nouns: Iterable[str], name: str) -> list[Labelled]:
+    """Each noun in both numbers, marked by a name; every plural of the lexicon is regular."""
+    return [(f"the {marked(name, noun + 's' * number)}", number) for noun in nouns for number in (SINGULAR, PLURAL)]
 
 
-def agreeing(verb: str, number: int) -> str:
-    return verb if number == PLURAL else f"{verb}s"
+def agreeing(verb: str, number: int, name: str = "verb") -> str:
+    return marked(name, verb if number == PLURAL else f"{verb}s")
 
 
-def pairs(nouns: Iterable[str]) -> list[tuple[str, str, int]]:
+def all_marked(name: str, words: Iterable[str]) -> list[str]:
+    return [marked(name, word) for word in words]
+
+
+def pairs(nouns: Iterable[str], name: str) -> list[tuple[str, str, int]]:
     """Two different nouns of the same number, in either order."""
-    return [(first, second, number) for (first, number), (second, other) in permutations(noun_phrases(nouns), 2)
-            if number == other]
+    return [(first, second.replace(f"{name}:", f"{name}2:"), number)
+            for (first, number), (second, other) in permutations(noun_phrases(nouns, name), 2) if number == other]
 
 
 def clauses() -> list[str]:
     """OBJ V"""
-    return [f"{obj} {agreeing(verb, number)}" for (obj, number), verb in product(noun_phrases(OBJ), RELATIVE_VERBS)]
+    return [f"{obj} {agreeing(verb, number)}"
+            for (obj, number), verb in product(noun_phrases(OBJ, "object"), RELATIVE_VERBS)]
 
 
 def double_clauses() -> list[str]:
     """OBJ V and OBJ' V'"""
-    return [f"{first} {agreeing(verb, number)} and {second} {agreeing(other, number)}"
-            for (first, second, number), verb, other in product(pairs(OBJ), RELATIVE_VERBS, RELATIVE_VERBS)]
+    return [f"{first} {agreeing(verb, number)} and {second} {agreeing(other, number, 'verb2')}"
+            for (first, second, number), verb, other in product(pairs(OBJ, "object"), RELATIVE_VERBS, RELATIVE_VERBS)]
 
 
 # -------------------------------------------------------------------------------- patterns
@@ -65,7 +72,7 @@ def prepositional() -> Iterator[tuple[str, int, int]]:
     """S PREP OBJ, with the numbers of both."""
     for nouns, prepositions in PREPOSITIONS.items():
         for (subject, number), preposition, (obj, obj_number) in product(
-                noun_phrases(nouns), prepositions, noun_phrases(OBJ)):
+                noun_phrases(nouns, "subject"), all_marked("preposition", prepositions), noun_phrases(OBJ, "object")):
             yield f"{subject} {preposition} {obj}", number, obj_number
 
 
@@ -73,33 +80,36 @@ def double_prepositional() -> Iterator[Labelled]:
     """S PREP OBJ PREP' OBJ': the second preposition stands after a human."""
     for nouns, prepositions in PREPOSITIONS.items():
         for (subject, number), preposition, second, (obj, other, _) in product(
-                noun_phrases(nouns), prepositions, PREPOSITIONS[HUMAN], pairs(OBJ)):
+                noun_phrases(nouns, "subject"), all_marked("preposition", prepositions),
+                all_marked("preposition2", PREPOSITIONS[HUMAN]), pairs(OBJ, "object")):
             yield f"{subject} {preposition} {obj} {second} {other}", number
 
 
 def relative(nouns: Iterable[str], inner: list[str]) -> Iterator[Labelled]:
     """S that OBJ V"""
-    for (subject, number), clause in product(noun_phrases(nouns), inner):
-        yield f"{subject} that {clause}", number
+    for (subject, number), clause in product(noun_phrases(nouns, "subject"), inner):
+        yield f"{subject} {marked('that', 'that')} {clause}", number
 
 
 def embedded() -> Iterator[Labelled]:
     """MATRIX MV HUMAN, with the number of HUMAN."""
-    for (matrix, _), verb, (human, number) in product(noun_phrases(MATRIX), MATRIX_VERBS, noun_phrases(HUMAN)):
+    for (matrix, _), verb, (human, number) in product(
+            noun_phrases(MATRIX, "matrix"), all_marked("matrix_verb", MATRIX_VERBS), noun_phrases(HUMAN, "subject")):
         yield f"{matrix} {verb} {human}", number
 
 
 def double_embedded() -> Iterator[Labelled]:
     """MATRIX MV MATRIX' MV' HUMAN, with the number of HUMAN."""
     for (first, second, _), verb, other, (human, number) in product(
-            pairs(MATRIX), MATRIX_VERBS, MATRIX_VERBS, noun_phrases(HUMAN)):
+            pairs(MATRIX, "matrix"), all_marked("matrix_verb", MATRIX_VERBS), all_marked("matrix_verb2", MATRIX_VERBS),
+            noun_phrases(HUMAN, "subject")):
         yield f"{first} {verb} {second} {other} {human}", number
 
 
 def reflexive(*antecedents: Iterator[Labelled]) -> list[Labelled]:
     """Sentences up to the pronoun, which agrees with the antecedent."""
     return [(f"{words} {verb}", number) for pattern in antecedents
-            for (words, number), verb in product(pattern, REFLEXIVE_VERBS)]
+            for (words, number), verb in product(pattern, all_marked("reflexive_verb", REFLEXIVE_VERBS))]
 
 
 # ----------------------------------------------------------------------------------- files
@@ -113,8 +123,10 @@ SENTENCES: dict[str, Callable[[], list[tuple]]] = dict(zip(SENTENCE_FILES, (  # 
 ), strict=True))
 
 
-def make_table(name: str, gen_size: int, data_seed: int) -> pd.DataFrame:
+def make_table(name: str, gen_size: int, data_seed: int, mark: bool = True) -> pd.DataFrame:
     """The table of a file: every sentence of its patterns, or for a gen file gen_size rows drawn from them.
+
+    mark: whether sentences keep their marks.
 
     A file depends on its name, size and seed only, not on which others are made beside it. A reflexive
     sentence stands once for each gender, so the drawn ones are gen_size / 2, all with both their genders.
@@ -130,6 +142,8 @@ def make_table(name: str, gen_size: int, data_seed: int) -> pd.DataFrame:
                            f"has for {name}.csv.")
         order = torch.randperm(len(sentences), generator=torch.Generator().manual_seed(data_seed))
         sentences = [sentences[i] for i in order[:gen_size // genders].tolist()]
+    if not mark:
+        sentences = [(unmarked(sentence), *numbers) for sentence, *numbers in sentences]
     if genders > 1:
         return with_pronouns(sentences)
     table = pd.DataFrame(sentences, columns=["sentence", "labels", "object labels"][:len(sentences[0])])

@@ -1,6 +1,6 @@
 """The keys for data and models, the same for every method; nothing here loads torch."""
 
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -9,12 +9,11 @@ from interp.runs.config import Count, DataFile, ModelSweep, NonEmpty, NonNegativ
 SENTENCES, AGREEMENT, REFLEXIVE, SYNTACTIC_NUMBER = "sentences", "agreement", "reflexive", "syntactic_number"
 SENTENCE_TASKS = (SENTENCES, AGREEMENT, REFLEXIVE, SYNTACTIC_NUMBER)
 TASKS = ("multitask", *SENTENCE_TASKS)  # any other word is an arithmetic task's name
-SentenceFile = Literal["SV_Agr", "SV_Agr_gen", "Reflexive_An", "Reflexive_An_gen", "Syntactic_Number"]  # the paper's
+SENTENCE_FILES = ("SV_Agr", "SV_Agr_gen", "Reflexive_An", "Reflexive_An_gen", "Syntactic_Number")  # the paper's
 Location = Literal["resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"]
 Locations = Annotated[NonEmpty[Location], Field(description=(
     "the sites: `resid_mid` after attention, `resid_post` after the MLP, `resid_pre` before both; `attn_out` and "
     "`mlp_out`, what the two add"))]
-SENTENCE_FILES: tuple[SentenceFile, ...] = get_args(SentenceFile)
 LABELS = "labels"
 DEFAULT_VARIABLE = {SYNTACTIC_NUMBER: "object labels"}  # else `labels`
 SEQUENCE_KEYS = ("train_data_path", "test_data_path")

@@ -3,15 +3,25 @@
 import re
 from collections.abc import Iterable
 
-from interp.models.examples import FIRST, LAST
 from interp.runs.config import BadInput
 
 Spans = dict[str, tuple[int, int]]  # of characters, by name: from the first up to the one after the last
 
+OF_EVERY_ROW = ("first", "last")  # positions that need no mark
 MARK = re.compile(r"\{([^{}:]*):([^{}]*)\}")
 
 
-def unmarked(text: str) -> tuple[str, Spans]:
+def marked(name: str, words: str) -> str:
+    """Words as {name:words}, spaces around them outside; nothing is no span."""
+    return re.sub(r"\S.*\S|\S", lambda found: f"{{{name}:{found[0]}}}", words, count=1)
+
+
+def unmarked(text: str) -> str:
+    """A text without its marks, if all is right with them."""
+    return MARK.sub(r"\2", text)
+
+
+def read_marks(text: str) -> tuple[str, Spans]:
     """A text without its marks and without spaces around it, and the spans that were marked.
 
     Raises:
@@ -21,7 +31,7 @@ def unmarked(text: str) -> tuple[str, Spans]:
     for mark in MARK.finditer(text):
         name, words = mark[1].strip(), mark[2]
         plain, end = plain + text[end:mark.start()], mark.end()
-        if name in (FIRST, LAST) or not re.fullmatch(r"[^\W\d][\w .-]*", name):
+        if name in OF_EVERY_ROW or not re.fullmatch(r"[^\W\d][\w .-]*", name):
             raise ValueError(f"'{name}' cannot be the name of a mark")
         if name in spans:
             raise ValueError(f"the mark '{name}' stands twice")
@@ -35,11 +45,11 @@ def unmarked(text: str) -> tuple[str, Spans]:
 
 
 def without_marks(texts: Iterable[str], source: str) -> tuple[list[str], list[Spans]]:
-    """As `unmarked`, of the rows of a file; raises BadInput, which names the row."""
+    """As read_marks, of the rows of a file; raises BadInput, which names the row."""
     plain, spans = [], []
     for row, text in enumerate(texts):
         try:
-            text, found = unmarked(text)
+            text, found = read_marks(text)
         except ValueError as error:
             raise BadInput(f"{source}: in row {row}, '{text}', {error}.") from None
         plain.append(text)

@@ -86,10 +86,11 @@ def check_one_value(table: pd.DataFrame, column: str, by: str) -> None:
         raise BadInput(f"{table.attrs['source']}: '{sentence}' has more than one value of '{column}'.")
 
 
-def read_sentences(key: str, path: str, task: str, variables: list[str], optional: bool = False) -> pd.DataFrame:
+def read_sentences(key: str, path: str, task: str, variables: list[str], optional: bool = False,
+                   spaces: bool = False) -> pd.DataFrame:
     """The rows of a file of sentences in the general form, the variables asked for as whole numbers from 0.
 
-    optional: the file may lack variables.
+    optional: the file may lack variables. spaces: answers may begin with a space of their own.
 
     Raises:
         BadInput: the file or a column is missing, holds what it should not, or a sentence stands twice.
@@ -99,7 +100,8 @@ def read_sentences(key: str, path: str, task: str, variables: list[str], optiona
     table = PAPERS[task](table) if task in PAPERS else table
     sources = ["source", "source_right"] if "source" in table or "source_right" in table else []
     for column in ("sentence", "right", "wrong", *sources):
-        table[column] = words_of(table, column)
+        words, answers = words_of(table, column), column not in ("sentence", "source")
+        table[column] = table[column].str.rstrip() if spaces and answers else words
     for column in ("sentence", *sources[:1]):
         table[column], table[f"{column}_spans"] = without_marks(table[column], source)
     table["group"] = words_of(table, "group") if "group" in table else ""

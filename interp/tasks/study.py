@@ -403,7 +403,8 @@ class Sentences:
         self.reader = sentences.Reader(loading.load_tokenizer("model_path", path), path, config.sentence_prefix,
                                        config.capitalize, config.answer_prefix, config.position_token)
         wanted = list(dict.fromkeys([*variables, *filter(None, [config.answer_variable])]))
-        table = sentences.read_sentences("data_path", config.data_path, config.task, wanted)
+        spaces = not config.answer_prefix
+        table = sentences.read_sentences("data_path", config.data_path, config.task, wanted, spaces=spaces)
         self.answer_variable = config.answer_variable or (LABELS if LABELS in table else variables[0])
         if len(variables) > 1:
             if LABELS not in table and not config.answer_variable:
@@ -416,7 +417,7 @@ class Sentences:
         self.tables = {TRAIN: drawn[drawn["drawn"] < config.train_size],
                        TEST: drawn[drawn["drawn"] >= config.train_size]}
         if config.gen_path:
-            gen = sentences.read_sentences("gen_path", config.gen_path, config.task, wanted, optional=True)
+            gen = sentences.read_sentences("gen_path", config.gen_path, config.task, wanted, True, spaces)
             for variable in (name for name in variables if name not in gen):
                 print(f"gen_path: {config.gen_path} has no column '{variable}', so that nothing is looked for in it.")
             self.tables[GEN] = sentences.draw("test_size", config.gen_path, gen, config.test_size, drawing)
