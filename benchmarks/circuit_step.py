@@ -17,7 +17,7 @@ from benchmarks.timing import Step, compare, largest_difference
 from interp.methods.circuits import soft_nearest_neighbor_loss
 from interp.methods.masks import NeuronMasks, l0
 from interp.methods.optimize import shuffled_batches
-from interp.models.examples import Answer, Examples
+from interp.models.examples import EVERYWHERE, Answer, Examples
 from interp.models.loading import build_gpt2
 from interp.models.open_model import RESID_PRE, OpenModel, Site
 from interp.models.opening import open_model
@@ -50,8 +50,8 @@ def mask_step(sublayer: Sublayer, replayed: Replay, labels: torch.Tensor, batch_
 
 
 def replay_by(way: str, model: OpenModel, sublayer: Sublayer, examples: Examples) -> Replay:
-    below = Site(sublayer.layer, RESID_PRE)
-    entering = model.activations(examples, [], [below])[below]
+    below = Site(sublayer.layer, RESID_PRE, EVERYWHERE)
+    entering = model.activations(examples, [below])[below]
     if way == REFERENCE:
         return ReplayedBlock(model.with_ways(suffix=frozenset()), sublayer, examples, entering)
     ways = {WRITTEN_OUT: ReplayedAttention, ALONE: ReplayedMLP, BLOCK: ReplayedBlock}

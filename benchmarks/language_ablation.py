@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.language_models import EXAMPLES, LAYERS, MIDDLE_LAYER, build_gpt2_small, draw_sentences
 from benchmarks.timing import Step, compare
+from interp.models.examples import EVERYWHERE
 from interp.models.open_model import RESID_PRE, Site
 from interp.models.opening import open_model
 from interp.models.sublayers import find_sublayer, masked
@@ -24,11 +25,11 @@ def ablation(layer: int, operation: str, count: int, way: str) -> Step:
     examples = draw_sentences(count)
     model = open_model(build_gpt2_small(), examples)
     model.shares = way == SHARED
-    sublayer, entry = find_sublayer(model, layer, operation), Site(layer, RESID_PRE)
+    sublayer, entry = find_sublayer(model, layer, operation), Site(layer, RESID_PRE, EVERYWHERE)
     generator = torch.Generator().manual_seed(0)
     masks = {name: (torch.rand(len(mask), generator=generator) > 0.2).float()
              for name, mask in sublayer.full_masks().items()}
-    entering = model.activations(examples, [], [entry])[entry]
+    entering = model.activations(examples, [entry])[entry]
 
     def evaluate() -> float:
         with masked(sublayer, masks):

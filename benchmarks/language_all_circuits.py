@@ -14,7 +14,7 @@ from tqdm import tqdm
 from benchmarks.language_models import BATCH, EXAMPLES, LAYERS, QUICK, build_gpt2_small, draw_sentences
 from benchmarks.timing import alone, own_peak_memory
 from interp.methods.circuits import find_circuit
-from interp.models.examples import Examples
+from interp.models.examples import EVERYWHERE, Examples
 from interp.models.open_model import RESID_PRE, OpenModel, Site
 from interp.models.opening import open_model
 from interp.models.replay import replay
@@ -26,7 +26,7 @@ EPOCHS = 9 if QUICK else 90
 
 def cache(model: OpenModel, examples: Examples, sublayers: list[Sublayer]) -> dict[Site, torch.Tensor]:
     """What circuit probing keeps of a pass: the residual stream that enters each layer."""
-    return model.activations(examples, [], [Site(sublayer.layer, RESID_PRE) for sublayer in sublayers])
+    return model.activations(examples, [Site(sublayer.layer, RESID_PRE, EVERYWHERE) for sublayer in sublayers])
 
 
 def sublayers_of(model: OpenModel, layers: int) -> list[Sublayer]:
@@ -44,7 +44,7 @@ def find_all() -> None:
     seconds = dict.fromkeys(OPERATIONS, 0.0)
     for sublayer in tqdm(sublayers, unit="circuit"):
         begun = time.perf_counter()
-        replayed = replay(model, sublayer, examples, entering[Site(sublayer.layer, RESID_PRE)])
+        replayed = replay(model, sublayer, examples, entering[Site(sublayer.layer, RESID_PRE, EVERYWHERE)])
         find_circuit(sublayer, replayed, examples.variables["labels"], lr=0.001, batch_size=BATCH, num_epochs=EPOCHS,
                      mask_init=0.0, max_temp=200, l0_lambda=1e-7, generator=generator)
         seconds[sublayer.operation] += time.perf_counter() - begun

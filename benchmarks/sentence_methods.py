@@ -1,4 +1,5 @@
-"""The methods on sentences in a real model: reading all sites in one pass, and a step of DAS in the middle layer.
+"""The methods on sentences in a real model: reading all sites in one pass, a step of DAS in the middle layer, at the
+last token and at the subject, and a map of everything exchanged at each layer and position.
 
     python benchmarks/sentence_methods.py [--model Models/SmolLM2-135M] [--sentences FILE] [--quick]
 
@@ -20,9 +21,9 @@ from torch import Tensor
 from benchmarks.das_step import REFERENCE, SUFFIX, WAYS, run_to, search_step
 from benchmarks.timing import Step, alone, compare, largest_difference, own_peak_memory
 from interp.methods.das import AlignmentSearch
-from interp.models.examples import Answer, Pairs
+from interp.models.examples import FIRST, LAST, Answer, Pairs
 from interp.models.loading import load_model, load_tokenizer
-from interp.models.open_model import RESID_MID, RESID_POST, ForwardFrom, OpenModel, Site
+from interp.models.open_model import RESID_MID, RESID_POST, ForwardFrom, OpenModel, Site, in_batches
 from interp.models.opening import open_model
 from interp.models.suffix import forward_from
 from interp.runs.config import BadInput
@@ -59,8 +60,9 @@ def read_all_sites(where: tuple[str, str, int]) -> str:
     return "\n".join(lines)
 
 
-def das_step(where: tuple[str, str, int], rotated: bool, way: str) -> Step:
+def das_step(where: tuple[str, str, int], rotated: bool, position: str, way: str) -> Step:
     model, pairs = open_with_pairs(*where)
+    pairs = pairs.probing(position)
     site, rows = Site(len(model.blocks) // 2, RESID_POST), torch.arange(BATCH).remainder(len(pairs))
     base, source = (model.activations(examples[rows], [site])[site] for examples in (pairs.base, pairs.source))
     forward = forward_from(model, pairs.base, [site])[site] if way == SUFFIX else model.patched(pairs.base, site)
@@ -87,6 +89,26 @@ def interchange_step(model: OpenModel, activations: Callable[[], tuple[Tensor, T
     return step
 
 
+@torch.no_grad()
+def full_map(where: tuple[str, str, int], count: int, way: str) -> Step:
+    """Everything exchanged at each position and in every fifth layer, of some pairs."""
+    model, pairs = open_with_pairs(*where)
+    pairs = pairs[torch.arange(min(count, len(pairs)))]
+    sites = [Site(layer, RESID_POST, position) for position in (FIRST, *pairs.base.positions.keys() - {FIRST}, LAST)
+             for layer in range(2, len(model.blocks), 5)]
+    both = {position: pairs.probing(position) for position in {site.position for site in sites}}
+    sources = {position: model.activations(shown.source, [site for site in sites if site.position == position])
+               for position, shown in both.items()}
+
+    def step() -> list[float]:
+        forward = (forward_from(model, pairs.base, sites) if way == SUFFIX
+                   else {site: model.patched(pairs.base, site) for site in sites})
+        return [model.is_right(in_batches(forward[site], sources[site.position][site]),
+                               both[site.position].counterfactual).double().mean().item() for site in sites]
+
+    return step
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="Models/SmolLM2-135M", help="its folder")
@@ -99,10 +121,15 @@ def main() -> None:
         print(alone(read_all_sites, where), flush=True)
     except BadInput as error:
         sys.exit(str(error))
-    for rotated, title in ((True, "with the search for a rotation"), (False, "without it")):
-        build = partial(das_step, where, rotated)
-        compare(f"DAS step of {BATCH} pairs in the middle layer, {title}", build, WAYS, rounds)
-        print(largest_difference(build, WAYS, steps))
+    _, pairs = open_with_pairs(*where)
+    for position in ("last", *{"subject"} & {*pairs.base.positions}):
+        for rotated, title in ((True, "with the search for a rotation"), (False, "without it")):
+            build = partial(das_step, where, rotated, position)
+            compare(f"DAS step of {BATCH} pairs in the middle layer, at {position}, {title}", build, WAYS, rounds)
+            print(largest_difference(build, WAYS, steps))
+    build = partial(full_map, where, 20 if options.quick else 500)
+    compare("map: everything exchanged at each position, every fifth layer", build, WAYS, 1)
+    print(f"both give the same shares: {build(SUFFIX)() == build(REFERENCE)()}")
 
 
 if __name__ == "__main__":

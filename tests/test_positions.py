@@ -1,0 +1,196 @@
+"""Any position of a sentence: marks, what a position is of each row, and every method asked there."""
+
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+
+from conftest import CIRCUITS, COMPARISON, DEVICE, METHODS, execute, language_values, opened_model, write_yaml
+from interp.experiment import main
+from interp.methods.masks import load_circuit
+from interp.models.examples import EVERYWHERE
+from interp.models.examples import rows_of as rows_of_tokens
+from interp.models.open_model import hooked, tensor_of
+from interp.models.sublayers import find_sublayer, masked
+from interp.runs.settings import expand_settings
+from interp.tasks.grammar import make_table
+from interp.tasks.marks import read_marks, tokens_in
+
+LOCATIONS = ["resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"]
+SMALL = {"target_layer_list": [0, 1], "train_size": 300, "test_size": 120,
+         "position_list": ["subject", "object", "last"]}
+OF_METHOD = {
+    "probing": {"residual_location_list": LOCATIONS, "lr_list": [0.01], "batch_size_list": [50], "num_epochs": 5,
+                "counterfactual_embeddings": True, "cf_num_epochs": 20},
+    "amnesic_probing": {"residual_location_list": LOCATIONS},
+    "DAS": {"location_list": ["attn", "mlp", "resid_pre", "mlp_out"], "n_train": 150, "n_val": 60,
+            "batch_size_list": [50], "epochs": 2},
+    "circuit_probing": {"num_epochs": 5, "num_random_ablations": 1, "ablate_at": "position",
+                        "batch_size_list": [100]},
+    "compare_methods": {"residual_location_list": ["attn_out", "resid_post"], "n_fit": 200, "n_select": 60,
+                        "method_list": ["full", "none", "lda", "circuit_update"], "num_random_draws": 2,
+                        "variable_list": ["labels"], "method_options": {"circuit_update": {"num_epochs": 3}}}}
+SCRIPTS = METHODS | {"circuit_probing": CIRCUITS, "compare_methods": COMPARISON}
+
+
+@pytest.fixture(scope="module")
+def marked(language, tmp_path_factory) -> SimpleNamespace:
+    folder = tmp_path_factory.mktemp("marked")
+    table = make_table("Syntactic_Number", 0, 0)
+    table.to_csv(folder / "marked.csv", index=False)
+    table.assign(sentence=make_table("Syntactic_Number", 0, 0, mark=False)["sentence"]).to_csv(
+        folder / "plain.csv", index=False)
+    return SimpleNamespace(folder=folder, model=language.model, language=language)
+
+
+def values_of(marked: SimpleNamespace, method: str, folder: Path, **changes) -> dict:
+    """A script's config on marked sentences."""
+    values = language_values(marked.language, folder, "syntactic_number")
+    values = values if method == "circuit_probing" else {"model_path": values["model_path"]}
+    variable = {} if method == "compare_methods" else {"variable": "labels"}
+    return values | variable | SMALL | OF_METHOD[method] | {
+        "task": "sentences", "answer_variable": "labels", "data_path": str(marked.folder / "marked.csv")} | changes
+
+
+# -------------------------------------------------------------------------------------- marks
+
+def test_a_mark_names_a_span_of_characters_and_tokens():
+    text, spans = read_marks("  the {subject:taxi driver} near {object:it} ")
+    assert text == "the taxi driver near it"
+    assert {name: text[slice(*span)] for name, span in spans.items()} == {"subject": "taxi driver", "object": "it"}
+    offsets = [(0, 3), (3, 8), (8, 15), (15, 20), (20, 23)]  # with the spaces before them
+    assert tokens_in(spans, offsets, 0) == {"subject": [1, 2], "object": [4]}
+    assert tokens_in(spans, [(0, 2), *((start + 2, end + 2) for start, end in offsets)], 2) == {
+        "subject": [2, 3], "object": [5]}
+    for wrong, words in ((offsets[:3], "no token has a character"), ([(0, 8), (8, 23)], "share a token")):
+        with pytest.raises(ValueError, match=words):
+            tokens_in(spans, wrong, 0)
+
+
+@pytest.mark.parametrize("sentence, words", [
+    ("the {subject:author near the guards", "a brace belongs to no mark"),
+    ("the {subject:author} near the {subject:guards}", "'subject' stands twice"),
+    ("the {subject:author near {object:the guards}}", "marks do not stand inside each other"),
+    ("the {last:author} near the guards", "'last' cannot be the name"),
+    ("the {:author} near the guards", "'' cannot be the name"),
+    ("the author{gap: } near the author", "no token has a character of the mark 'gap'"),
+    ("the {subject:auth}{second:or} near the author", "'subject' and 'second' share a token"),
+])
+def test_a_wrong_mark_is_one_sentence_that_names_its_row(sentence, words, marked, tmp_path, capsys):
+    table = pd.read_csv(marked.folder / "marked.csv")
+    rows = table[table["sentence"].str.contains("author")].reset_index(drop=True)
+    rows.loc[7, "sentence"] = sentence
+    rows.to_csv(tmp_path / "wrong.csv", index=False)
+    values = values_of(marked, "DAS", tmp_path, data_path=str(tmp_path / "wrong.csv"), train_size=140,
+                       test_size=100, n_train=80, n_val=40, results_dir=str(tmp_path / "never"))
+    assert main(METHODS["DAS"], ["--config", str(write_yaml(tmp_path / "c.yaml", values))]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "\n" not in said and words in said and "author" in said and "wrong.csv" in said
+    assert not (tmp_path / "never").exists()
+
+
+# ------------------------------------------------------------------------------------ methods
+
+@pytest.mark.parametrize("method", OF_METHOD)
+def test_every_method_at_every_position(method, marked, tmp_path):
+    """The object's token is the last one, and what is asked there is the same; the subject's is another one."""
+    rows = pd.DataFrame(execute(SCRIPTS[method], values_of(marked, method, tmp_path), tmp_path / "run"))
+    values = [name for name in rows if name not in ("position", "seconds")]
+    at = {position: of.reset_index(drop=True)[values] for position, of in rows.groupby("position")}
+    assert set(at) == {"subject", "object", "last"} and (rows["n_without_position"].astype(int) == 0).all()
+    assert at["object"].equals(at["last"]) and not at["subject"].equals(at["last"])
+    plain = values_of(marked, method, tmp_path, data_path=str(marked.folder / "plain.csv"), position_list=["last"])
+    assert pd.DataFrame(execute(SCRIPTS[method], plain, tmp_path / "plain"))[values].equals(at["last"])
+
+
+@pytest.mark.parametrize("method", OF_METHOD)
+def test_rows_without_the_position_are_left_out_there_and_counted(method, marked, tmp_path):
+    table = pd.read_csv(marked.folder / "marked.csv")
+    some = torch.arange(len(table)) % 5 == 0
+    table["sentence"] = table["sentence"].where(~pd.Series(some), table["sentence"].str.replace(
+        r"\{object:(.*)\}", r"\1", regex=True))
+    table.to_csv(tmp_path / "some.csv", index=False)
+    changes = {"data_path": str(tmp_path / "some.csv"), "position_list": ["object", "last"], "target_layer_list": [1]}
+    if method == "compare_methods":
+        changes["only_right"] = False
+    rows = pd.DataFrame(execute(SCRIPTS[method], values_of(marked, method, tmp_path, **changes), tmp_path / "run"))
+    missing = rows.groupby("position")["n_without_position"].unique()
+    [left_out], [none] = missing["object"], missing["last"]
+    of_pairs = method in ("DAS", "compare_methods") or (method == "probing")
+    assert int(none) == 0 and (30 < int(left_out) < 60 if of_pairs else 15 < int(left_out) < 35)
+    if method == "compare_methods":
+        assert set(rows.loc[rows["position"] == "object", "n_pairs"]) == {str(120 - int(left_out))}
+
+
+def test_everything_exchanged_at_the_subject_is_the_model_with_one_token_patched(marked, tmp_path):
+    values = values_of(marked, "DAS", tmp_path, position_list=["subject"], location_list=["mlp"], epochs=1)
+    rows = execute(METHODS["DAS"], values, tmp_path / "run")
+    config = METHODS["DAS"].schema(**values, results_dir="x")
+    settings = expand_settings(config)
+    pairs = METHODS["DAS"].prepare(config, settings, DEVICE).data(settings[0]).pairs["test"]
+    model, hits = opened_model(marked.model).model, {0: [], 1: []}
+    for layer, row in product((0, 1), range(len(pairs))):
+        base, source = (torch.tensor([rows_of_tokens(side)[row]]) for side in (pairs.base, pairs.source))
+        block, taken = model.transformer.h[layer], list[torch.Tensor]()
+
+        def take(module, arguments, output, taken=taken):
+            taken.append(tensor_of(output)[0, 1].clone())
+
+        def put(module, arguments, output, taken=taken):
+            tensor_of(output)[0, 1] = taken[0]  # the subject is the second word
+
+        with torch.no_grad():
+            with hooked(block.register_forward_hook(take)):
+                model(source, use_cache=False)
+            with hooked(block.register_forward_hook(put)):
+                logits = model(base, use_cache=False).logits[0, -1]
+        wanted = pairs.counterfactual[torch.tensor([row])]
+        hits[layer].append(bool(logits[wanted.right] > logits[wanted.wrong]))
+    for row in rows:
+        share = sum(hits[int(row["target_layer"])]) / len(pairs)
+        assert float(row["full_interchange_acc"]) == pytest.approx(share, abs=1e-9)
+
+
+def test_a_circuit_ablated_at_a_position_leaves_out_what_it_adds_there(marked, tmp_path):
+    values = values_of(marked, "circuit_probing", tmp_path, position_list=["subject"], save_models=True,
+                       model_dir=str(tmp_path / "saved"), num_random_ablations=0)
+    rows = execute(CIRCUITS, values, tmp_path / "run")
+    everywhere = execute(CIRCUITS, values | {"ablate_at": "everywhere", "model_dir": str(tmp_path / "other")},
+                         tmp_path / "everywhere")
+    config = CIRCUITS.schema(**values | {"results_dir": "x"})
+    settings = expand_settings(config)
+    examples = CIRCUITS.prepare(config, settings, DEVICE).data(settings[0]).evaluated["iid"]
+    opened = opened_model(marked.model)
+    for row, other in zip(rows, everywhere):
+        [file] = (tmp_path / "saved").glob(f"*layer_{row['target_layer']}_*_{row['operation']}_*")
+        sublayer = find_sublayer(opened, int(row["target_layer"]), row["operation"])
+        masks = load_circuit(file)[0].ablation()
+        site = replace(sublayer.site, position=EVERYWHERE)
+        with masked(sublayer, masks):
+            without = opened.activations(examples, [site])[site][:, 1]
+
+        def put(update: torch.Tensor, without=without) -> torch.Tensor:
+            return update.index_copy(1, torch.tensor([1]), without.unsqueeze(1))
+
+        with hooked(opened.hook(sublayer.site, put)):
+            states = opened.forward(examples.tokens)[torch.arange(len(examples)), examples.answering]
+        assert float(row["ablated_acc_iid"]) == pytest.approx(
+            opened.is_right(states, examples.answer).double().mean().item())
+        assert {name: row[name] for name in ("knn_test_acc", "l0_norm", "vanilla_acc_iid")} == {
+            name: other[name] for name in ("knn_test_acc", "l0_norm", "vanilla_acc_iid")}
+    assert [row["ablated_acc_iid"] for row in rows] != [row["ablated_acc_iid"] for row in everywhere]
+
+
+def test_check_shows_which_token_each_position_is(marked, tmp_path, capsys):
+    values = values_of(marked, "DAS", tmp_path, results_dir=str(tmp_path / "never"))
+    assert main(METHODS["DAS"], ["--config", str(write_yaml(tmp_path / "c.yaml", values)), "--check"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    shown = [number for number, line in enumerate(lines) if line.startswith(("train: ", "test: "))]
+    assert len(shown) == 6
+    for number in shown:
+        words = lines[number].split("'")[1].split()
+        assert lines[number + 1] == f"  subject: token 1, {words[1]}" and lines[number + 3].endswith(words[-1])
