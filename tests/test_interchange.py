@@ -113,9 +113,10 @@ def test_no_method_sees_the_test_rows(tiny, tmp_path, monkeypatch):
 
     at_sites, clean = compare_methods.at_sites, site()
 
-    def spoiled(*arguments):
-        for settings, *read in at_sites(*arguments):
-            yield settings, *(by_split | {"test": by_split["test"] * torch.nan} for by_split in read)
+    def spoiled(*arguments, **options):
+        for at in at_sites(*arguments, **options):
+            yield replace(at, **{kind: read | {"test": read["test"] * torch.nan} for kind, read in (
+                ("activations", at.activations), ("entering", at.entering))})
 
     monkeypatch.setattr(compare_methods, "at_sites", spoiled)
     disturbed = site()

@@ -107,7 +107,7 @@ def test_search_finds_a_planted_subspace_and_stays_orthogonal(orthogonal_map, ge
     assert accuracy(Alignment.of(torch.eye(d), 1e-3)) < 0.5
     alignment, log = search_alignment(
         lambda activations, rows: F.cross_entropy(head(activations, rows), values[1, rows], reduction="none"),
-        base, source, torch.arange(400), epochs=60, accuracy=accuracy, lr=0.01, boundary_lr=0.02, batch_size=64, seed=0,
+        base, source, epochs=60, accuracy=accuracy, lr=0.01, boundary_lr=0.02, batch_size=64, seed=0,
         orthogonal_map=orthogonal_map)
     assert accuracy(alignment) == max(row["selection_acc"] for row in log) > 0.9
     assert alignment.rotation_error() < 1e-5 and log[-1]["width"] < 0.7  # as narrow as it can be
@@ -123,7 +123,7 @@ def test_search_takes_the_steps_of_its_formulas_and_of_equal_epochs_the_last(gen
         return F.cross_entropy(states, wanted[rows], reduction="none")
 
     alignment, log = search_alignment(
-        loss_of, base, source, torch.arange(32), lr=0.02, boundary_lr=0.05, batch_size=8, epochs=5,
+        loss_of, base, source, lr=0.02, boundary_lr=0.05, batch_size=8, epochs=5,
         orthogonal_map="cayley", seed=4, accuracy=lambda candidate: 0.5)
     start = AlignmentSearch(6, "cayley", seed=4)
     optimizers = {0.02: torch.optim.Adam(start.rotation.parameters()), 0.05: torch.optim.Adam([start.boundary])}

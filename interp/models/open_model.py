@@ -323,7 +323,8 @@ def in_batches(forward: ForwardFrom, activations: Tensor, rows: Tensor | None = 
     """The final hidden states of some rows, by default of all in order: (rows, d_model) -> (rows, d_model)."""
     rows = torch.arange(len(activations), device=activations.device) if rows is None else rows
     states = torch.empty_like(activations)
-    for part in forward.lengths[rows].argsort(stable=True).split(ROWS_AT_ONCE):  # rows of like lengths together
+    order = forward.lengths[rows].argsort(stable=True)  # rows of like lengths together
+    for part in order.split(ROWS_AT_ONCE) if len(rows) else ():
         states[part] = forward(activations[part], rows[part])
     return states
 

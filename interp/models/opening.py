@@ -25,7 +25,7 @@ from interp.models.open_model import (
     replaced,
     warn,
 )
-from interp.models.suffix import final_states_from, forward_from
+from interp.models.suffix import Suffix, final_states_from
 
 
 class CannotOpen(ValueError):
@@ -118,21 +118,30 @@ def exact_locations(model: OpenModel, few: Examples, states: Tensor) -> frozense
     """From where the suffix forward gives the final hidden states that the reference gave, (rows, d_model)."""
     possible = [RESID_PRE, RESID_POST] + [RESID_MID] * (not model.family.parallel)
     layers, rows = {(len(model.blocks) - 1) // 2, len(model.blocks) - 1}, torch.arange(len(few), device=model.device)
-    trying = model.with_ways(suffix=frozenset(possible))
-    from_middle = replace(few, probed=few.answering // 2)
 
-    def forward(site: Site, examples: Examples) -> Tensor:
-        return forward_from(trying, examples, [site])[site](model.activations(examples, [site])[site], rows)
+    def forward(suffix: Suffix, site: Site, clean: dict[Site, Tensor]) -> Tensor:
+        return suffix.above(site, clean)(clean[site], rows)
+
+    trying = model.with_ways(suffix=frozenset(possible))
+    sites = [Site(layer, location) for layer in layers for location in possible]
+    ways: dict[str, list[Callable[[], Tensor]]] = {location: [] for location in possible}
+    for examples in (few, replace(few, probed=few.answering // 2)):
+        try:
+            suffix = Suffix(trying, examples, sites)
+        except Exception:  # a family that keeps keys and values otherwise can fail in any way
+            possible = []
+            break
+        clean = model.activations(examples, {part for site in sites for part in (site, *suffix.needs(site))})
+        for site in sites:
+            ways[site.location].append(partial(forward, suffix, site, clean))
 
     def from_block(layer: int) -> Tensor:
         below = Site(layer, RESID_PRE, EVERYWHERE)
         return final_states_from(model, few, layer, model.activations(few, [below])[below])
 
-    ways = {location: [partial(forward, Site(layer, location), examples) for layer in layers
-                       for examples in (few, from_middle)] for location in possible}
     ways[RESID_PRE] += [partial(from_block, layer) for layer in layers]
     exact = [location for location in possible if all(agrees(model, way, states) for way in ways[location])]
-    for location in possible:
+    for location in ways:
         if location not in exact:
             warn(f"{model.kind}: a forward pass from {location} gives other answers, so each runs the whole model")
     return frozenset(exact)
