@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import figures
-from analysis.tables import COMPONENTS, RESULTS, check_columns, parse, present, read_config, read_csv, read_method
+from analysis import figures, tables
 from interp.plotting import COLORS
 from interp.runs.config import BadInput, shown
 from interp.runs.files import write_text
@@ -40,12 +39,14 @@ COLUMNS = {  # of a ranking, by those of effects; the first four are the publish
 SMALLEST = 1e-6  # accuracies that differ by less are equal: they are shares of some thousand sentences
 
 
-def read_run(results: Path, task: str, sets: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_run(results: Path, task: str, sets: dict[str, str],
+             where: dict[str, str] | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A run's settings, and its circuits' ablations: a row for each evaluation set, condition and draw; or BadInput."""
-    table, other = read_method(results / "results.csv"), read_config(results).get("task", task)
+    table, other = tables.read_method(results / "results.csv", where), tables.read_config(results).get("task", task)
     file = results / "ablations.csv"
-    ablations = check_columns(file, read_csv(file), ["operation", "evaluation", "maps", "condition"],
-                              ["target_layer", "accuracy"])
+    words = ["operation", "evaluation", "maps", "condition"]
+    ablations = tables.check_columns(file, tables.read_csv(file), words, ["target_layer", "accuracy"])
+    ablations = tables.select(ablations, where or {})
     if other != task or not set(ablations["evaluation"]) & set(sets):
         raise BadInput(f"{shown(results)} is a run of another task: {other}, or without the sets {', '.join(sets)}.")
     if several := [column for column in SWEPT if column in table and table[column].nunique() > 1]:
@@ -100,7 +101,7 @@ def marks_of(effects: pd.DataFrame) -> np.ndarray:
 def rank_sublayers(table: pd.DataFrame, effects: pd.DataFrame, sets: list[str]) -> pd.DataFrame:
     """A row for each sublayer, by what its ablation costs beyond a random one on the first set, or else in all."""
     groups = table.assign(l0_share=table["l0_norm"] / table["l0_max"]).groupby(SUBLAYER)
-    neighbors = [column for measures in NEIGHBORS.values() for column in present(table, measures)]
+    neighbors = [column for measures in NEIGHBORS.values() for column in tables.present(table, measures)]
     ranking = groups[["l0_share", *neighbors]].mean()
     ranking.insert(0, "settings", groups.size())
     for name in sets:
@@ -117,7 +118,7 @@ def draw_by_layer(lines: pd.DataFrame, rows: dict[str, str], looks: dict[str, di
                   ylabel: str) -> figures.Drawn:
     """Panels over layers: a row for each evaluation set, a column for each operation."""
     lines = lines.rename(columns={"evaluation": "row", "operation": "column", "target_layer": "x"})
-    operations = {name: label for name, label in COMPONENTS.items() if name in set(lines["column"])}
+    operations = {name: label for name, label in tables.COMPONENTS.items() if name in set(lines["column"])}
     labels = {name: f"{ylabel}\n" + label.replace(" (", "\n(").replace(", ", ",\n") for name, label in rows.items()}
     return figures.draw_lines(lines, labels, operations, looks, "layer",
                               (5.5 * max(len(operations), 1.4), 1.3 + 2.7 * len(rows)), sharey=True)
@@ -147,7 +148,7 @@ def draw_ablation_by_layer(effects: pd.DataFrame, sets: dict[str, str], title: s
 
 def draw_neighbors_by_layer(table: pd.DataFrame, title: str, path: Path) -> None:
     """Nearest neighbors on the circuit's updates and on the full sublayer's, for the sets that have the variable."""
-    known = {name: measures for name, measures in NEIGHBORS.items() if len(present(table, measures)) == len(measures)}
+    known = {name: found for name, found in NEIGHBORS.items() if len(tables.present(table, found)) == len(found)}
     if not known:
         return
     lines = pd.concat([figures.long_of(table, SUBLAYER, measures).assign(evaluation=name)
@@ -182,10 +183,10 @@ def draw_one_circuit(effects: pd.DataFrame, ablations: pd.DataFrame, sets: dict[
 def summarize(task: str, description: str | None) -> None:
     """The command line of a script that draws one of TASKS, from results to figures; raises BadInput."""
     experiment, sets, subject = TASKS[task]
-    options = parse(description, RESULTS / experiment, {
+    options = tables.parse(description, tables.RESULTS / experiment, tables.WHERE | {
         "--layer": {"type": int, "help": "one_circuit's layer; default: where ablation costs most"},
-        "--operation": {"choices": list(COMPONENTS), "help": "one_circuit's sublayer"}})
-    table, ablations = read_run(options.results, task, sets)
+        "--operation": {"choices": list(tables.COMPONENTS), "help": "one_circuit's sublayer"}})
+    table, ablations = read_run(options.results, task, sets, options.where)
     sets = {name: label for name, label in sets.items() if name in set(ablations["evaluation"])}
     effects = measure_effects(ablations)
     ranking = rank_sublayers(table, effects, list(sets))
@@ -197,7 +198,7 @@ def summarize(task: str, description: str | None) -> None:
     size = f"n = {effects['examples'].max():.0f} sentences, {effects['draws'].max():.0f} random draws a circuit"
     of_one = ablations[(ablations["target_layer"] == layer) & (ablations["operation"] == operation)]
     draw_one_circuit(effects.loc[(layer, operation)], of_one, sets,
-                     f"{about}: circuit in {COMPONENTS[operation]}, layer {layer} ({size})", out / "one_circuit")
+                     f"{about}: circuit in {tables.COMPONENTS[operation]}, layer {layer} ({size})", out / "one_circuit")
     draw_ablation_by_layer(effects, sets, f"{about}: are they used? ({size}; bars: 95 %)", out / "ablation_by_layer")
     draw_neighbors_by_layer(table, f"{about}: is it there?", out / "nearest_neighbors")
     write_text(out / "strongest_sublayers.csv", ranking.to_csv())

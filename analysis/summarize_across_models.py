@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis import figures
 from analysis.compare_with_published import PUBLISHED, read_published
-from analysis.tables import COMPONENTS, RESULTS, check_columns, exists, parse, read_method, run
+from analysis.tables import COMPONENTS, RESULTS, WHERE, check_columns, exists, parse, read_method, run
 from interp.plotting import COLORS
 from interp.runs.files import write_text
 
@@ -30,7 +30,7 @@ MEASURES = {"circuit": "nearest neighbors,\ncircuit", "full_sublayer": "nearest 
             "beyond_random": "accuracy lost beyond\nrandom neurons"}
 
 
-def tables_of(results: Path, published: Path, task: str) -> dict[str, pd.DataFrame]:
+def tables_of(results: Path, published: Path, task: str, where: dict[str, str]) -> dict[str, pd.DataFrame]:
     """By model, published or ours: its circuits with columns layer, component and MEASURES. Raises BadInput."""
     (_, ours, theirs), found = TASKS[task], {}
     cells = check_columns(published, read_published(published), ["layer"], [])
@@ -40,7 +40,7 @@ def tables_of(results: Path, published: Path, task: str) -> dict[str, pd.DataFra
     for model in OURS:
         file = results / task / model / "results.csv"
         if exists(file):
-            found[model] = read_method(file).rename(columns={"target_layer": "layer"}), ours
+            found[model] = read_method(file, where).rename(columns={"target_layer": "layer"}), ours
     measured = {}
     for model, (table, name) in found.items():
         columns = ["knn_test_acc", "full_model_knn_test_acc", f"vanilla_acc_{name}", f"ablated_acc_{name}",
@@ -70,9 +70,9 @@ def draw(table: pd.DataFrame, task: str, path: Path) -> None:
 
 
 def main() -> None:
-    options = parse(__doc__, RESULTS, PUBLISHED, out="figures/across_models")
+    options = parse(__doc__, RESULTS, PUBLISHED | WHERE, out="figures/across_models")
     for task in TASKS:
-        tables = tables_of(options.results, options.published, task)
+        tables = tables_of(options.results, options.published, task, options.where)
         if tables:
             table = pd.concat(tables.values(), ignore_index=True)
             layers = table["model"].map({model: layers for model, (_, layers, *_) in MODELS.items()})

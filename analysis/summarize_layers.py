@@ -1,6 +1,6 @@
 """Every method at every layer of a language model: where can a variable be read, and where is it used?
 
-    python analysis/summarize_layers.py --model smollm2 [--results Results/SV_Agreement] [--out DIR]
+    python analysis/summarize_layers.py --model smollm2 [--results Results/SV_Agreement] [--where KEY=VALUE] [--out DIR]
 
 Reads RESULTS/METHOD/MODEL/results.csv of the methods and RESULTS/MODEL/results.csv of circuit probing, whichever exist,
 and writes layers.csv and layers.md, a row for each layer and site, a column for each measure and evaluation set, and
@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis import figures
 from analysis.language_figures import GEN, IID
-from analysis.tables import COMPONENTS, RESULTS, check_columns, exists, markdown_table, parse, read_method, run
+from analysis.tables import COMPONENTS, RESULTS, WHERE, check_columns, exists, markdown_table, parse, read_method, run
 from interp.plotting import COLORS
 from interp.runs.config import BadInput, shown
 from interp.runs.files import write_text
@@ -36,7 +36,7 @@ MEASURES = {
         "vanilla_acc_{set}", "ablated_acc_{set}"])}
 
 
-def read_tables(results: Path, model: str) -> dict[str, pd.DataFrame]:
+def read_tables(results: Path, model: str, where: dict[str, str]) -> dict[str, pd.DataFrame]:
     """The results of the methods on a model, by method; prints which are missing, raises BadInput if all are."""
     found = {}
     for method in dict.fromkeys(method for method, *_ in MEASURES.values()):
@@ -44,21 +44,27 @@ def read_tables(results: Path, model: str) -> dict[str, pd.DataFrame]:
         if exists(file):
             wanted = [column.format(**NAMES[name]) for owner, *_, columns in MEASURES.values() if owner == method
                       for column in columns for name in SETS]
-            found[method] = check_columns(file, read_method(file), [], ["target_layer", *wanted])
+            found[method] = check_columns(file, read_method(file, where), [], ["target_layer", *wanted])
     if not found:
         raise BadInput(f"nothing to draw of {model} in {shown(results)}.")
     return found
 
 
+def measured(table: pd.DataFrame, measure: str, name: str = "iid") -> pd.Series:
+    """The values of a measure in its method's table, on an evaluation set."""
+    first, *less = (column.format(**NAMES[name]) for column in MEASURES[measure][-1])
+    return table[first] - sum(table[column] for column in less)
+
+
 def collect(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """A row for each layer, site, measure and evaluation set, with its mean `value` and the number n of settings."""
     parts = []
-    for label, (method, kind, _, columns) in MEASURES.items():
+    for label, (method, kind, *_) in MEASURES.items():
         for name in SETS if method in tables else ():
-            table, (first, *less) = tables[method], [column.format(**NAMES[name]) for column in columns]
+            table = tables[method]
             parts.append(pd.DataFrame({
                 "layer": table["target_layer"], "component": table["component"], "measure": label, "kind": kind,
-                "set": name, "value": table[first] - sum(table[column] for column in less)}))
+                "set": name, "value": measured(table, label, name)}))
     keys = ["layer", "component", "measure", "kind", "set"]
     return pd.concat(parts).groupby(keys, sort=False, as_index=False).agg(value=("value", "mean"), n=("value", "size"))
 
@@ -97,10 +103,10 @@ def draw(rows: pd.DataFrame, model: str, path: Path) -> None:
 
 
 def main() -> None:
-    options = parse(__doc__, RESULTS / "SV_Agreement", {
+    options = parse(__doc__, RESULTS / "SV_Agreement", WHERE | {
         "--model": {"required": True, "help": "the folder of each method's results, such as smollm2"}},
         out="figures/{model}")
-    rows, out = collect(read_tables(options.results, options.model)), options.out
+    rows, out = collect(read_tables(options.results, options.model, options.where)), options.out
     table = as_table(rows)
     text = markdown_table(as_cells(table))
     write_text(out / "layers.md", text)

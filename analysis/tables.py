@@ -16,7 +16,7 @@ from interp.runs.files import check_folder
 RESULTS = PROJECT_ROOT / "Results"
 COMPONENTS = {"attn": "attention", "mlp": "MLP"}
 FLOAT32 = "amnesic_float32"  # LEACE as it was published, told apart from its fit in float64
-WORDS = {"random_ablation_impossible", "precision", "checkpoint", *PLACES}  # columns of methods that hold no numbers
+WORDS = {"random_ablation_impossible", "precision", "checkpoint", "position", *PLACES}  # columns that hold no numbers
 IDENTITY = ("component", "model_seed", "precision")  # what may tell the rows of a method and variable apart
 Options = dict[str, dict[str, Any]]  # of a command line, as argparse takes them
 WHERE: Options = {"--where": {"nargs": "+", "default": [], "metavar": "KEY=VALUE",
@@ -27,6 +27,11 @@ def find_runs(results: Path) -> list[Path]:
     """The run directories below a folder, but for those that --overwrite moved aside."""
     files = [file for name in ("config.yaml", "results.csv") for file in results.rglob(name)]
     return sorted({file.parent for file in files if ".old-" not in str(file.parent.relative_to(results))})
+
+
+def name_of(results: Path, folder: Path) -> str:
+    """A run's name in a folder of results, which may itself be the run."""
+    return (folder.relative_to(results) if folder != results else Path(results.name)).as_posix()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -76,18 +81,28 @@ def check_columns(file: Path, table: pd.DataFrame, words: Sequence[str], numbers
     return table
 
 
-def read_method(file: Path) -> pd.DataFrame:
-    """The results.csv of a method that looks into layers, with a column `component`; raises BadInput."""
+def read_method(file: Path, where: dict[str, str] | None = None) -> pd.DataFrame:
+    """The results.csv of a method that looks into layers, with a column `component`.
+
+    Raises BadInput, also where it has several positions, or several sites of one component, which would be mixed.
+    """
     table = read_csv(file)
     place = next((name for name in PLACES if name in table), PLACES[0])
     check_columns(file, table, [place], [column for column in table if column not in WORDS])
-    if table.empty or not table[place].isin([*COMPONENT_OF]).all():
+    table = select(table, where or {})
+    components = table[place].map(COMPONENT_OF)
+    if table.empty or components.isna().any():
         raise BadInput(f"{shown(file)}: it has no rows, or '{place}' is not always one of {', '.join(COMPONENT_OF)}.")
-    return table.assign(component=table[place].map(COMPONENT_OF))
+    for column, most, example in (("position", 1, "NAME"), (place, components.nunique(), "SITE")):
+        if table[column].nunique() > most:
+            raise BadInput(f"{shown(file)} has several values of {column}, which would be mixed: "
+                           f"{', '.join(table[column].unique())}; take one with --where {column}={example}.")
+    return table.assign(component=components)
 
 
 def select(table: pd.DataFrame, where: dict[str, str]) -> pd.DataFrame:
-    """The rows of a table with some values of settings, for those settings that it has."""
+    """The rows of a table with some values of settings, for those that it has; older runs' `position` is the last."""
+    table = table.assign(position=table["position"].astype(str) if "position" in table else "last")
     for key, value in where.items():
         table = table[table[key].astype(str) == value] if key in table else table
     return table
@@ -102,7 +117,7 @@ def read_experiment(results: Path, variables: Iterable[str], where: dict[str, st
     tables = []
     for folder in [results / method / variable for method in METHODS for variable in variables]:
         if folder.parent.exists() and exists(folder / "results.csv"):
-            table = tidy(select(read_method(folder / "results.csv"), where), folder.parent.name)
+            table = tidy(read_method(folder / "results.csv", where), folder.parent.name)
             if table.duplicated([name for name in (*IDENTITY, *over) if name in table]).any():
                 lists = [key for key, values in swept(read_config(folder)).items() if len(values) > 1]
                 raise BadInput(f"{shown(folder)} sweeps {', '.join(lists)}; figures average over models only, so take "
@@ -138,6 +153,12 @@ def markdown_table(rows: list[list[str]]) -> str:
     """Rows of text, the first of them the header, as a table in Markdown."""
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]) + "\n"
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """A frame in Markdown, numbers that are not whole with two decimals."""
+    text = table.map(lambda value: "" if pd.isna(value) else f"{value:.2f}" if isinstance(value, float) else str(value))
+    return markdown_table([[*map(str, text)], *text.to_numpy().tolist()])
 
 
 def parse(description: str | None, results: Path, further: Options | None = None, out: str = "figures") -> Namespace:
