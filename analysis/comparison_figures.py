@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 
 from analysis import figures
 from analysis.figures import handle
@@ -29,7 +29,8 @@ LOOKS |= {name: ("other", marker) for name, marker in zip(sorted(set(INTERCHANGE
 CONTROLS = ("none", "random", "pca", "full", "circuit_complement")  # compared with, not ranked; hollow in figures
 MODEL_MARKERS = "os^Dv<>PX*hpd8H"  # markers of models, where colours tell methods
 SUPERVISION = ("nothing", "activations", "variable", "answers")  # what methods are given, in the order of figures
-SITES = {"resid_mid": "after attention", "resid_post": "after the MLP"}
+SITES = {"resid_pre": "before the layer", "attn_out": "in attention's output", "resid_mid": "after attention",
+         "mlp_out": "in the MLP's output", "resid_post": "after the MLP"}
 TASKS = {  # by the data that are tested on: what is computed, and what the columns of its variables hold
     "data/Disambiguation/test.csv": (
         "a² - b² mod 113", {"var_0": "a²", "var_1": "-b²", "aux_0": "a+b", "aux_1": "a-b"}),
@@ -53,7 +54,9 @@ def describe(table: pd.DataFrame, experiment: str, config: dict[str, Any]) -> pd
     return table.assign(
         experiment=experiment, title=", ".join([title, *controls]), sentences=bool(config.get("data_path")), data=data,
         model=" ".join([model, *controls]) + " " + table["model_seed"].astype(str),
-        cell_name=table["variable"].replace(names) + " " + table["residual_location"].map(SITES),
+        model_name=Path(config["model_path"]).name if "model_path" in config else str(Path(experiment).parent),
+        cell_name=table["variable"].replace(names) + " " + table["residual_location"].map(SITES)
+        + (" at " + table["position"]).where(table["position"] != "last", ""),
         ground_truth=table["ground_truth"].map({True: True, False: False, "True": True, "False": False}))
 
 
@@ -194,9 +197,7 @@ def draw_layers(table: pd.DataFrame, path: Path) -> None:
         grid = table.pivot_table(index="method", columns="target_layer", values=column).reindex(methods, columns=layers)
         write_text(path.with_name(f"{path.name}_{column}.csv"), grid.to_csv())
         figures.draw_heat_map(axis, grid, names, digits, annot_kws={"fontsize": 7}, **scale)
-        for name, layer in exceeds.index[exceeds]:
-            axis.add_patch(Rectangle((layers.index(layer), methods.index(name)), 1, 1, fill=False, hatch="//",
-                                     edgecolor=(1, 0.4, 0.3, 0.6), linewidth=1.5))
+        figures.hatch(axis, [(layers.index(layer), methods.index(name)) for name, layer in exceeds.index[exceeds]])
         axis.set_xlabel("layer")
         axis.set_title(wrapped(title, 12 * (width - 3)), fontsize="medium")
     figures.finish(figure, f"{table['title'].iloc[0]}; exchanged: {about(table)}\nmeans over models; hatched: exceeds "

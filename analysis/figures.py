@@ -1,7 +1,7 @@
 """The functions that every figure is made of: grouped bars, lines, heat maps; and those of methods on arithmetic."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from analysis.tables import COMPONENTS, FLOAT32, present
@@ -136,10 +137,17 @@ def draw_lines(table: pd.DataFrame, rows: dict[str, str], columns: dict[str, str
 def draw_heat_map(axis: Axes, grid: pd.DataFrame, rows: Sequence[str], digits: int = 2, **options) -> None:
     """A cell for each row and column with its value; cells without one are grey. rows: their names."""
     axis.set_facecolor("0.87")
-    sns.heatmap(grid, ax=axis, annot=grid.round(digits) + 0.0, fmt=f".{digits}f", **options)  # + 0.0: no -0.0
+    values = grid.round(digits) + 0.0  # + 0.0: no -0.0
+    sns.heatmap(grid, ax=axis, fmt=f".{digits}f", **{"annot": values} | options)
     axis.set_yticks(np.arange(len(grid)) + 0.5, rows, rotation=0)
     axis.set(xlabel="", ylabel="")
     axis.grid(visible=False)
+
+
+def hatch(axis: Axes, cells: Iterable[tuple[int, int]]) -> None:
+    """Hatch cells of a heat map, by column and row."""
+    for cell in cells:
+        axis.add_patch(Rectangle(cell, 1, 1, fill=False, hatch="//", edgecolor=(1, 0.4, 0.3, 0.6), linewidth=1.5))
 
 
 def grid_of(rows: Sequence[str], columns: Sequence[str], size: tuple[float, float], **options) -> tuple[Figure, Any]:

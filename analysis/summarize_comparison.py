@@ -1,8 +1,8 @@
 """Which method finds what the model uses? The runs of compare_methods.py as figures and a leaderboard.
 
-    python analysis/summarize_comparison.py [--results Results/Comparison] [--out DIR]
+    python analysis/summarize_comparison.py [--results Results/Comparison] [--where KEY=VALUE ...] [--out DIR]
 
-Reads RESULTS/*/results.csv. A run that knows which sites carry a variable (its key `ground_truth`) goes into
+Reads every results.csv below RESULTS. A run that knows which sites carry a variable (its key `ground_truth`) goes into
 
 leaderboard.csv, .md, detection   how methods tell cells (a model, site and variable) that carry their variable from
                                   others; they are compared by the cells that all of them were run on
@@ -10,6 +10,7 @@ EXPERIMENT/methods, /isolate      interchange accuracy by method, a dot a cell; 
 
 and one that does not (language) into EXPERIMENT/VARIABLE_SITE, heat maps of layers and methods, and their tables; one
 that sweeps checkpoints into EXPERIMENT/checkpoints. sites.csv has all settings, with p_holm: empirical_p corrected.
+causalgym.csv, .md have the measure of CausalGym (Arora et al. 2024) of runs that ask for several positions.
 """
 
 import sys
@@ -18,15 +19,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis import comparison_figures
+from analysis import comparison_figures, tables
 from analysis.comparison_figures import CONTROLS, in_order, mean_with_interval
-from analysis.tables import RESULTS, check_columns, markdown_table, parse, read_config, read_csv, run
 from interp.methods.interchange.registry import INTERCHANGES
+from interp.models.examples import LAST
 from interp.runs.config import BadInput, shown
 from interp.runs.files import write_text
 from interp.statistics import auroc, clustered_auroc_interval, holm
 
-CELL = ["model", "data", "target_layer", "residual_location", "variable"]
+CELL = ["model", "data", "target_layer", "residual_location", "variable", "position"]
 WORDS = ["residual_location", "variable", "method", "ground_truth", "exceeds_full"]
 NUMBERS = ["model_seed", "target_layer", "iia", "iia_low", "iia_high", "log_odds_mean", "isolate", "relative_norm",
            "rank", "selectivity", "n_pairs", "model_acc", "empirical_p", "random_iia_mean", "random_iia_max"]
@@ -37,27 +38,39 @@ BOARD = {  # the leaderboard's columns as a page has them, and how many decimals
     "relative_norm_carried": ("relative norm", 2), "rank_carried": ("rank", 0), "auroc": ("AUROC", 2)}
 
 
-def read_runs(results: Path) -> pd.DataFrame:
+def checked(file: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """A run's table as it is; raises BadInput where it is not of compare_methods.py."""
+    tables.check_columns(file, table, WORDS, NUMBERS)
+    if unknown := set(table["method"]) - set(INTERCHANGES):
+        raise BadInput(f"{shown(file)}: there is no method '{min(unknown)}'.")
+    return table
+
+
+def read_runs(results: Path, where: dict[str, str] | None = None) -> pd.DataFrame:
     """All runs below a folder, as `describe` gives them; raises BadInput: there is none, or a table is another's."""
-    tables = []
-    for file in sorted(results.glob("*/results.csv")):
-        if ".old-" not in file.parent.name:  # what --overwrite moved aside
-            table = check_columns(file, read_csv(file), WORDS, NUMBERS)
-            if unknown := set(table["method"]) - set(INTERCHANGES):
-                raise BadInput(f"{shown(file)}: there is no method '{min(unknown)}'.")
-            tables.append(comparison_figures.describe(table, file.parent.name, read_config(file.parent)))
-    if not tables:
-        raise BadInput(f"{shown(results)} has no */results.csv, as compare_methods.py writes it.")
-    return pd.concat(tables, ignore_index=True)
+    parts = []
+    for folder in tables.find_runs(results):
+        if (file := folder / "results.csv").exists():
+            table = tables.select(checked(file, tables.read_csv(file)), where or {})
+            name, config = tables.name_of(results, folder), tables.read_config(folder)
+            parts += [comparison_figures.describe(table, name, config)] * (len(table) > 0)
+    if not parts:
+        raise BadInput(f"{shown(results)} has no */results.csv with such rows, as compare_methods.py writes it.")
+    return pd.concat(parts, ignore_index=True)
 
 
-def shared_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of cells that all methods were run on; raises BadInput if one was run twice."""
-    table = table.dropna(subset="iia")
+def once(table: pd.DataFrame) -> pd.DataFrame:
+    """A table as it is; raises BadInput if a method was run on a cell twice."""
     twice = table[table.duplicated([*CELL, "method"], keep=False)].sort_values([*CELL, "method"])
     if len(twice):
         what, runs = ", ".join(map(str, twice[["method", *CELL]].iloc[0])), ", ".join(twice["experiment"].unique())
         raise BadInput(f"{what}: it was run more than once (in {runs}); move the runs that should not count away.")
+    return table
+
+
+def shared_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of cells that all methods were run on; raises BadInput if one was run twice."""
+    table = once(table.dropna(subset="iia"))
     methods, run_on = table["method"].nunique(), table.groupby(CELL)["method"].transform("nunique")
     shared = table[run_on == methods]
     if len(shared) < len(table):
@@ -92,6 +105,27 @@ def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
     return board.assign(ranked=ranked).sort_values(order, ascending=False).drop(columns="ranked").reset_index(drop=True)
 
 
+def causalgym(table: pd.DataFrame) -> pd.DataFrame:
+    """The measure of CausalGym: a row for each model and method, a column for each task, their mean and their number.
+
+    A task is a run that asks for several positions. Its value is the highest log odds over positions, in the mean over
+    the layers that all its methods were run on, for variables that the answer depends on alone, as exceeds_full says.
+    """
+    several = table.groupby("experiment")["position"].transform("nunique") > 1
+    boards = {}
+    for model, of_model in once(table[several & table["exceeds_full"].notna()]).groupby("model_name"):
+        tasks = {}
+        for name, of_run in of_model.groupby("experiment"):
+            cells = list(of_run.groupby(["variable", "residual_location"]))
+            for cell, rows in cells:
+                highest = rows.pivot_table("log_odds_mean", ["model", "target_layer"], "method", "max")
+                task = ", ".join([name.partition("/")[2] or name, *(cell if len(cells) > 1 else ())])
+                tasks[task] = highest.dropna().mean()
+        boards[model] = pd.DataFrame(tasks).loc[in_order(of_model["method"])]
+    board = pd.concat(boards, names=["model", "method"]) if boards else pd.DataFrame()
+    return board.assign(mean=board.mean(axis=1), n_tasks=board.count(axis=1))
+
+
 def as_cells(board: pd.DataFrame) -> list[list[str]]:
     """The leaderboard as a page has it, the header first: a mean with its 95 % interval in one cell."""
     def text(row: pd.Series, column: str, digits: int) -> str:
@@ -105,8 +139,8 @@ def as_cells(board: pd.DataFrame) -> list[list[str]]:
 
 
 def main() -> None:
-    options = parse(__doc__, RESULTS / "Comparison")
-    table, out = read_runs(options.results), options.out
+    options = tables.parse(__doc__, tables.RESULTS / "Comparison", tables.WHERE)
+    table, out = read_runs(options.results, options.where), options.out
     p_holm = table.groupby(["experiment", "method"])["empirical_p"].transform(lambda p: holm(p.to_numpy(float)))
     write_text(out / "sites.csv", table.assign(p_holm=p_holm).to_csv(index=False))
     followed = table["checkpoint"].notna() if "checkpoint" in table else pd.Series(False, table.index)  # over training
@@ -121,7 +155,7 @@ def main() -> None:
     if shared["ground_truth"].any():
         board = leaderboard(shared)
         size = "{cells} cells, {carried} of which carry their variable, of {models} models; {pairs} pairs in all.\n"
-        text = f"{markdown_table(as_cells(board))}\nOver the same {size.format(**board.iloc[0])}"
+        text = f"{tables.markdown_table(as_cells(board))}\nOver the same {size.format(**board.iloc[0])}"
         write_text(out / "leaderboard.csv", board.to_csv(index=False))
         write_text(out / "leaderboard.md", text)
         comparison_figures.draw_detection(board, out / "detection")
@@ -129,10 +163,16 @@ def main() -> None:
     else:
         print("no leaderboard: no cell that all methods were run on is known to carry its variable (key ground_truth).",
               file=sys.stderr)
+    if len(tasks := causalgym(table[~followed]).reset_index()):
+        text = f"{tables.as_markdown(tasks)}\nLog odds (nats): the highest over positions, in the mean over layers.\n"
+        write_text(out / "causalgym.csv", tasks.to_csv(index=False))
+        write_text(out / "causalgym.md", text)
+        print(text)
     unknown = table[table["ground_truth"].isna() & ~followed]
-    for (name, variable, site), rows in unknown.groupby(["experiment", "variable", "residual_location"]):
-        comparison_figures.draw_layers(rows, out / name / f"{variable}_{site}".replace(" ", "_"))
+    for (name, *cell, position), rows in unknown.groupby(["experiment", "variable", "residual_location", "position"]):
+        file = "_".join([*cell, position] if position != LAST else cell).replace(" ", "_")
+        comparison_figures.draw_layers(rows, out / name / file)
 
 
 if __name__ == "__main__":
-    run("summarize_comparison", main)
+    tables.run("summarize_comparison", main)
