@@ -56,7 +56,7 @@ def read_run(file: Path, name: str, where: dict[str, str]) -> pd.DataFrame:
         labels = [label for label, (method, *_) in MEASURES.items() if method == owner]
         columns = [column.format(**NAMES["iid"]) for label in labels for column in MEASURES[label][-1]]
         rows = tables.select(tables.check_columns(file, table, [place], ["target_layer", *columns]), where)
-        n = config.get("test_size", float("nan")) - rows.get("n_without_position", 0)
+        n = (config.get("test_size") or float("nan")) - rows.get("n_without_position", 0)
         rows = pd.concat([rows.assign(method=label, value=measured(rows, label), n_pairs=n) for label in labels])
         rows = rows.assign(kind="methods", variable=config.get("variable", file.parent.name), exceeds_full=None)
     exceeds, model = rows["exceeds_full"].astype(str).map({"True": 1, "False": 0}), config.get("model_path", name)
@@ -144,12 +144,12 @@ def draw(maps: pd.DataFrame, path: Path) -> None:
         draw_panel(axis, maps[maps["method"] == method], layers, positions, named if left else [""] * len(layers))
         axis.set_ylabel("layer" * left)
         axis.set_title(wrapped(method + " (control)" * (method in CONTROLS), width * 10), fontsize="medium")
-    unit, what = KINDS[about["kind"]]
+    (unit, what), site = KINDS[about["kind"]], SITES.get(about["location"], about["location"])
     figure.colorbar(axes[0][0].collections[0], ax=figure.axes, aspect=30, fraction=0.05, pad=0.01,
                     label=what.partition(":")[0])
     n = f"; n = {figures.span(maps['n_pairs'])} {unit} a cell" if maps["n_pairs"].notna().any() else ""
-    figures.finish(figure, f"{about['model']}: {about['variable']} {SITES[about['location']]}{n}\n{what}; grey: not run"
-                   f"\n{sentence}".rstrip(), path)
+    heading = f"{about['model']}: {about['variable']} {site}{n}\n{what}; grey: not run\n{sentence}"
+    figures.finish(figure, heading.rstrip(), path)
 
 
 def best_cells(maps: pd.DataFrame) -> pd.DataFrame:

@@ -17,8 +17,9 @@ from analysis import figures
 from analysis.comparison_figures import draw_layers, mean_with_interval
 from analysis.figures import draw_by_variable
 from analysis.language_figures import marks_of, measure_effects, read_run
-from analysis.summarize_comparison import as_cells, leaderboard, read_runs, shared_cells
+from analysis.summarize_comparison import as_cells, causalgym, leaderboard, read_runs, shared_cells
 from analysis.summarize_model_overlap import overlap
+from analysis.summarize_positions import in_sentence
 from conftest import CIRCUITS, COMPARISON, METHODS, execute, rows_of, write_yaml
 from interp.experiment import main
 from interp.methods.masks import Circuit
@@ -453,3 +454,113 @@ def test_mistakes_end_in_a_sentence(changes, words, tmp_path, analyse):
     save(tmp_path, A=table_of(**changes))
     assert "A/results.csv" in analyse("summarize_comparison", "--results", tmp_path, refusal=words).stderr
     assert not (tmp_path / "figures").exists()
+
+
+# ------------------------------------------------------------------------------ positions
+
+MARKED = "sentence\na {one:mark}\nthe {subject:taxi driver} near the {object:guards}\nthe {subject:b} to {object:c}\n"
+
+
+def at_positions(**accuracies) -> pd.DataFrame:
+    """A run of two seeds, 0.1 apart, at layers 3 and 9. accuracies: of methods, by position, of both layers."""
+    tables = []
+    for position, values in accuracies.items():
+        for at, layer in enumerate((3, 9)):
+            table = table_of(known=False, target_layer=layer, position=position, n_without_position=2)
+            iia = table["method"].map({name: pair[at] for name, pair in values.items()}) - 0.1 * table["model_seed"]
+            tables.append(table.assign(iia=iia, exceeds_full=table["method"].eq("das") & (iia > 0.75)))
+    return pd.concat(tables).query("variable == 'var_0' and residual_location == 'resid_mid'")
+
+
+AT = at_positions(last={"full": (0.1, 0.9), "none": (0.1, 0.1), "lda": (0.2, 0.8), "linear_probe": (0.1, 0.1),
+                        "das": (0.1, 0.7)},
+                  subject={"full": (0.8, 0.3), "none": (0.1, 0.1), "lda": (0.5, 0.2), "linear_probe": (0.1, 0.3),
+                           "das": (0.9, 0.8)})
+
+
+def test_positions_stand_in_the_order_of_the_sentence_that_has_the_most_marks(tmp_path):
+    (tmp_path / "marked.csv").write_text(MARKED)
+    asked = {"last", "-1", "-2", "other", "object", "subject", "first", "2"}
+    sentence, named = in_sentence(asked, str(tmp_path / "marked.csv"))
+    assert sentence == "the taxi driver near the guards"
+    assert [*named] == ["first", "2", "subject", "object", "other", "-2", "-1", "last"]
+    assert [*named.values()][::2] == ["first\nthe", "subject\ntaxi driver", "other", "-1"]
+    assert in_sentence({"last", "object", "first"}, str(tmp_path / "gone.csv")) == (
+        "", {"first": "first", "object": "object", "last": "last"})
+
+
+def test_maps_are_means_over_seeds_hatched_beyond_full_and_the_best_cell_is_told(tmp_path, monkeypatch, analyse):
+    (tmp_path / "marked.csv").write_text(MARKED)
+    save(tmp_path / "results", {"data_path": str(tmp_path / "marked.csv"), "model_path": "Models/m"}, run=AT)
+    kept = kept_figures(monkeypatch)
+    said = analyse("summarize_positions", "--results", tmp_path / "results").stdout
+    figure = kept["comparison_var_0_resid_mid"]
+    panels = {axis.get_title().split(" ")[0]: axis for axis in figure.axes}
+    assert [*panels] == ["full", "linear_probe", "lda", "das", "none", ""]  # the last is the scale of colours
+    drawn = panels["das"].collections[0].get_array().reshape(2, 2)
+    assert np.ravel(drawn).tolist() == pytest.approx([0.75, 0.65, 0.85, 0.05])  # layer 9 above layer 3
+    assert {cell.get_xy() for cell in panels["das"].patches if cell.get_hatch()} == {(0, 1)}  # in both seeds
+    assert [label.get_text() for label in panels["lda"].get_xticklabels()] == ["subject\ntaxi driver", "last\nguards"]
+    assert [label.get_text() for label in panels["full"].get_yticklabels()] == ["9", "3"]
+    assert "m: var_0 after attention; n = 500 pairs a cell" in figure.get_suptitle()
+    best = pd.read_csv(tmp_path / "results/figures/best.csv").set_index("method")
+    columns = ["layer", "position", "value", "full", "share_of_full", "exceeds_full"]
+    assert best.loc["das", columns].tolist() == [3, "subject", *map(pytest.approx, (0.85, 0.75, 0.85 / 0.75)), "yes"]
+    assert best.loc["lda", columns].tolist() == [9, "last", *map(pytest.approx, (0.75, 0.85, 0.75 / 0.85)), "no"]
+    assert "| lda | 9 | last | 0.75 | 0.85 | 0.88 | no |" in said
+    long = pd.read_csv(tmp_path / "results/figures/positions.csv")
+    assert len(long) == 20 and set(long["n_without_position"]) == {2} and set(long["n_pairs"]) == {500}
+
+
+def test_maps_of_the_papers_methods_stand_beside_the_full_interchange_of_das(tmp_path, monkeypatch, analyse):
+    places = [{"target_layer": layer, "position": position} for layer in (0, 1) for position in ("subject", -1)]
+    rows = {"linear_probing": {"residual_location": "resid_post", "test_acc": 0.9},
+            "DAS": {"location": "mlp", "interchange_intervention_acc": 0.3, "full_interchange_acc": 0.6},
+            "circuit_probing": {"operation": "mlp", "knn_test_acc": 0.8, "vanilla_acc_iid": 1, "ablated_acc_iid": 0.3}}
+    for method, row in rows.items():
+        write_table(tmp_path / method / "m/results.csv", [place | row for place in places])
+        write_yaml(tmp_path / method / "m/config.yaml", {"variable": "labels"})
+    kept = kept_figures(monkeypatch)
+    analyse("summarize_positions", "--results", tmp_path)
+    assert [axis.get_title().replace("\n", " ") for axis in kept["methods_labels_resid_post"].axes[:5]] == [
+        "everything exchanged: interchange accuracy", "linear probe", "circuit, nearest neighbors",
+        "DAS: interchange accuracy", "circuit ablated: accuracy lost"]
+    best = pd.read_csv(tmp_path / "figures/best.csv").set_index("method")
+    assert best["value"].tolist() == pytest.approx([0.6, 0.9, 0.8, 0.3, 0.7]) and set(best["full"]) == {0.6}
+    assert best["share_of_full"].dropna().to_dict() == pytest.approx({
+        "everything exchanged: interchange accuracy": 1, "DAS: interchange accuracy": 0.5})
+
+
+def test_positions_and_sites_are_not_mixed(tmp_path, analyse):
+    row = {"target_layer": 0, "test_acc": 0.9, "gen_acc": 0.8, "residual_location": "resid_mid"}
+    file = tmp_path / "linear_probing/m/results.csv"
+    command = "summarize_layers", "--results", tmp_path, "--model", "m"
+    write_table(file, [row | {"position": "last"}, row | {"position": "subject", "test_acc": 0.5}])
+    analyse(*command, refusal="last, subject; take one with --where position=NAME")
+    analyse(*command, "--where", "position=subject")
+    assert "| 0, attention | 0.50 / 0.80 |" in (tmp_path / "figures/m/layers.md").read_text()
+    write_table(file, [row, row | {"residual_location": "attn_out"}])  # an older table, of the last position
+    analyse(*command, refusal="resid_mid, attn_out; take one with --where residual_location=SITE")
+    analyse(*command, "--where", "position=last", "residual_location=attn_out")
+    analyse(*command, "--where", "position=subject", refusal="it has no rows")
+    analyse("summarize_positions", "--results", tmp_path / "none", refusal="nothing to draw")
+    save(tmp_path / "swept", run=pd.concat([AT.assign(lr=lr) for lr in (1, 2)]))
+    analyse("summarize_positions", "--results", tmp_path / "swept", refusal="--where KEY=VALUE")
+    analyse("summarize_positions", "--results", tmp_path / "swept", "--where", "lr=1")
+
+
+def test_the_measure_of_causalgym_is_the_best_position_of_each_layer(tmp_path, analyse):
+    first = AT.assign(log_odds_mean=10 * AT["iia"])
+    second = first.assign(log_odds_mean=first["log_odds_mean"] + 1).query("method != 'das' or target_layer == 3")
+    for name, table, model in (("m/a", first, "Models/m"), ("m/b", second, "Models/m"), ("n/a", first, "Models/n"),
+                               ("m/c", AT.query("position == 'last'"), "Models/m")):  # asks for one position only
+        save(tmp_path, {"model_path": model, "data_path": f"{name}.csv"}, **{name: table})
+    board = causalgym(read_runs(tmp_path))
+    assert [*board] == ["a", "b", "mean", "n_tasks"] and board.index[0] == ("m", "full")
+    assert board.loc[("m", "lda")].tolist() == pytest.approx([6.0, 5.5, 5.75, 2])  # (4.5 + 7.5) / 2, and 4.5 + 1
+    by_hand = first[first["method"] == "das"].groupby(["model_seed", "target_layer"])["log_odds_mean"].max().mean()
+    assert board.loc[("n", "das"), ["a", "mean", "n_tasks"]].tolist() == pytest.approx([by_hand, by_hand, 1])
+    said = analyse("summarize_comparison", "--results", tmp_path).stdout
+    assert "| m | lda | 6.00 | 5.50 | 5.75 | 2 |" in said and (tmp_path / "figures/causalgym.csv").exists()
+    names = read_runs(tmp_path, {"position": "subject"})["cell_name"]
+    assert set(names) == {"var_0 after attention at subject"}
