@@ -116,7 +116,7 @@ def write_methods(folder, variables, methods=tuple(COLUMNS), components=("attn",
     for method in methods:
         place = METHODS[method].place
         names = [name for name, component in COMPONENT_OF.items() if component in components
-                 and name.startswith("resid") == (place == "residual_location")]
+                 and not name.endswith("_out") and name.startswith("resid") == (place == "residual_location")]
         keys = {"target_layer": [0], place: names, **swept}
         if method == "amnesic":
             keys["precision"] = ["float64", "float32"]
