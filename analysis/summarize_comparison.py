@@ -47,11 +47,12 @@ def checked(file: Path, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_runs(results: Path, where: dict[str, str] | None = None) -> pd.DataFrame:
-    """All runs below a folder, as `describe` gives them; raises BadInput: there is none, or a table is another's."""
+    """All runs of compare_methods.py below a folder, as `describe` gives them; raises BadInput: none, or damaged."""
     parts = []
     for folder in tables.find_runs(results):
-        if (file := folder / "results.csv").exists():
-            table = tables.select(checked(file, tables.read_csv(file)), where or {})
+        file = folder / "results.csv"
+        if file.exists() and "method" in (table := tables.read_csv(file)):
+            table = tables.select(checked(file, table), where or {})
             name, config = tables.name_of(results, folder), tables.read_config(folder)
             parts += [comparison_figures.describe(table, name, config)] * (len(table) > 0)
     if not parts:
