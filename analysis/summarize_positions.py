@@ -23,11 +23,10 @@ from analysis.comparison_figures import CONTROLS, SITES, in_order
 from analysis.summarize_comparison import checked
 from analysis.summarize_layers import MEASURES, NAMES, measured
 from interp.methods.table import METHODS, PLACES
-from interp.models.examples import FIRST, LAST
 from interp.plotting import wrapped
 from interp.runs.config import BadInput, project_path, shown
 from interp.runs.files import write_text
-from interp.tasks.marks import without_marks
+from interp.tasks.marks import FIRST, LAST, without_marks
 
 FULL = ("full", "everything exchanged: interchange accuracy")  # in runs of compare_methods.py, and of DAS.py
 MAP = ["run", "kind", "variable", "location"]  # what a figure is of
