@@ -30,7 +30,8 @@ from interp.statistics import interval
 from language_model import save_random_model
 
 RANKED = ("random", "pca", "difference_in_means", "linear_probe", "lda", "das_k")  # which the config's key `rank` rules
-LINEAR = ("none", "full", "random", "pca", "difference_in_means", "linear_probe", "leace", "lda", "das_k")
+LINEAR = ("none", "full", "random", "pca", "difference_in_means", "linear_probe", "leace", "lda", "lda_weights",
+          "das_k")
 WITH_CIRCUITS = {"method_list": ["circuit_update"]}  # so that what the sublayer reads is kept
 
 
@@ -160,7 +161,8 @@ def test_closed_forms_are_what_they_are_called(of_sequences, generator):
         components = torch.tensor(PCA(k).fit(wide.numpy()).components_)
         for name, wanted in {
                 "difference_in_means": leading(means, k), "linear_probe": leading(weights, k),
-                "pca": components.T @ components, "lda": white @ leading(means @ white, k) @ white.inverse()}.items():
+                "pca": components.T @ components, "lda": white @ leading(means @ white, k) @ white.inverse(),
+                "lda_weights": leading(means @ white @ white, k)}.items():
             found = fit(name, site, seed=5, rank=k, **({"num_epochs": 10} if name == "linear_probe" else {}))
             assert found.rank == k
             torch.testing.assert_close(projector(found), wanted, rtol=1e-3, atol=1e-4, msg=f"{name} {k}")

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from interp.models.batches import Batch, batches_of
+from interp.models.batches import TOKENS_AT_ONCE, Batch, batches_of
 from interp.models.examples import EVERYWHERE, PROBED, Answer, Examples, Position
 from interp.models.family import ATTENTION, MLP, Family
 from interp.runs.config import RunFailed
 
 GIB = 2**30
-ROWS_AT_ONCE = 256     # of forward passes from a site, and rows whose logits are held at a time
+ROWS_AT_ONCE = 256     # whose logits are held at a time
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.03}  # see `alike`
 
 RESID_PRE, ATTN_OUT, RESID_MID, MLP_OUT, RESID_POST = "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"
@@ -324,7 +324,8 @@ def in_batches(forward: ForwardFrom, activations: Tensor, rows: Tensor | None = 
     rows = torch.arange(len(activations), device=activations.device) if rows is None else rows
     states = torch.empty_like(activations)
     order = forward.lengths[rows].argsort(stable=True)  # rows of like lengths together
-    for part in order.split(ROWS_AT_ONCE) if len(rows) else ():
+    size = max(1, TOKENS_AT_ONCE // int(forward.lengths.max())) if len(rows) else 1
+    for part in order.split(size) if len(rows) else ():
         states[part] = forward(activations[part], rows[part])
     return states
 

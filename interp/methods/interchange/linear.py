@@ -50,13 +50,26 @@ def lda(site: SiteUnderStudy, seed: int, rank: str | int) -> Subspace:
     """
     activations = site.fit.base_activations
     wide = activations.double()
+    basis, scale = whitening(wide)
+    means = class_means(wide, site.fit.base_values)                # (classes, d)
+    directions = leading_directions(means @ (basis / scale))       # (r, K)
+    right, left = basis / scale @ directions, directions.T @ (basis * scale).T
+    return subspace(site, right.to(activations), left.to(activations), rank=rank)
+
+
+def lda_weights(site: SiteUnderStudy, seed: int, rank: str | int) -> Subspace:
+    """The weights of the discriminants as directions, read and written orthogonally, as CausalGym (2402.12560) does."""
+    wide = site.fit.base_activations.double()
+    basis, scale = whitening(wide)
+    weights = class_means(wide, site.fit.base_values) @ (basis / scale.square()) @ basis.T  # (classes, d)
+    return subspace(site, leading_directions(weights).to(site.fit.base_activations), rank=rank)
+
+
+def whitening(wide: Tensor) -> tuple[Tensor, Tensor]:
+    """The directions in which activations (n, d) vary, (d, r), and their standard deviations, (r,)."""
     variances, basis = torch.linalg.eigh(torch.cov(wide.T))
     seen = variances > variances[-1] * len(variances) * torch.finfo(wide.dtype).eps
-    scale = variances[seen].sqrt()                                             # (r,)
-    means = class_means(wide, site.fit.base_values)                            # (classes, d)
-    directions = leading_directions(means @ (basis[:, seen] / scale))          # (r, K)
-    right, left = basis[:, seen] / scale @ directions, directions.T @ (basis[:, seen] * scale).T
-    return subspace(site, right.to(activations), left.to(activations), rank=rank)
+    return basis[:, seen], variances[seen].sqrt()
 
 
 def leace(site: SiteUnderStudy, seed: int, precision: str, shrinkage: bool) -> Subspace:

@@ -94,6 +94,7 @@ INTERCHANGES: dict[str, Compared] = {
     "pca": Compared("linear", "activations", ranked=True),
     "difference_in_means": Compared("linear", "variable", ranked=True),
     "lda": Compared("linear", "variable", ranked=True),
+    "lda_weights": Compared("linear", "variable", ranked=True),
     "leace": Compared("linear", "variable", LeaceOptions),
     "linear_probe": Compared("linear", "variable", ProbeOptions, ranked=True),
     "mlp_probe": Compared("linear", "variable", ProbeOptions, "Embedding"),
