@@ -5,6 +5,7 @@ Whatever the task, a method gets an open model, Examples and Pairs; only this mo
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -115,7 +116,7 @@ class Study:
                         config, variable, device, (counterfactuals or {}).get(variable), extra)
                 counterfactual = (counterfactuals or {}).get(self.variable(of_data[0]))
                 check_data(self.data_by_key[key], config, configuration, counterfactual)
-                check_positions(self.data_by_key[key], config)
+                check_positions(self.data_by_key[key], config, self.variable(of_data[0]))
             for note in tables.reader.notes.values() if tables else ():
                 self.notes.append(note)
                 warn(note)
@@ -269,6 +270,9 @@ def at_sites(model: OpenModel, settings: Sequence[Setting], splits: Mapping[str,
     how many places a pass reads, if not as many as memory holds. Rows with the same tokens are read once.
     """
     of_site = grouped(settings, site_of)
+    for position, (name, split) in product({site.position for site in of_site}, splits.items()):
+        if not len(split.rows_with(position)):
+            raise BadInput(f"position_list: of {name} no row that is used has the position '{position}'.")
     shown = {name: split.both() if isinstance(split, Pairs) else split for name, split in splits.items()}
     suffixes = {name: Suffix(model, bases_of(splits[name]), of_site) for name in forward}
     read_rows, which = distinct(stacked([*shown.values()]), {site.position for site in of_site})
@@ -468,8 +472,8 @@ def check_data(data: Data, config: QuestionConfig, model: PretrainedConfig,
         check_fits(key, replace(pairs.source, answer=pairs.counterfactual), model, label)
 
 
-def check_positions(data: Data, config: QuestionConfig) -> None:
-    """Refuse positions that no row of a split has; raises BadInput."""
+def check_positions(data: Data, config: QuestionConfig, variable: str) -> None:
+    """Refuse positions that no row of a split has, or whose rows lack a class; raises BadInput."""
     splits: dict[str, Examples | Pairs] = {TRAIN: data.train, **data.tests, **data.evaluated, **data.extra}
     splits |= data.pairs
     names = ", ".join(dict.fromkeys([LAST, FIRST, *data.train.positions]))
@@ -479,6 +483,9 @@ def check_positions(data: Data, config: QuestionConfig) -> None:
                 length = "" if config.of_sentences else f" in {data.train.tokens.shape[1]} tokens"
                 raise BadInput(f"position_list: there is no position '{position}'{length} of {name}; positions are "
                                f"{names} and whole numbers.")
+        shown = data.probing(position)
+        for test in shown.tests.values() if variable in shown.train.variables else ():
+            check_classes(variable, shown.train.variables[variable], test.variables[variable])
 
 
 def check_layers(model: PretrainedConfig, path: str, config: QuestionConfig, setting: Setting) -> None:
