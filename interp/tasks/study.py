@@ -475,7 +475,7 @@ def check_data(data: Data, config: QuestionConfig, model: PretrainedConfig,
 def check_positions(data: Data, config: QuestionConfig, variable: str) -> None:
     """Refuse positions that no row of a split has, or whose rows lack a class; raises BadInput."""
     splits: dict[str, Examples | Pairs] = {TRAIN: data.train, **data.tests, **data.evaluated, **data.extra}
-    splits |= data.pairs
+    splits |= {f"the pairs of {name}": pairs for name, pairs in data.pairs.items()}  # in base and source
     names = ", ".join(dict.fromkeys([LAST, FIRST, *data.train.positions]))
     for position in config.position_list:
         for name, split in splits.items():
