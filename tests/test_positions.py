@@ -19,6 +19,7 @@ from interp.models.sublayers import find_sublayer, masked
 from interp.runs.settings import expand_settings
 from interp.tasks.grammar import make_table
 from interp.tasks.marks import read_marks, tokens_in
+from interp.tasks.study import at_sites
 
 LOCATIONS = ["resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"]
 SMALL = {"target_layer_list": [0, 1], "train_size": 300, "test_size": 120,
@@ -107,16 +108,45 @@ def test_every_method_at_every_position(method, marked, tmp_path):
     assert pd.DataFrame(execute(SCRIPTS[method], plain, tmp_path / "plain"))[values].equals(at["last"])
 
 
+def with_objects_unmarked(marked: SimpleNamespace, folder: Path) -> str:
+    """The file, in every fifth sentence of which no object is marked."""
+    table = pd.read_csv(marked.folder / "marked.csv")
+    bare = table["sentence"].str.replace(r"\{object:(.*)\}", r"\1", regex=True)
+    table["sentence"] = table["sentence"].where(table.index % 5 != 0, bare)
+    table.to_csv(folder / "some.csv", index=False)
+    return str(folder / "some.csv")
+
+
+def test_what_stands_at_a_site_is_that_of_the_rows_with_its_position(marked, tmp_path):
+    """Activations, what enters the layer and the forward pass of splits and pairs, each read without the others."""
+    values = values_of(marked, "DAS", tmp_path, data_path=with_objects_unmarked(marked, tmp_path), results_dir="x",
+                       position_list=["object", "subject", "last"])
+    config = METHODS["DAS"].schema(**values)
+    settings = expand_settings(config)
+    [(model, data, _)] = METHODS["DAS"].prepare(config, settings, DEVICE).models(settings)
+    splits, rows = {"train": data.train, "pairs": data.pairs["test"], "test": data.tests["test"]}, torch.arange(20)
+    for at in at_sites(model, settings, splits, forward=["pairs", "test"], entering=True):
+        here = replace(at.site, position="probed")
+        below = replace(here, location="resid_pre", position=EVERYWHERE)
+        for name, split in splits.items():
+            shown = split.probing(at.site.position)
+            assert (len(shown) < len(split)) == (at.site.position == "object") == bool(at.missing[name])
+            bases = shown.base if name == "pairs" else shown
+            examples = shown.both() if name == "pairs" else shown
+            alone = model.activations(examples, [here, below])
+            torch.testing.assert_close(at.activations[name], alone[here])
+            inside = torch.arange(examples.tokens.shape[1]) < examples.lengths.unsqueeze(1)
+            torch.testing.assert_close(at.entering[name][:, :inside.shape[1]][inside], alone[below][inside])
+            if name in at.forward:
+                moved = alone[here][:len(shown)].flip(0)[:20]
+                torch.testing.assert_close(at.forward[name](moved, rows), model.patched(bases, here)(moved, rows),
+                                           rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("method", OF_METHOD)
 def test_rows_without_the_position_are_left_out_there_and_counted(method, marked, tmp_path):
-    table = pd.read_csv(marked.folder / "marked.csv")
-    some = torch.arange(len(table)) % 5 == 0
-    table["sentence"] = table["sentence"].where(~pd.Series(some), table["sentence"].str.replace(
-        r"\{object:(.*)\}", r"\1", regex=True))
-    table.to_csv(tmp_path / "some.csv", index=False)
-    changes = {"data_path": str(tmp_path / "some.csv"), "position_list": ["object", "last"], "target_layer_list": [1]}
-    if method == "compare_methods":
-        changes["only_right"] = False
+    changes = {"data_path": with_objects_unmarked(marked, tmp_path), "position_list": ["object", "last"],
+               "target_layer_list": [1]} | ({"only_right": False} if method == "compare_methods" else {})
     rows = pd.DataFrame(execute(SCRIPTS[method], values_of(marked, method, tmp_path, **changes), tmp_path / "run"))
     missing = rows.groupby("position")["n_without_position"].unique()
     [left_out], [none] = missing["object"], missing["last"]
