@@ -152,8 +152,15 @@ def test_rows_without_the_position_are_left_out_there_and_counted(method, marked
     [left_out], [none] = missing["object"], missing["last"]
     of_pairs = method in ("DAS", "compare_methods") or (method == "probing")
     assert int(none) == 0 and (30 < int(left_out) < 60 if of_pairs else 15 < int(left_out) < 35)
-    if method == "compare_methods":
-        assert set(rows.loc[rows["position"] == "object", "n_pairs"]) == {str(120 - int(left_out))}
+    there, everywhere = (rows[rows["position"] == position] for position in ("object", "last"))
+    if method == "compare_methods":  # what is unchanged is what these rows give without intervention
+        assert set(there["n_pairs"]) == {str(120 - int(left_out))}
+        assert there.loc[there["method"] == "none", "log_odds_mean"].astype(float).abs().max() < 1e-5
+    if method == "amnesic_probing":
+        assert there["vanilla_acc"].astype(float).min() > 0.9 < everywhere["vanilla_acc"].astype(float).min()
+    if method == "probing":
+        effects = [of["counterfactual_average_logit_diff"].astype(float).abs().max() for of in (there, everywhere)]
+        assert effects[0] == pytest.approx(effects[1], rel=0.15)
 
 
 def test_everything_exchanged_at_the_subject_is_the_model_with_one_token_patched(marked, tmp_path):
