@@ -147,7 +147,7 @@ def circuits(runs: Path, run: str, task: str, sets: dict[str, str], at_most: int
 
 def sites(runs: Path, model: str, shown: Iterable[int]) -> Rows:
     """Every method at some layers of a language model, on the sentences of agreement."""
-    tables = summarize_layers.read_tables(runs / "SV_Agreement", model)
+    tables = summarize_layers.read_tables(runs / "SV_Agreement", model, {})
     table = summarize_layers.as_table(summarize_layers.collect(tables))
     return summarize_layers.as_cells(table.loc[table.index.get_level_values("layer").isin(list(shown))])
 

@@ -280,7 +280,8 @@ def test_a_task_is_added_as_its_page_says(tmp_path, analyse, capsys):
         config, layers = files[f"mine/{name}.yaml"], "target_layer_list=[0, 1]"
         capsys.readouterr()
         assert main(script, ["--config", str(config), "--set", layers, "--check"]) == 0
-        assert "'<|endoftext|>Sarah cannot sleep unless'\n  name: token 1, Sarah\n  last: token 4" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert "'<|endoftext|>Sarah cannot sleep unless'\n  name: token 1, Sarah\n  last: token 4" in printed
         assert not (results / folder).exists()
         rows[name] = run_file(script, config, results / folder, layers)
     circuit, probe, erased, das, pattern = rows.values()
