@@ -21,7 +21,7 @@ from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_AR
 
 from analysis.compare_with_published import put_beside, read_published
 from analysis.tables import read_experiment
-from conftest import CIRCUITS, COMPARISON, METHODS, TRAINING, execute, rows_of, write_yaml
+from conftest import CIRCUITS, COMPARISON, METHODS, SENTENCES, TRAINING, execute, rows_of, write_yaml
 from interp import methods
 from interp.experiment import main
 from interp.methods.interchange.registry import INTERCHANGES, Compared
@@ -29,6 +29,7 @@ from interp.methods.table import METHODS as METHODS_OF_PAPER
 from interp.methods.table import Method
 from interp.models import attention
 from interp.runs.config import PROJECT_ROOT, describe_keys, read_yaml
+from interp.tasks.marks import read_marks, unmarked
 from language_model import save_random_model
 
 DOCS = PROJECT_ROOT / "docs"
@@ -261,22 +262,26 @@ def test_the_mathematics_of_the_new_method(mean_difference, generator):
     assert (found.erase(activations) @ found.basis).std(0).max() < 1e-5
 
 
-def test_a_task_is_added_as_its_page_says(tmp_path, analyse):
+def test_a_task_is_added_as_its_page_says(tmp_path, analyse, capsys):
     """All methods work from a CSV and YAML files alone, here on a random model."""
     places = {"data/mine": str(tmp_path / "data/mine"), "Results/": f"{tmp_path}/Results/",
-              "Models/SmolLM2-135M": str(tmp_path / "model"), "Models/mine/random": str(tmp_path / "model")}
+              "Models/SmolLM2-135M": str(tmp_path / "model"), "Models/mine/random": str(tmp_path / "model"),
+              "templates: mine": f"templates: {tmp_path}/mine"}
     files = write_files("add_a_task.md", tmp_path, places)
     runpy.run_path(str(files["mine/make_pronouns.py"]))
     tables = [pd.read_csv(tmp_path / f"data/mine/pronouns{end}.csv") for end in ("", "_gen")]
-    assert [len(table) for table in tables] == [100, 48]
+    assert [len(table) for table in tables] == [100, 48] and all("{name:" in text for text in tables[1]["sentence"])
     runpy.run_path(str(files["mine/random_model.py"]))
     results, rows = tmp_path / "Results/mine", {}
     for name, script, folder in (
             ("circuit_probing", CIRCUITS, "smollm2"), ("linear_probing", METHODS["probing"], "linear_probing/smollm2"),
             ("amnesic", METHODS["amnesic_probing"], "amnesic/smollm2"), ("DAS", METHODS["DAS"], "DAS/smollm2"),
-            ("pattern", METHODS["DAS"], "pattern")):
+            ("pattern", METHODS["DAS"], "DAS/pattern")):
         config, layers = files[f"mine/{name}.yaml"], "target_layer_list=[0, 1]"
+        capsys.readouterr()
         assert main(script, ["--config", str(config), "--set", layers, "--check"]) == 0
+        printed = capsys.readouterr().out
+        assert "'<|endoftext|>Sarah cannot sleep unless'\n  name: token 1, Sarah\n  last: token 4" in printed
         assert not (results / folder).exists()
         rows[name] = run_file(script, config, results / folder, layers)
     circuit, probe, erased, das, pattern = rows.values()
@@ -288,9 +293,22 @@ def test_a_task_is_added_as_its_page_says(tmp_path, analyse):
     assert das[-1]["full_interchange_acc"] and pattern[-1]["vanilla_acc_iid"] == das[-1]["vanilla_acc_iid"]
 
     assert len(run_file(COMPARISON, files["mine/comparison.yaml"], results / "comparison/pronouns", layers,
-                        "only_right=false")) == 16
-    analyse("summarize_layers", "--model", "smollm2", "--results", results)
+                        "only_right=false")) == 32
+    analyse("summarize_positions", "--results", results)
+    cells = pd.read_csv(results / "figures/positions.csv")
+    found = {(row.run, row.method): row for row in pd.read_csv(results / "figures/best.csv").itertuples()}
+    assert {*cells["position"]} == {"name", "last"} and {*cells["layer"]} == {0, 1}
+    assert {run for run, _ in found} == {"smollm2", "pattern", "comparison/pronouns"}
+    full = cells[(cells["run"] == "comparison/pronouns") & (cells["method"] == "full")]
+    assert len(full) == 8 and found["comparison/pronouns", "full"].value == full["value"].max()
+    assert (results / "figures/smollm2/methods_female_resid_mid.png").exists()
+    analyse("summarize_layers", "--model", "smollm2", "--results", results, "--where", "position=last")
     assert len(pd.read_csv(results / "figures/smollm2/layers.csv")) == 4
+
+    assert main(SENTENCES, ["--config", str(files["mine/generate.yaml"])]) == 0
+    pairs = pd.read_csv(tmp_path / "data/mine/templates/reason.csv")
+    spans = pairs[["sentence", "source"]].map(lambda text: read_marks(text)[1])
+    assert len(pairs) == 40 and all({*marks} == {"name", "verb"} for column in spans for marks in spans[column])
 
 
 def test_questions_of_ones_own_are_asked_as_their_page_says(tiny, tmp_path):
@@ -308,6 +326,24 @@ def test_questions_of_ones_own_are_asked_as_their_page_says(tiny, tmp_path):
                     "only_right=false", "n_fit=40", "n_select=10",
                     f"model_path={tmp_path}/models/a4_b2/model_LR_0.001_Seed_{{model_seed}}_20")
     assert [row["variable"] for row in rows].count("var_0") == 4 and len(rows) == 8  # two sites, two methods
+
+
+def test_ones_own_sentences_are_mapped_as_their_page_says(tmp_path, analyse):
+    """The page's two sentences and others like them, on a random model."""
+    [shown] = re.findall(r"^```\n(sentence,.*?)^```", text_of("own_questions.md"), re.MULTILINE | re.DOTALL)
+    table = pd.read_csv(io.StringIO(shown))
+    more = [pd.read_csv(io.StringIO(shown.replace("near", word).replace("the {o", f"{other} {{o")))
+            for word in ("near", "behind", "beside") for other in ("the", "a", "one", "this")]
+    pd.concat(more).to_csv(tmp_path / "sentences.csv", index=False)
+    words = [*pd.concat(more)["sentence"].map(unmarked), *table["right"]]
+    places = {"data/mine": str(tmp_path), "Results/mine": str(tmp_path / "Results"),
+              "Models/SmolLM2-135M": str(save_random_model(tmp_path / "model", "gpt2", words))}
+    config = write_files("own_questions.md", tmp_path, places)["mine/map.yaml"]
+    rows = run_file(COMPARISON, config, tmp_path / "Results/map", "target_layer_list=[0, 1]", "only_right=false",
+                    "train_size=12", "test_size=12", "n_fit=8", "n_select=4")
+    assert len(rows) == 12 and {row["position"] for row in rows} == {"subject", "object", "last"}
+    analyse("summarize_positions", "--results", tmp_path / "Results/map")
+    assert (tmp_path / "Results/map/figures/best.md").exists()
 
 
 @pytest.mark.parametrize("page, script, operation, column", [
