@@ -133,7 +133,7 @@ def draw(maps: pd.DataFrame, path: Path) -> None:
     columns, step = min(4, len(methods)), ceil(LINE * len(layers) / height)
     lines = ceil(len(methods) / columns)
     named = [str(layer) if (len(layers) - 1 - place) % step == 0 else "" for place, layer in enumerate(layers)]
-    size = 1.6 + columns * (width + 0.15), 1.3 + lines * (height + 0.8)
+    size = max(7.0, 1.6 + columns * (width + 0.15)), 1.3 + lines * (height + 0.8)  # a heading has that width
     figure, axes = figures.grid_of([""] * lines, [""] * columns, size)
     for place, (axis, method) in enumerate(zip_longest(axes.flat, methods)):
         if method is None:

@@ -23,7 +23,7 @@ from interp.runs.files import write_text
 TABLES = Path(__file__).with_name("tables")
 EXPERIMENTS = {"Disambiguation": "experiment_1", "Shared_Nodes": "experiment_2", "Grokking": "experiment_3",
                "SV_Agreement": "experiment_4", "Reflexives": "experiment_4", "Syntactic_Number": "experiment_4",
-               "Comparison": "comparison"}  # by the first folder of a run
+               "Comparison": "comparison", "Positions": "positions"}  # by the first folder of a run
 OTHER_TABLES = {"experiment_1": ["curves"], "experiment_3": ["curves"], "experiment_4": ["ablations"]}
 
 

@@ -21,7 +21,7 @@ from analysis.summarize_comparison import as_cells, leaderboard, read_runs, shar
 from analysis.tables import COMPONENTS, markdown_table
 from interp.runs.files import write_text
 
-PAGES = [Path(__file__).with_name(f"{name}.md") for name in ("results", "comparison", "experiment_4")]
+PAGES = [Path(__file__).with_name(f"{name}.md") for name in ("results", "comparison", "experiment_4", "positions")]
 MARKED = re.compile(r"^<!-- table: (.+) -->\n((?:\|.*\n?)*)", re.MULTILINE)
 ON_LEADERBOARD = ["Disambiguation", "Untrained", "Shared_Nodes_Task_1", "Shared_Nodes_Task_2", "Grokking"]
 IN_WORDS = {
@@ -152,6 +152,25 @@ def sites(runs: Path, model: str, shown: Iterable[int]) -> Rows:
     return summarize_layers.as_cells(table.loc[table.index.get_level_values("layer").isin(list(shown))])
 
 
+def moves(runs: Path) -> Rows:
+    """Of each task and model, where everything exchanged changes the answer: at a word, then at the last token."""
+    rows = [["task", "model", "pairs", "at the word: share in the lowest layer, above half up to", "above half at the "
+             "last token from", "most elsewhere"]]
+    for file in sorted((runs / "Positions").glob("*/*/results.csv"), key=lambda file: (file.parent.name, file.parts)):
+        table = pd.read_csv(file, dtype={"position": str}).query("method == 'full'")
+        grid = table.pivot(index="target_layer", columns="position", values="iia")
+        last = grid.pop("last")
+        grid = grid[[name for name in grid if not grid[name].equals(last)]]  # what is marked may end the sentence
+        word = grid.iloc[0].idxmax()
+        other = grid.drop(columns=word).stack()
+        layer, position = other.idxmax()
+        rows.append([file.parent.name.replace("_", " "), {"smollm2": "SmolLM2", "gemma3": "Gemma 3"}[file.parts[-3]],
+                     str(table["n_pairs"].max()),
+                     f"{word} {grid[word].iloc[0]:.2f}, layer {grid.index[grid[word] > 0.5].max()}",
+                     f"layer {last.index[last > 0.5].min()}", f"{other.max():.2f} ({position}, layer {layer})"])
+    return rows
+
+
 SMOLLM2 = (0, 6, 12, 18, 24, 25, 26, 27, 28, 29)  # layers
 GEMMA = (0, 4, 8, 10, 12, 13, 14, 15, 16, 17)
 MADE: dict[str, tuple] = {  # by a table's name, the function that makes it and its arguments
@@ -167,6 +186,7 @@ MADE: dict[str, tuple] = {  # by a table's name, the function that makes it and 
         "iid_masculine": "masculine", "iid_feminine": "feminine"}, 7),
     "syntactic number": (circuits, "Syntactic_Number/smollm2", "syntactic_number", {"iid": ""}, 6),
     "SmolLM2, all methods": (sites, "smollm2", (0, 3, 6, 9, 12, 15, 18, 21, 24, 25, 26, 27, 28, 29)),
+    "positions": (moves,),
     "Gemma, all methods": (sites, "gemma3", range(18))}
 
 
