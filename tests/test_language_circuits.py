@@ -139,6 +139,7 @@ def with_unknown_words(folder):
     ({"target_layer_list": [2]}, ["target_layer_list", "no layer 2"]),
     ({"batch_size_list": [501]}, ["batch_size_list", "501"]),
     ({"probe_index_list": [1]}, ["position_list", "from the end"]),
+    ({"position_list": ["last", "probed"]}, ["position_list", "'probed' is no position"]),
     ({"position_list": ["subject"]}, ["position_list", "'subject'", "last, first"]),
     ({"task": "reflexives"}, ["task", "'reflexives'", "did you mean 'reflexive'"]),
     ({"task": "sentence"}, ["task", "'sentence'", "did you mean 'sentences'"]),

@@ -12,9 +12,9 @@ import torch
 from conftest import CIRCUITS, COMPARISON, DEVICE, METHODS, execute, language_values, opened_model, write_yaml
 from interp.experiment import main
 from interp.methods.masks import load_circuit
-from interp.models.examples import EVERYWHERE
 from interp.models.examples import rows_of as rows_of_tokens
 from interp.models.open_model import hooked, tensor_of
+from interp.models.positions import EVERYWHERE
 from interp.models.sublayers import find_sublayer, masked
 from interp.runs.settings import expand_settings
 from interp.tasks.grammar import make_table
@@ -77,6 +77,7 @@ def test_a_mark_names_a_span_of_characters_and_tokens():
     ("the {subject:author} near the {subject:guards}", "'subject' stands twice"),
     ("the {subject:author near {object:the guards}}", "marks do not stand inside each other"),
     ("the {last:author} near the guards", "'last' cannot be the name"),
+    ("the {probed:author} near the guards", "'probed' cannot be the name"),
     ("the {:author} near the guards", "'' cannot be the name"),
     ("the author{gap: } near the author", "no token has a character of the mark 'gap'"),
     ("the {subject:auth}{second:or} near the author", "'subject' and 'second' share a token"),

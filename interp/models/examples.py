@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-LAST, FIRST, PROBED, EVERYWHERE = "last", "first", "probed", "everywhere"
-Position = str | int  # the name of a position, or a number: from 0, or from the last token, -1, backwards
+from interp.models.positions import FIRST, LAST, PROBED, Position
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from interp.models.positions import EVERYWHERE, LAST, PROBED
 from interp.runs.config import Count, DataFile, ModelSweep, NonEmpty, NonNegative, Seed, Text, Whole, suggestion
 
 SENTENCES, AGREEMENT, REFLEXIVE, SYNTACTIC_NUMBER = "sentences", "agreement", "reflexive", "syntactic_number"
@@ -50,7 +51,7 @@ class QuestionConfig(ModelSweep):
     layer_reinit: bool | Annotated[Whole, Field(ge=-1)] = Field(-1, description=(
         "a control: this layer's block freshly drawn; `true` shuffles the weights of the sublayer that is looked at"))
     target_layer_list: NonEmpty[NonNegative] = Field([0], description="the layers, counted from 0")
-    position_list: NonEmpty[Whole | Text] = Field(["last"], description=(
+    position_list: NonEmpty[Whole | Text] = Field([LAST], description=(
         "which token of a row is looked at: the name of a mark, `first`, `last`, or a number, -1 for the last, of "
         "sequences also from 0 on"))
     position_token: Literal["last", "first"] = Field("last", description=(
@@ -99,6 +100,8 @@ class QuestionConfig(ModelSweep):
                 raise ValueError(f"the key '{key}' has no effect in the task '{self.task}'{hint}; leave it out")
         if self.variable is None and not self.of_sentences and self.needs_variable:
             raise ValueError("the key 'variable' is missing")
+        for name in {PROBED, EVERYWHERE} & {*self.position_list}:
+            raise ValueError(f"the key 'position_list': '{name}' is no position")
         for position in self.position_list if self.of_sentences else ():
             if not isinstance(position, str) and position >= 0:
                 raise ValueError(f"the key 'position_list': {position}: sentences count their tokens from the end, -1 "

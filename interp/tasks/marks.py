@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterable
 
+from interp.models.positions import RESERVED
 from interp.runs.config import BadInput
 
 Spans = dict[str, tuple[int, int]]  # of characters, by name: from the first up to the one after the last
 
-FIRST, LAST = "first", "last"  # positions that need no mark
 MARK = re.compile(r"\{([^{}:]*):([^{}]*)\}")
 
 
@@ -31,7 +31,7 @@ def read_marks(text: str) -> tuple[str, Spans]:
     for mark in MARK.finditer(text):
         name, words = mark[1].strip(), mark[2]
         plain, end = plain + text[end:mark.start()], mark.end()
-        if name in (FIRST, LAST) or not re.fullmatch(r"[^\W\d][\w .-]*", name):
+        if name in RESERVED or not re.fullmatch(r"[^\W\d][\w .-]*", name):
             raise ValueError(f"'{name}' cannot be the name of a mark")
         if name in spans:
             raise ValueError(f"the mark '{name}' stands twice")
