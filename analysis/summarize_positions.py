@@ -23,18 +23,18 @@ from analysis.comparison_figures import CONTROLS, SITES, in_order
 from analysis.summarize_comparison import checked
 from analysis.summarize_layers import MEASURES, NAMES, measured
 from interp.methods.table import METHODS, PLACES
+from interp.models.positions import FIRST, LAST
 from interp.plotting import wrapped
 from interp.runs.config import BadInput, project_path, shown
 from interp.runs.files import write_text
-from interp.tasks.marks import FIRST, LAST, without_marks
+from interp.tasks.marks import without_marks
 
 FULL = ("full", "everything exchanged: interchange accuracy")  # in runs of compare_methods.py, and of DAS.py
 MAP = ["run", "kind", "variable", "location"]  # what a figure is of
 CELL = [*MAP, "position", "layer"]
 MEANS = {"value": "mean", "exceeds_full": "min", "n_pairs": "mean", "n_without_position": "max", "model": "first",
          "data_path": "first"}  # of the settings of a cell
-KINDS = {"comparison": ("pairs", "interchange accuracy: share of pairs with the wanted answer; "
-                        "hatched: exceeds the interchange of everything"),
+KINDS = {"comparison": ("pairs", "interchange accuracy: share of pairs with the wanted answer"),
          "methods": ("sentences", "accuracy: of reading, of interchanges, or lost by an intervention")}
 WRITES_TO = {"attn": "resid_mid", "mlp": "resid_post"}
 LETTER, LINE = 0.066, 0.125  # inches, of the small print of axes
@@ -147,7 +147,9 @@ def draw(maps: pd.DataFrame, path: Path) -> None:
     figure.colorbar(axes[0][0].collections[0], ax=figure.axes, aspect=30, fraction=0.05, pad=0.01,
                     label=what.partition(":")[0])
     n = f"; n = {figures.span(maps['n_pairs'])} {unit} a cell" if maps["n_pairs"].notna().any() else ""
-    heading = f"{about['model']}: {about['variable']} {site}{n}\n{what}; grey: not run\n{sentence}"
+    what += "; hatched: exceeds the interchange of everything" * bool((maps["exceeds_full"] == 1).any())
+    what += "; grey: not run" * (len(maps) < len(methods) * len(layers) * len(positions))
+    heading = f"{about['model']}: {about['variable']} {site}{n}\n{what}\n{sentence}"
     figures.finish(figure, heading.rstrip(), path)
 
 
