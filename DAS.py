@@ -109,7 +109,7 @@ def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple
                 alignment, outcome = align(config, setting, here)
                 for file in artifacts(config, setting):
                     save_tensors(file, alignment.tensors, description(config, setting, study.path(setting)))
-                of_position = vanilla[setting.position] | {"n_without_position": at.missing["test"]} if vanilla else {}
+                of_position = vanilla.get(setting.position, {}) | at.left_out
                 yield setting, Outcome(outcome.metrics | of_position, outcome.tables)
 
 

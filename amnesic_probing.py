@@ -92,8 +92,7 @@ def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple
         for at in at_sites(model, of_model, splits, forward=splits):
             for setting in at.settings:
                 metrics = erase(config, Erasure(config, setting, model, at, clean), data)
-                yield setting, Outcome(metrics | ({"n_without_position": at.missing["test"]}
-                                                  if config.of_sentences else {}))
+                yield setting, Outcome(metrics | at.left_out)
 
 
 def splits_of(config: Config, data: Data) -> dict[str, Examples]:

@@ -145,8 +145,7 @@ def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple
             of_site = at_sublayer(config, model, at, [*splits], keys, full)
             for setting in at.settings:
                 outcome = probe_sublayer(config, setting, of_site, study.path(setting))
-                missing = {"n_without_position": at.missing["test"]} if config.of_sentences else {}
-                yield setting, replace(outcome, metrics=outcome.metrics | missing)
+                yield setting, replace(outcome, metrics=outcome.metrics | at.left_out)
 
 
 def at_sublayer(config: Config, model: OpenModel, at: AtSite, splits: list[str], keys: dict[str, str],

@@ -151,7 +151,7 @@ def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple
                            entering=study.masks):
             pairs = {name: pairs_at_site(model, at.shown[name], variable, at.site, at.activations[name],
                                          at.forward[name], at.entering.get(name)) for name in splits}
-            trial = set_up(config, splits["test"].of(at.rows["test"]), pairs, variable, alone, at.missing["test"])
+            trial = set_up(config, splits["test"].of(at.rows["test"]), pairs, variable, alone, at.left_out)
             for setting in at.settings:
                 yield setting, compare(config, setting, trial, study.path(setting))
 
@@ -162,8 +162,8 @@ class Trial:
 
     same: test bases whose sources share the variable. clean: the test bases' final hidden states without intervention,
     (n, d_model). alone: whether the answer depends on the variable alone. controls: by supervision, the site with
-    permuted labels or arbitrary answers, and the test pairs relabelled likewise. missing: how many test pairs lack the
-    position.
+    permuted labels or arbitrary answers, and the test pairs relabelled likewise. left_out: the column that counts test
+    pairs without the position.
     of_rank: the accuracies of random directions, which are the same for all methods of a rank.
     """
 
@@ -174,7 +174,7 @@ class Trial:
     split: Split
     alone: bool
     controls: dict[str, tuple[SiteUnderStudy, Pairs]]
-    missing: int
+    left_out: dict[str, int]
     of_rank: dict[int | None, list[float]]
 
     @property
@@ -198,12 +198,13 @@ class Trial:
 
 
 @torch.no_grad()
-def set_up(config: Config, split: Split, pairs: dict[str, Pairs], variable: str, alone: bool, missing: int) -> Trial:
+def set_up(config: Config, split: Split, pairs: dict[str, Pairs], variable: str, alone: bool,
+           left_out: dict[str, int]) -> Trial:
     test = pairs["test"]
     site = site_under_study(pairs["fit"], pairs["select"], test, variable)
     controls = control_tasks(site, test, config.data_seed) if config.selectivity else {}
     same = sharing_pairs(test, config.data_seed) if config.isolate else test[test.base[:0]]
-    return Trial(site, test, same, split.clean, split, alone, controls, missing, {})
+    return Trial(site, test, same, split.clean, split, alone, controls, left_out, {})
 
 
 # ------------------------------------------------------------------------------ the method
@@ -216,8 +217,7 @@ def compare(config: Config, setting: Setting, trial: Trial, path: str) -> Outcom
     metrics |= {"ground_truth": known, "rank": found.rank,
                 **random_control(config, setting, trial, found, pairs["hit"]),
                 "selectivity": selectivity(config, setting, trial, found, metrics["log_odds_mean"]),
-                "exceeds_full": exceeds_full(trial, setting.method, pairs["hit"])}
-    metrics |= {"n_without_position": trial.missing} if config.of_sentences else {}
+                "exceeds_full": exceeds_full(trial, setting.method, pairs["hit"]), **trial.left_out}
     for file in artifacts(config, setting):
         found.save(file, {"model_path": path, **setting._asdict()})
     return Outcome(metrics, {"pairs": [dict(zip(pairs, row)) for row in zip(*(

@@ -9,7 +9,6 @@
    variable has in its source, patch it in, run the rest of the model, and see what it answers.
 """
 
-
 from pydantic import Field, model_validator
 
 from interp.runs.command_line import answer_early
@@ -123,8 +122,7 @@ def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple
         for at in at_sites(model, of_model, splits, forward=clean):
             for setting in at.settings:
                 metrics, tables = probe(config, setting, model, at, clean)
-                of_position = vanilla[setting.position] | {"n_without_position": at.missing["test"]} if vanilla else {}
-                yield setting, Outcome(metrics | of_position, tables)
+                yield setting, Outcome(metrics | vanilla.get(setting.position, {}) | at.left_out, tables)
 
 
 def probe(config: Config, setting: Setting, model: OpenModel, at: AtSite, clean: dict[str, Tensor]

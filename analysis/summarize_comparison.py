@@ -22,7 +22,7 @@ import pandas as pd
 from analysis import comparison_figures, tables
 from analysis.comparison_figures import CONTROLS, in_order, mean_with_interval
 from interp.methods.interchange.registry import INTERCHANGES
-from interp.models.examples import LAST
+from interp.models.positions import LAST
 from interp.runs.config import BadInput, shown
 from interp.runs.files import write_text
 from interp.statistics import auroc, clustered_auroc_interval, holm

@@ -17,10 +17,11 @@ from benchmarks.timing import Step, compare, largest_difference
 from interp.methods.circuits import soft_nearest_neighbor_loss
 from interp.methods.masks import NeuronMasks, l0
 from interp.methods.optimize import shuffled_batches
-from interp.models.examples import EVERYWHERE, Answer, Examples
+from interp.models.examples import Answer, Examples
 from interp.models.loading import build_gpt2
 from interp.models.open_model import RESID_PRE, OpenModel, Site
 from interp.models.opening import open_model
+from interp.models.positions import EVERYWHERE
 from interp.models.replay import Replay, ReplayedAttention, ReplayedBlock, ReplayedMLP
 from interp.models.sublayers import Sublayer, find_sublayer
 

@@ -11,9 +11,9 @@ import torch
 
 from benchmarks.language_models import EXAMPLES, LAYERS, MIDDLE_LAYER, build_gpt2_small, draw_sentences
 from benchmarks.timing import Step, compare
-from interp.models.examples import EVERYWHERE
 from interp.models.open_model import RESID_PRE, Site
 from interp.models.opening import open_model
+from interp.models.positions import EVERYWHERE
 from interp.models.sublayers import find_sublayer, masked
 from interp.models.suffix import final_states_from
 from interp.tasks.study import accuracy

@@ -14,9 +14,10 @@ from tqdm import tqdm
 from benchmarks.language_models import BATCH, EXAMPLES, LAYERS, QUICK, build_gpt2_small, draw_sentences
 from benchmarks.timing import alone, own_peak_memory
 from interp.methods.circuits import find_circuit
-from interp.models.examples import EVERYWHERE, Examples
+from interp.models.examples import Examples
 from interp.models.open_model import RESID_PRE, OpenModel, Site
 from interp.models.opening import open_model
+from interp.models.positions import EVERYWHERE
 from interp.models.replay import replay
 from interp.models.sublayers import Sublayer, find_sublayer
 

@@ -21,10 +21,11 @@ from torch import Tensor
 from benchmarks.das_step import REFERENCE, SUFFIX, WAYS, run_to, search_step
 from benchmarks.timing import Step, alone, compare, largest_difference, own_peak_memory
 from interp.methods.das import AlignmentSearch
-from interp.models.examples import FIRST, LAST, Answer, Pairs
+from interp.models.examples import Answer, Pairs
 from interp.models.loading import load_model, load_tokenizer
 from interp.models.open_model import RESID_MID, RESID_POST, ForwardFrom, OpenModel, Site, in_batches
 from interp.models.opening import open_model
+from interp.models.positions import FIRST, LAST
 from interp.models.suffix import forward_from
 from interp.runs.config import BadInput
 from interp.tasks.keys import AGREEMENT, LABELS

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, PreTrainedModel, PreTrainedTokenizerFast
 
 from interp.methods.optimize import optimize
-from interp.models.examples import EVERYWHERE, Answer, Examples, from_rows
+from interp.models.examples import Answer, Examples, from_rows
 from interp.models.open_model import OpenModel, Site
+from interp.models.positions import EVERYWHERE
 from interp.models.replay import Replay, all_updates, replay
 from interp.models.sublayers import find_sublayer, masked, random_masks
 from interp.models.suffix import final_states_from, forward_from

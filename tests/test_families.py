@@ -21,9 +21,10 @@ from conftest import rows_of, sentence_jobs, write_yaml
 from interp.experiment import main
 from interp.methods.masks import load_circuit
 from interp.models.attention import LLAMA, Attention
-from interp.models.examples import EVERYWHERE, Answer, Examples
+from interp.models.examples import Answer, Examples
 from interp.models.open_model import Site, hooked, in_batches, tensor_of
 from interp.models.opening import open_model
+from interp.models.positions import EVERYWHERE
 from interp.models.replay import ReplayedAttention, all_updates
 from interp.models.sublayers import Masks, Sublayer, find_sublayer, masked, random_masks
 from interp.models.suffix import final_states_from, forward_from

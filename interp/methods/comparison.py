@@ -17,10 +17,11 @@ from interp.methods.interchange.base import Pairs, SiteUnderStudy, SplitAtSite
 from interp.methods.masks import Circuit
 from interp.methods.optimize import even_batch
 from interp.methods.table import COMPONENT_OF
-from interp.models.examples import EVERYWHERE, Answer, Examples, rows_of
+from interp.models.examples import Answer, Examples, rows_of
 from interp.models.examples import Pairs as ExamplePairs
 from interp.models.family import ATTENTION
 from interp.models.open_model import RESID_PRE, ForwardFrom, OpenModel, Site
+from interp.models.positions import EVERYWHERE
 from interp.models.sublayers import find_sublayer
 from interp.models.suffix import forward_from
 from interp.runs.config import BadInput

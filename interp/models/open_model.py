@@ -21,8 +21,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from interp.models.batches import TOKENS_AT_ONCE, Batch, batches_of
-from interp.models.examples import EVERYWHERE, PROBED, Answer, Examples, Position
+from interp.models.examples import Answer, Examples
 from interp.models.family import ATTENTION, MLP, Family
+from interp.models.positions import EVERYWHERE, PROBED, Position
 from interp.runs.config import RunFailed
 
 GIB = 2**30
@@ -322,10 +323,10 @@ class OpenModel:
 def in_batches(forward: ForwardFrom, activations: Tensor, rows: Tensor | None = None) -> Tensor:
     """The final hidden states of some rows, by default of all in order: (rows, d_model) -> (rows, d_model)."""
     rows = torch.arange(len(activations), device=activations.device) if rows is None else rows
-    states = torch.empty_like(activations)
-    order = forward.lengths[rows].argsort(stable=True)  # rows of like lengths together
-    size = max(1, TOKENS_AT_ONCE // int(forward.lengths.max())) if len(rows) else 1
-    for part in order.split(size) if len(rows) else ():
+    if not len(rows):
+        return activations
+    states, order = torch.empty_like(activations), forward.lengths[rows].argsort(stable=True)  # like lengths together
+    for part in order.split(max(1, TOKENS_AT_ONCE // int(forward.lengths.max()))):
         states[part] = forward(activations[part], rows[part])
     return states
 

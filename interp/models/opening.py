@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interp.models.batches import NODES
-from interp.models.examples import EVERYWHERE, Answer, Examples, from_rows, rows_of
+from interp.models.examples import Answer, Examples, from_rows, rows_of
 from interp.models.family import Family, family_of
 from interp.models.open_model import (
     ATTN_OUT,
@@ -25,6 +25,7 @@ from interp.models.open_model import (
     replaced,
     warn,
 )
+from interp.models.positions import EVERYWHERE
 from interp.models.suffix import Suffix, final_states_from
 
 

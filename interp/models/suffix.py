@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from interp.models.examples import EVERYWHERE, Examples
+from interp.models.examples import Examples
 from interp.models.family import MLP
 from interp.models.open_model import (
     ATTN_OUT,
@@ -27,6 +27,7 @@ from interp.models.open_model import (
     replaced,
     tensor_of,
 )
+from interp.models.positions import EVERYWHERE
 
 
 class StandIn(Cache):
@@ -141,7 +142,7 @@ class Suffix:
         through = replace(site, location=self.through.get(site.location, site.location))
         mlp = mlp_update(model, site.layer) if through.location == RESID_MID else None
         rest = clean[through] - clean[site] if through != site else None       # (rows, d_model), what is added to it
-        later = clean[stream_of(site)] if stream_of(site) in self.needs(site) else None  # (rows, T, d_model)
+        later = clean.get(stream_of(site))                                     # (rows, T, d_model)
         patched = self.examples.where(site.position)                           # (rows,)
         lengths = self.examples.answering - patched + 1                        # (rows,), of the tokens to run
         before = max(1, int(patched.max()))

@@ -18,7 +18,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from interp.models.examples import FIRST, Answer, Examples, Pairs, from_rows
+from interp.models.examples import Answer, Examples, Pairs, from_rows
+from interp.models.positions import FIRST
 from interp.runs.config import BadInput, project_path, shown
 from interp.tasks.arithmetic import labels_of, read_data, require_columns
 from interp.tasks.grammar import ANSWERS, GENDERS

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from interp.models import loading
-from interp.models.examples import EVERYWHERE, FIRST, LAST, Answer, Examples, Pairs, Position, distinct, stacked
+from interp.models.examples import Answer, Examples, Pairs, distinct, stacked
 from interp.models.family import ATTENTION, MLP, family_of
 from interp.models.open_model import (
     ATTN_OUT,
@@ -29,6 +29,7 @@ from interp.models.open_model import (
     warn,
 )
 from interp.models.opening import open_model
+from interp.models.positions import EVERYWHERE, FIRST, LAST, Position
 from interp.models.sublayers import find_sublayer
 from interp.models.suffix import Suffix
 from interp.runs.config import BadInput
@@ -260,6 +261,11 @@ class AtSite:
     activations: dict[str, Tensor] = field(default_factory=dict)
     entering: dict[str, Tensor] = field(default_factory=dict)
     forward: dict[str, ForwardFrom] = field(default_factory=dict)
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """The column that counts the test rows without the position; of sequences there is none."""
+        return {"n_without_position": self.missing["test"]} if bases_of(self.shown["test"]).texts else {}
 
 
 def at_sites(model: OpenModel, settings: Sequence[Setting], splits: Mapping[str, Examples | Pairs],
