@@ -6,7 +6,7 @@
 1. Fit each method at a site: give it activations, values of the variable or answers, whatever it takes.
 2. Exchange what it takes for the variable between two inputs. Does the model's answer change as it
    should? Exchange it between two inputs with the same value of the variable: does the answer stay the same?
-3. Do the same at random, and with the method fitted on a control task; mark what goes beyond exchanging everything.
+3. Do the same at random, and with the method fitted on permuted values; mark what goes beyond exchanging everything.
 """
 
 from typing import Any, Literal
@@ -23,6 +23,8 @@ PLAIN = ("none", "full", "random")  # methods without a random control: they are
 NO_CONTROL: dict[str, Any] = dict.fromkeys((
     "random_iia_mean", "random_iia_max", "empirical_p", "random_impossible"))
 
+RankRule = Literal["selected", "classes"] | Count
+
 
 class Config(QuestionConfig):
     residual_location_list: Locations
@@ -30,21 +32,28 @@ class Config(QuestionConfig):
     method_list: NonEmpty[Text] = Field(description="the methods: names of interp/methods/interchange/registry.py")
     method_options: dict[str, dict[str, Any]] = Field({}, description=(
         "for a method the options of its fit, other than its defaults, such as {das: {epochs: 60}, random: {rank: 4}}"))
-    rank: Literal["selected", "classes"] = Field("selected", description=(
-        "how many directions a linear method exchanges: those with the best interchange accuracy on the select pairs, "
-        "or one fewer than the classes"))
+    rank_rule_list: NonEmpty[RankRule] = Field(["selected"], description=(
+        "how many directions a linear method exchanges: as many as give the best interchange accuracy on the select "
+        "pairs (`selected`), one fewer than the classes (`classes`), or a number"))
     counterfactual_labels: dict[str, Text | list[Text]] = Field({}, description=(
         "sequences: for each variable the column of its counterfactual answers, or a rule [x, y, op] of columns"))
+    hard_negatives: dict[str, NonNegative] = Field({}, description=(
+        "sequences: for a variable the position of the token that determines it; the token itself (`NAME@token`) and "
+        "random groups of the tokens (`NAME@groups`) are asked for too, with the counterfactual answers of `NAME`"))
     ground_truth: dict[str, list[Location]] | None = Field(None, description=(
         "where it is known: for each variable the sites that carry it (none: []); goes into the table"))
     n_fit: Count = Field(2500, description="training rows that methods are fitted on")
     n_select: Count = Field(1000, description="others that ranks and epochs are chosen on")
     only_right: bool = Field(True, description="leave out pairs whose base or source the model answers wrongly")
+    full_is_most: bool = Field(False, description=(
+        "sequences: exchanging everything at a site is known to be the most that the variable's interchange can do, so "
+        "that `exceeds_full` is told, as it is for sentences"))
     num_random_draws: NonNegative = Field(20, description=(
         "random controls of the method's size; 19 allow a claim at the level 0.05"))
     num_random_pairs: Count = Field(5000, description="test pairs that a random control is measured on, at most")
     isolate: bool = Field(True, description="measure what is exchanged between pairs of one value too")
-    selectivity: bool = Field(True, description="fit each method on a control task too")
+    permuted_control: bool = Field(True, description=(
+        "fit each method that sees the variable on values permuted over the rows too"))
     save_pairs: bool = Field(False, description="write pairs.csv, a row for each test pair")
     save_models: bool = Field(False, description="save the fitted interchanges")
     model_dir: Text | None = Field(None, description="where to save them")
@@ -54,6 +63,20 @@ class Config(QuestionConfig):
     @property
     def variables(self) -> list[str]:
         return self.variable_list
+
+    def sweeps(self, setting: Any) -> bool:
+        """A method that has no ranks is one setting, under the first rule."""
+        return INTERCHANGES[setting.method].ranked or setting.rank_rule == self.rank_rule_list[0]
+
+    @model_validator(mode="before")
+    @classmethod
+    def with_hard_negatives(cls, values):
+        """What a method may take for a variable stands beside it, with the same counterfactual answers."""
+        of, variables, labels = map(values.get, ("hard_negatives", "variable_list", "counterfactual_labels"))
+        if not (isinstance(of, dict) and isinstance(variables, list) and isinstance(labels, dict)):
+            return values  # which pydantic refuses, if it must
+        further = {f"{name}@{kind}": labels[name] for name in of if name in labels for kind in ("token", "groups")}
+        return values | {"variable_list": [*variables, *further], "counterfactual_labels": labels | further}
 
     @model_validator(mode="after")
     def consistent(self):
@@ -73,7 +96,9 @@ class Config(QuestionConfig):
         for name in () if self.of_sentences else self.variable_list:
             if name not in self.counterfactual_labels:
                 raise ValueError(f"the key 'counterfactual_labels' lacks '{name}'")
-        for key in ("gen_path", "counterfactual_labels") if self.of_sentences else ():
+        for name in {*self.hard_negatives} - {*self.variable_list}:
+            raise ValueError(f"the key 'hard_negatives': '{name}' is not in variable_list")
+        for key in ("gen_path", "counterfactual_labels", "hard_negatives", "full_is_most") if self.of_sentences else ():
             if getattr(self, key):
                 raise ValueError(f"the key '{key}' has no effect for sentences; leave it out")
         for name, label in self.counterfactual_labels.items():
@@ -86,7 +111,7 @@ class Config(QuestionConfig):
                                  f"'{name}' masks one; leave one of the two out")
         if self.ground_truth is not None:
             for name in self.variable_list:
-                if name not in self.ground_truth:
+                if name not in self.ground_truth and "@" not in name:
                     raise ValueError(f"the key 'ground_truth' lacks '{name}'; give it [] where no site carries it")
         return self
 
@@ -95,7 +120,7 @@ if __name__ == "__main__":  # before what follows loads torch, which takes secon
     answer_early("compare_methods", Config)
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -106,8 +131,8 @@ from interp.experiment import Outcome, Script, main
 from interp.methods.comparison import (
     Split,
     answered,
-    control_tasks,
     pairs_at_site,
+    permuted_site,
     sharing_pairs,
     site_under_study,
     split_pairs,
@@ -117,14 +142,15 @@ from interp.methods.interchange.base import Interchange, Pairs, SiteUnderStudy
 from interp.methods.masks import ImpossibleAblation
 from interp.models.open_model import OpenModel
 from interp.runs.settings import Setting, saved_files
-from interp.statistics import interval, rank_among
+from interp.statistics import exceeds, rank_among, share_interval
 from interp.tasks.study import Counterfactual, Study, at_sites
 
 
 def prepare(config: Config, settings: list[Setting], device: torch.device) -> Study:
     """Read the data and each model's configuration; refuse what does not fit together."""
     counterfactuals = {
-        name: Counterfactual((label[0], label[1], label[2]) if isinstance(label, list) else label, f"counter_{name}")
+        name: Counterfactual((label[0], label[1], label[2]) if isinstance(label, list) else label, f"counter_{name}",
+                             config.hard_negatives.get(name.partition("@")[0]) if "@" in name else None)
         for name, label in config.counterfactual_labels.items()}
     study = Study(config, settings, device, counterfactuals=counterfactuals, paired=config.of_sentences,
                   masks=any(name.startswith(("circuit", "neuron")) for name in config.method_list))
@@ -146,7 +172,7 @@ def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple
         splits = {name: answered(model, pairs, config.only_right) for name, pairs in split_pairs(
             data, variable, config.n_fit, config.n_select, config.data_seed).items()}
         # the answer depends on this variable alone, so that exchanging everything is the most that can be done
-        alone = config.of_sentences and data.changes
+        alone = config.full_is_most or config.of_sentences and data.changes
         for at in at_sites(model, of_variable, {name: split.pairs for name, split in splits.items()}, forward=splits,
                            entering=study.masks):
             pairs = {name: pairs_at_site(model, at.shown[name], variable, at.site, at.activations[name],
@@ -161,9 +187,8 @@ class Trial:
     """A site and a variable: where methods are fitted, and the test pairs that they are measured on.
 
     same: test bases whose sources share the variable. clean: the test bases' final hidden states without intervention,
-    (n, d_model). alone: whether the answer depends on the variable alone. controls: by supervision, the site with
-    permuted labels or arbitrary answers, and the test pairs relabelled likewise. left_out: the column that counts test
-    pairs without the position.
+    (n, d_model). alone: whether the answer depends on the variable alone. control: the site with permuted values.
+    distance: to the fit bases, of activations. left_out: the column that counts test pairs without the position.
     of_rank: the accuracies of random directions, which are the same for all methods of a rank.
     """
 
@@ -173,7 +198,8 @@ class Trial:
     clean: Tensor
     split: Split
     alone: bool
-    controls: dict[str, tuple[SiteUnderStudy, Pairs]]
+    control: SiteUnderStudy | None
+    distance: Callable[[Tensor], Tensor]
     left_out: dict[str, int]
     of_rank: dict[int | None, list[float]]
 
@@ -202,9 +228,10 @@ def set_up(config: Config, split: Split, pairs: dict[str, Pairs], variable: str,
            left_out: dict[str, int]) -> Trial:
     test = pairs["test"]
     site = site_under_study(pairs["fit"], pairs["select"], test, variable)
-    controls = control_tasks(site, test, config.data_seed) if config.selectivity else {}
+    control = permuted_site(site, config.data_seed) if config.permuted_control else None
     same = sharing_pairs(test, config.data_seed) if config.isolate else test[test.base[:0]]
-    return Trial(site, test, same, split.clean, split, alone, controls, left_out, {})
+    distance = mahalanobis(site.fit.base_activations)
+    return Trial(site, test, same, split.clean, split, alone, control, distance, left_out, {})
 
 
 # ------------------------------------------------------------------------------ the method
@@ -213,10 +240,11 @@ def compare(config: Config, setting: Setting, trial: Trial, path: str) -> Outcom
     """Fit one method at one site for one variable; measure what its interchange does. path: the model's."""
     found = fitted(config, setting, trial.site, {})
     metrics, pairs = measure(trial, found)
-    known = config.ground_truth and setting.residual_location in config.ground_truth[setting.variable]
-    metrics |= {"ground_truth": known, "rank": found.rank,
+    known = None if config.ground_truth is None or "@" in setting.variable else (
+        setting.residual_location in config.ground_truth[setting.variable])
+    metrics |= {"ground_truth": known, "form": INTERCHANGES[setting.method].form, "rank": found.rank,
                 **random_control(config, setting, trial, found, pairs["hit"]),
-                "selectivity": selectivity(config, setting, trial, found, metrics["log_odds_mean"]),
+                **permuted_control(config, setting, trial, found),
                 "exceeds_full": exceeds_full(trial, setting.method, pairs["hit"]), **trial.left_out}
     for file in artifacts(config, setting):
         found.save(file, {"model_path": path, **setting._asdict()})
@@ -227,7 +255,7 @@ def compare(config: Config, setting: Setting, trial: Trial, path: str) -> Outcom
 def fitted(config: Config, setting: Setting, site: SiteUnderStudy, chosen: dict[str, Any]) -> Interchange:
     """A setting's method fitted at a site. chosen: options that need not be chosen again."""
     options = config.method_options.get(setting.method, {}) | chosen
-    rank = len(site.fit.base_values.unique()) - 1 if config.rank == "classes" else "selected"
+    rank = len(site.fit.base_values.unique()) - 1 if setting.rank_rule == "classes" else setting.rank_rule
     return fit(setting.method, site, setting.model_seed, **options | {"rank": options.get("rank") or rank})
 
 
@@ -242,11 +270,12 @@ def measure(trial: Trial, found: Interchange) -> tuple[dict[str, Any], dict[str,
     whole = (test.source_activations - test.base_activations).norm(dim=1)
     relative_norm = ((activations - test.base_activations).norm(dim=1) / whole)[whole > 0]
     iia, isolate = mean(hits), mean(stays)
-    low, high = interval(hits.double().tolist())
+    low, high = share_interval(int(hits.sum()), len(hits))
     return {"iia": iia, "iia_low": low, "iia_high": high, "log_odds_mean": mean(moved),
-            "log_odds_median": moved.double().median().item() if len(moved) else None, "isolate": isolate,
+            "log_odds_median": moved.double().quantile(0.5).item() if len(moved) else None, "isolate": isolate,
             "disentangle": None if iia is None or isolate is None else (iia + isolate) / 2,
-            "relative_norm": mean(relative_norm), "n_pairs": len(test), "n_excluded": trial.split.n_excluded,
+            "relative_norm": mean(relative_norm), "mahalanobis": mean(trial.distance(activations)),
+            "n_pairs": len(test), "n_unchanged": trial.split.n_unchanged, "n_excluded": trial.split.n_excluded,
             "model_acc": trial.split.accuracy,
             }, {"base_row": trial.split.base_rows, "source_row": trial.split.source_rows,
                 "base_value": test.base_values, "source_value": test.source_values,
@@ -287,23 +316,35 @@ def random_control(config: Config, setting: Setting, trial: Trial, found: Interc
         "empirical_p": rank_among(hits[:len(some)].double().mean().item(), draws) if changes else None}
 
 
-def selectivity(config: Config, setting: Setting, trial: Trial, found: Interchange,
-                log_odds: float | None) -> float | None:
-    """Control (b): the log odds minus those of the same method fitted on the control task."""
-    supervision = INTERCHANGES[setting.method].supervision
-    if supervision not in trial.controls or log_odds is None:
-        return None
-    site, test = trial.controls[supervision]
-    control = fitted(config, setting, site, found.chosen)
-    with torch.no_grad():
-        return log_odds - trial.moved(test, test.states(control(test))).double().mean().item()
+@torch.no_grad()
+def permuted_control(config: Config, setting: Setting, trial: Trial, found: Interchange) -> dict[str, float | None]:
+    """Control (b): what the method does if it is fitted on values that mean nothing."""
+    values: dict[str, float | None] = {"control_iia": None, "control_isolate": None}
+    if trial.control and INTERCHANGES[setting.method].supervision == "variable":
+        with torch.enable_grad():
+            control = fitted(config, setting, trial.control, found.chosen)
+        metrics, _ = measure(trial, control)
+        values = {"control_iia": metrics["iia"], "control_isolate": metrics["isolate"]}
+    return values
 
 
 def exceeds_full(trial: Trial, method: str, hits: Tensor) -> bool | None:
     """Control (d): more counterfactual answers than exchanging everything gives, if the answer depends on it alone."""
     if not trial.alone or len(hits) < 2:
         return None
-    return method != "full" and interval((hits.double() - trial.full_hits.double()).tolist())[0] > 0
+    return method != "full" and exceeds(hits.tolist(), trial.full_hits.tolist())
+
+
+def mahalanobis(fit: Tensor) -> Callable[[Tensor], Tensor]:
+    """How many standard deviations activations (n, d) lie from the mean of those fitted on, per direction that varies.
+
+    1 is usual of the data; what leaves the directions in which they vary is measured in their smallest deviation.
+    """
+    wide = fit.double()
+    variances, basis = torch.linalg.eigh(torch.cov(wide.T))
+    least = variances[-1] * len(variances) * torch.finfo(fit.dtype).eps ** 2  # below it, rounding
+    scale, center = variances.clamp(min=least).sqrt(), wide.mean(0)
+    return lambda activations: ((activations.double() - center) @ basis / scale).square().mean(1).sqrt()
 
 
 def mean(values: Tensor) -> float | None:

@@ -51,8 +51,11 @@ def describe(table: pd.DataFrame, experiment: str, config: dict[str, Any]) -> pd
                 if str(config.get(key)) not in ("None", "False", "-1")]  # weights that were replaced
     title += f" in {Path(model).name}" if config.get("data_path") else ""
     title += ", with pairs that the model answers wrongly" if config.get("only_right") is False else ""
+    rule = config.get("rank") or (config.get("rank_rule_list") or ["selected"])[0]
     return table.assign(
-        experiment=experiment, title=", ".join([title, *controls]), sentences=bool(config.get("data_path")), data=data,
+        rank_rule=table.get("rank_rule", pd.Series(rule, table.index)).astype(str),
+        draws=config.get("num_random_draws", 20), experiment=experiment, title=", ".join([title, *controls]),
+        sentences=bool(config.get("data_path")), data=data,
         model=" ".join([model, *controls]) + " " + table["model_seed"].astype(str),
         model_name=Path(config["model_path"]).name if "model_path" in config else str(Path(experiment).parent),
         cell_name=table["variable"].replace(names) + " " + table["residual_location"].map(SITES)
@@ -85,14 +88,14 @@ def look(name: str) -> dict[str, Any]:
 
 
 def mean_with_interval(table: pd.DataFrame, *columns: str) -> tuple[float, float, float]:
-    """The mean over cells of shares of pairs, and its interval over models and the pairs in them."""
+    """The mean of shares of pairs over cells, then models, and its interval over models (of one: over its pairs)."""
     known = table[table[list(columns)].notna().all(axis=1) & (table["n_pairs"] > 0)]
     if known.empty:
         return np.nan, np.nan, np.nan
     models = [rows for _, rows in known.groupby("model")]
     shares = [rows[list(columns)].to_numpy().flatten() for rows in models]
     counts = [np.repeat(rows["n_pairs"].to_numpy(), len(columns)) for rows in models]
-    return known[list(columns)].to_numpy().mean(), *clustered_interval(shares, counts)
+    return float(np.mean([share.mean() for share in shares])), *clustered_interval(shares, counts)
 
 
 def draw_interval(axis: Axes, y: float, values: tuple[float, float, float], **options) -> None:
@@ -132,7 +135,7 @@ def draw_methods(table: pd.DataFrame, path: Path) -> None:
         handle("hollow: a control", marker="o", markerfacecolor="white"),
         handle("mean where nothing is exchanged (none);\nsome interchanges leave the answer as it is", linestyle="--"),
         handle("in brackets: supervision, rank (dimensions exchanged)", marker=""),
-        handle("mean, 95 % interval over models, then pairs\n(too narrow with few models)", marker="|", markersize=13),
+        handle("mean, 95 % interval over models (of one: over pairs)", marker="|", markersize=13),
         Patch(color="0.8", linewidth=0, label="mean to highest of random draws of the method's size; not an interval\n"
               "(no box: the method has no size, or its circuit leaves too few neurons to draw from)")]
     figures.finish(figure, f"{table['title'].iloc[0]}: does an interchange change the answer as it should?\ncarried or "
@@ -227,4 +230,4 @@ def draw_checkpoints(table: pd.DataFrame, path: Path) -> None:
     for axis in panels.values():
         axis.set(xscale="log", ylim=(-0.03, 1.03))
     figures.finish(figure, f"{table['title'].iloc[0]}: when is the answer changed as it should be?\n{about(table)}; "
-                   "shaded: 95 % intervals over models, then pairs", path, fontsize="small")
+                   "shaded: 95 % intervals over models (of one: over pairs)", path, fontsize="small")

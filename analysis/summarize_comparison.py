@@ -5,11 +5,13 @@
 Reads every results.csv below RESULTS. A run that knows which sites carry a variable (its key `ground_truth`) goes into
 
 leaderboard.csv, .md, detection   how methods tell cells (a model, site and variable) that carry their variable from
-                                  others; they are compared by the cells that all of them were run on
+                                  others; they are compared by the cells that all of them were run on, of several rank
+                                  rules by each
 EXPERIMENT/methods, /isolate      interchange accuracy by method, a dot a cell; cause against isolate
 
 and one that does not (language) into EXPERIMENT/VARIABLE_SITE, heat maps of layers and methods, and their tables; one
-that sweeps checkpoints into EXPERIMENT/checkpoints. sites.csv has all settings, with p_holm: empirical_p corrected.
+that sweeps checkpoints into EXPERIMENT/checkpoints. Figures are of a run's first rank rule. sites.csv has all settings,
+with p_holm, empirical_p corrected over sites, where the random draws are enough for it to become significant.
 causalgym.csv, .md have the measure of CausalGym (Arora et al. 2024) of runs that ask for several positions.
 """
 
@@ -27,15 +29,19 @@ from interp.runs.config import BadInput, shown
 from interp.runs.files import write_text
 from interp.statistics import auroc, clustered_auroc_interval, holm
 
+LEVEL = 0.05
 CELL = ["model", "data", "target_layer", "residual_location", "variable", "position"]
 WORDS = ["residual_location", "variable", "method", "ground_truth", "exceeds_full"]
 NUMBERS = ["model_seed", "target_layer", "iia", "iia_low", "iia_high", "log_odds_mean", "isolate", "relative_norm",
-           "rank", "selectivity", "n_pairs", "model_acc", "empirical_p", "random_iia_mean", "random_iia_max"]
+           "rank", "n_pairs", "model_acc", "empirical_p", "random_iia_mean", "random_iia_max"]
 BOARD = {  # the leaderboard's columns as a page has them, and how many decimals
-    "place": ("", 0), "method": ("method", 0), "supervision": ("supervision", 0), "iia_carried": ("iia, carried", 2),
+    "place": ("", 0), "method": ("method", 0), "supervision": ("supervision", 0), "form": ("form", 0),
+    "rank_rule": ("rank rule", 0), "iia_carried": ("iia, carried", 2),
     "isolate_carried": ("isolate, carried", 2), "disentangle_carried": ("disentangle", 2),
     "iia_not_carried": ("iia, not carried", 2), "iia_not_carried_max": ("highest", 2),
-    "relative_norm_carried": ("relative norm", 2), "rank_carried": ("rank", 0), "auroc": ("AUROC", 2)}
+    "relative_norm_carried": ("relative norm", 2), "rank_carried": ("rank", 0), "auroc": ("AUROC", 2),
+    "control_iia_carried": ("iia, permuted values", 2), "iia_token": ("iia, token", 2),
+    "iia_groups": ("iia, random groups", 2)}
 
 
 def checked(file: Path, table: pd.DataFrame) -> pd.DataFrame:
@@ -62,7 +68,7 @@ def read_runs(results: Path, where: dict[str, str] | None = None) -> pd.DataFram
 
 def once(table: pd.DataFrame) -> pd.DataFrame:
     """A table as it is; raises BadInput if a method was run on a cell twice."""
-    twice = table[table.duplicated([*CELL, "method"], keep=False)].sort_values([*CELL, "method"])
+    twice = table[table.duplicated([*CELL, "method", "rank_rule"], keep=False)].sort_values([*CELL, "method"])
     if len(twice):
         what, runs = ", ".join(map(str, twice[["method", *CELL]].iloc[0])), ", ".join(twice["experiment"].unique())
         raise BadInput(f"{what}: it was run more than once (in {runs}); move the runs that should not count away.")
@@ -79,20 +85,31 @@ def shared_cells(table: pd.DataFrame) -> pd.DataFrame:
     return shared
 
 
-def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
-    """A row for each method, by cause and isolation where a variable is carried; controls, without place, come last."""
+def leaderboard(table: pd.DataFrame, negatives: pd.DataFrame | None = None) -> pd.DataFrame:
+    """A row for each method, by cause and isolation where a variable is carried; controls, without place, come last.
+
+    negatives: the rows of hard negatives, asked at the same sites as the variables beside which they stand.
+    """
     rows = []
+    carrying = table.loc[table["ground_truth"].astype(bool), [*CELL, "method"]]
+    hard = pd.DataFrame(columns=["method", "kind", "iia"]) if negatives is None else negatives.assign(
+        kind=negatives["variable"].str.split("@").str[1], variable=negatives["variable"].str.split("@").str[0]).merge(
+        carrying, on=[*CELL, "method"])
     for name in in_order(table["method"]):
         cells, truth = table[table["method"] == name], table.loc[table["method"] == name, "ground_truth"].astype(bool)
         carried, others, models = cells[truth], cells[~truth], sorted(cells["model"].unique())
-        row = {"method": name, "supervision": INTERCHANGES[name].supervision, "models": len(models),
+        row = {"method": name, "supervision": INTERCHANGES[name].supervision, "form": INTERCHANGES[name].form,
+               "rank_rule": cells["rank_rule"].iloc[0] if INTERCHANGES[name].ranked else "", "models": len(models),
                "cells": len(cells), "carried": len(carried), "models_carrying": carried["model"].nunique(),
                "pairs": cells["n_pairs"].sum(), "iia_not_carried_max": others["iia"].max()}
         for label, part, columns in (("iia_carried", carried, ["iia"]), ("iia_not_carried", others, ["iia"]),
                                      ("isolate_carried", carried, ["isolate"]),
                                      ("disentangle_carried", carried, ["iia", "isolate"])):
             row[label], row[f"{label}_low"], row[f"{label}_high"] = mean_with_interval(part, *columns)
-        row |= {f"{column}_carried": carried[column].mean() for column in ("relative_norm", "rank", "selectivity")}
+        row |= {f"{column}_carried": carried[column].mean() for column in (
+            "relative_norm", "rank", "mahalanobis", "control_iia", "control_isolate") if column in carried}
+        row |= {f"iia_{kind}": hard.loc[(hard["method"] == name) & (hard["kind"] == kind), "iia"].mean()
+                for kind in ("token", "groups")}
         high, low = ([part.loc[part["model"] == model, "iia"].to_numpy() for model in models]
                      for part in (carried, others))
         row["auroc"] = auroc(np.concatenate(high), np.concatenate(low))
@@ -127,6 +144,13 @@ def causalgym(table: pd.DataFrame) -> pd.DataFrame:
     return board.assign(mean=board.mean(axis=1), n_tasks=board.count(axis=1))
 
 
+def by_rule(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of each rank rule, with those of methods without ranks."""
+    ranked = table["method"].map(lambda name: INTERCHANGES[name].ranked)
+    rules = table.loc[ranked, "rank_rule"].unique()
+    return [table[~ranked | (table["rank_rule"] == rule)] for rule in rules] if len(rules) else [table]
+
+
 def as_cells(board: pd.DataFrame) -> list[list[str]]:
     """The leaderboard as a page has it, the header first: a mean with its 95 % interval in one cell."""
     def text(row: pd.Series, column: str, digits: int) -> str:
@@ -135,15 +159,20 @@ def as_cells(board: pd.DataFrame) -> list[list[str]]:
         ends = f" [{row[f'{column}_low']:.2f}, {row[f'{column}_high']:.2f}]" if f"{column}_low" in row else ""
         return f"{row[column]:.{digits}f}{ends}"
 
-    return [[name for name, _ in BOARD.values()], *([
-        text(row, column, digits) for column, (_, digits) in BOARD.items()] for _, row in board.iterrows())]
+    shown = {column: look for column, look in BOARD.items() if column in board and not board[column].isna().all()}
+    return [[name for name, _ in shown.values()], *([
+        text(row, column, digits) for column, (_, digits) in shown.items()] for _, row in board.iterrows())]
 
 
 def main() -> None:
     options = tables.parse(__doc__, tables.RESULTS / "Comparison", tables.WHERE)
     table, out = read_runs(options.results, options.where), options.out
-    p_holm = table.groupby(["experiment", "method"])["empirical_p"].transform(lambda p: holm(p.to_numpy(float)))
-    write_text(out / "sites.csv", table.assign(p_holm=p_holm).to_csv(index=False))
+    groups = table.groupby(["experiment", "method", "rank_rule"])["empirical_p"]
+    enough = groups.transform("count") / (1 + table["draws"]) <= LEVEL
+    p_holm = groups.transform(lambda p: holm(p.to_numpy(float))).where(enough)
+    write_text(out / "sites.csv", table.assign(p_holm=p_holm).dropna(axis=1, how="all").to_csv(index=False))
+    all_rules, first = table, table.groupby("experiment")["rank_rule"].transform("first")
+    table = table[table["rank_rule"] == first]
     followed = table["checkpoint"].notna() if "checkpoint" in table else pd.Series(False, table.index)  # over training
     for name, rows in table[followed].groupby("experiment"):
         comparison_figures.draw_checkpoints(rows, out / name / "checkpoints")
@@ -152,14 +181,16 @@ def main() -> None:
         comparison_figures.draw_methods(rows, out / name / "methods")
         if rows["ground_truth"].any():
             comparison_figures.draw_isolate(rows, out / name / "isolate")
-    shared = shared_cells(known)
-    if shared["ground_truth"].any():
-        board = leaderboard(shared)
+    known = all_rules[all_rules["ground_truth"].notna() & ~all_rules["experiment"].isin(table[followed]["experiment"])]
+    negatives = all_rules[all_rules["variable"].str.contains("@")]
+    rules = [shared_cells(part) for part in by_rule(known)] if len(known) else []
+    if any(part["ground_truth"].any() for part in rules):
+        board = pd.concat([leaderboard(part, negatives) for part in rules], ignore_index=True)
         size = "{cells} cells, {carried} of which carry their variable, of {models} models; {pairs} pairs in all.\n"
         text = f"{tables.markdown_table(as_cells(board))}\nOver the same {size.format(**board.iloc[0])}"
         write_text(out / "leaderboard.csv", board.to_csv(index=False))
         write_text(out / "leaderboard.md", text)
-        comparison_figures.draw_detection(board, out / "detection")
+        comparison_figures.draw_detection(board.drop_duplicates("method"), out / "detection")
         print(text)
     else:
         print("no leaderboard: no cell that all methods were run on is known to carry its variable (key ground_truth).",

@@ -5,7 +5,8 @@
 Reads the results.csv of RESULTS and of every run below it, those of the paper's methods as METHOD/RUN, of circuit
 probing also as RUN. Writes RUN/comparison_VARIABLE_SITE of compare_methods.py and RUN/methods_VARIABLE_SITE of the
 paper's methods, on the patterns trained on (IID); positions.csv, their cells; and best.csv and best.md, each method's
-highest cell, of equal ones the lowest layer's, beside what exchanging everything does there. Seeds are averaged.
+highest cell, of equal ones the lowest layer's, beside what exchanging everything does there. Seeds are averaged, and
+of several rank rules the first counts.
 Circuits stand at the site that their sublayer writes to.
 """
 
@@ -49,6 +50,7 @@ def read_run(file: Path, name: str, where: dict[str, str]) -> pd.DataFrame:
         return pd.DataFrame()
     if "iia" in table:
         rows = tables.select(checked(file, table), where)
+        rows = rows[rows["rank_rule"] == rows["rank_rule"].iloc[0]] if "rank_rule" in rows and len(rows) else rows
         rows = rows.assign(kind="comparison", value=rows["iia"])
     else:
         owner = next((part for part in reversed(file.parts) if part in METHODS), "circuit_probing")

@@ -1,7 +1,7 @@
 """Statistics of figures and tables: intervals, ranks among random draws, corrections for many tests.
 
-An interval is a 95 % percentile bootstrap. Where there are clusters (models), they are drawn first and then what is in
-them; of a single cluster the interval is over what is in it, and says nothing about other models.
+Intervals are of 95 %: of a share Clopper and Pearson's, of a mean over models Student's t.
+Of a single model the interval is over the pairs, and says nothing about other models.
 """
 
 from collections.abc import Sequence
@@ -14,17 +14,30 @@ TAILS = [0.025, 0.975]
 Numbers = Sequence[float] | np.ndarray  # in a row
 
 
-def interval(values: Numbers, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """A 95 % bootstrap interval of a mean; nan of fewer than two values."""
+def interval(values: Numbers) -> tuple[float, float]:
+    """The 95 % interval of a mean over models, by Student's t; nan of fewer than two."""
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
         return np.nan, np.nan
-    if values.min() == values.max():  # scipy would warn
-        return values[0], values[0]
-    found = stats.bootstrap((values,), np.mean, n_resamples=resamples, method="percentile",
-                            batch=max(1, 10**7 // len(values)), rng=np.random.default_rng(seed))
-    low, high = found.confidence_interval
-    return float(low), float(high)
+    reach = stats.t.ppf(TAILS[1], len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean() - reach), float(values.mean() + reach)
+
+
+def share_interval(hits: float, count: float) -> tuple[float, float]:
+    """The 95 % interval of a share by Clopper and Pearson (Biometrika 1934), which covers at least that; nan of none.
+
+    A percentile bootstrap has no width at shares of 0 and 1, and near them covers half of what it claims.
+    """
+    if not count:
+        return np.nan, np.nan
+    low, high = stats.beta.ppf(TAILS, [hits, hits + 1], [count - hits + 1, count - hits])
+    return float(0 if np.isnan(low) else low), float(1 if np.isnan(high) else high)
+
+
+def exceeds(hits: Numbers, others: Numbers) -> bool:
+    """Whether hits are more frequent than others on the same pairs: McNemar's exact test, one-sided at 2.5 %."""
+    only, lost = int(np.sum(np.asarray(hits) > np.asarray(others))), int(np.sum(np.asarray(hits) < np.asarray(others)))
+    return share_interval(only, only + lost)[0] > 0.5
 
 
 def prediction_interval(values: Numbers) -> tuple[float, float]:
@@ -39,24 +52,18 @@ def prediction_interval(values: Numbers) -> tuple[float, float]:
     return float(values.mean() - reach), float(values.mean() + reach)
 
 
-def clustered_interval(shares: Sequence[Numbers], counts: Sequence[Numbers], resamples: int = 2000,
-                       seed: int = 0) -> tuple[float, float]:
-    """A 95 % bootstrap interval of a mean of shares, drawn over clusters and then over what is counted in them.
+def clustered_interval(shares: Sequence[Numbers], counts: Sequence[Numbers]) -> tuple[float, float]:
+    """A 95 % interval of the mean of shares in clusters (models): Student's t over the clusters' means.
 
-    shares: for each cluster (a model) those that were measured in it. counts: of how many pairs each is a share; to
-    draw pairs with replacement is to draw from a binomial.
+    shares: for each cluster those that were measured in it. counts: of how many pairs each is a share. It is never
+    narrower than the interval of all pairs as if they were of one cluster, which it is of a single one.
     """
-    drawing = np.random.default_rng(seed)
-    p, n = [np.asarray(some, float) for some in shares], [np.asarray(some, int) for some in counts]
-    if len(p) == 1:  # the draws of the loop below, at once
-        means = (drawing.binomial(n[0], p[0], (resamples, len(n[0]))) / n[0]).mean(1)
-    else:
-        means = np.empty(resamples)
-        for i in range(resamples):
-            drawn = drawing.integers(len(p), size=len(p))
-            means[i] = np.mean(np.concatenate([drawing.binomial(n[k], p[k]) / n[k] for k in drawn]))
-    low, high = np.quantile(means, TAILS)
-    return float(low), float(high)
+    p, n = [np.asarray(some, float) for some in shares], [np.asarray(some, float) for some in counts]
+    pooled = share_interval(sum(np.sum(share * count) for share, count in zip(p, n)), sum(map(np.sum, n)))
+    if len(p) < 2:
+        return pooled
+    low, high = interval([np.mean(share) for share in p])
+    return max(0, min(pooled[0], low)), min(1, max(pooled[1], high))
 
 
 def auroc(positive: Numbers, negative: Numbers) -> float:

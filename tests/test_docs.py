@@ -249,7 +249,7 @@ def test_a_method_joins_the_comparison_as_its_page_says(tiny, tmp_path, monkeypa
     monkeypatch.setitem(INTERCHANGES, "ridge", eval(f"{{{entry}}}", {"Compared": Compared})["ridge"])
     values = tiny.values[COMPARISON] | {"method_list": ["lda", "ridge"]}
     rows = [row for row in execute(COMPARISON, values, tmp_path / "run") if row["method"] == "ridge"]
-    assert len(rows) == 2 and all(row["selectivity"] and row["random_iia_mean"] for row in rows)
+    assert len(rows) == 2 and all(row["control_iia"] and row["random_iia_mean"] for row in rows)
 
 
 def test_the_mathematics_of_the_new_method(mean_difference, generator):

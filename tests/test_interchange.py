@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 import compare_methods
 from conftest import COMPARISON, DEVICE, QUICK, Plain, execute, language_values, tokens_of, write_yaml
 from interp.methods.circuits import find_circuit
-from interp.methods.comparison import arbitrary_tokens, circuit_finder, permuted_labels
+from interp.methods.comparison import circuit_finder
 from interp.methods.erasure import erased_rank, fit_eraser
 from interp.methods.interchange.base import RANKS, Interchange, Pairs, SiteUnderStudy, learn_from_answers
 from interp.methods.interchange.circuit import WEIGHTS
@@ -26,12 +26,13 @@ from interp.models.open_model import hooked
 from interp.models.replay import ReplayedBlock
 from interp.runs.config import BadInput, load_config
 from interp.runs.settings import expand_settings
-from interp.statistics import interval
+from interp.statistics import share_interval
+from interp.tasks.arithmetic import add_hard_negatives
 from language_model import save_random_model
 
-RANKED = ("random", "pca", "difference_in_means", "linear_probe", "lda", "das_k")  # which the config's key `rank` rules
+RANKED = [name for name, method in INTERCHANGES.items() if method.ranked]
 LINEAR = ("none", "full", "random", "pca", "difference_in_means", "linear_probe", "leace", "lda", "lda_weights",
-          "das_k")
+          "das_k", "das_oblique")
 WITH_CIRCUITS = {"method_list": ["circuit_update"]}  # so that what the sublayer reads is kept
 
 
@@ -182,7 +183,7 @@ def test_what_is_chosen_is_best_on_the_select_pairs(of_sequences, tiny):
 
     for name in RANKED:
         most = 16 if name in ("random", "pca") else len(of_sequences.fit.base_values.unique()) - 1
-        ranks = {1, most} if name == "das_k" else {min(k, most) for k in RANKS}
+        ranks = {1, most} if name.startswith("das") else {min(k, most) for k in RANKS}
         scores = {k: score(fit(name, of_sequences, seed=0, rank=k, **QUICK.get(name, {}))) for k in sorted(ranks)}
         found = fit(name, of_sequences, seed=0, **QUICK.get(name, {}))
         assert found.chosen == {"rank": found.rank} == {"rank": max(scores, key=scores.__getitem__)}, (name, scores)
@@ -199,7 +200,7 @@ def test_learning_from_answers_takes_plain_steps(of_sequences, tiny, monkeypatch
                        lr=0.05, epochs=4, batch_size=12, seed=3)
     optimizer, drawing = torch.optim.Adam([own], lr=0.05), torch.Generator().manual_seed(3)
     for epoch in range(4):
-        for rows in torch.randperm(len(site.fit), generator=drawing)[:36].split(12):
+        for rows in torch.randperm(len(site.fit), generator=drawing)[:len(site.fit) // 12 * 12].split(12):
             optimizer.zero_grad()
             logits = plain.above("resid_mid", site.fit.base_activations[rows] + own)
             (F.cross_entropy(logits, site.fit.counterfactual.right[rows]) + epoch / 4 * own.square().sum()).backward()
@@ -293,41 +294,37 @@ def force(site, seed):
     return Force(None, {"patch": 20 * patch.detach()})
 
 
-def test_a_method_that_forces_answers_is_caught_by_two_controls(language, tmp_path, monkeypatch):
-    """By arbitrary words in the place of the answers, and by the interchange of everything at the site."""
+def test_a_method_that_forces_answers_exceeds_the_interchange_of_everything(language, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "interp.methods.interchange.forcing", sys.modules[__name__])
     monkeypatch.setitem(INTERCHANGES, "force", Compared("forcing", "answers"))
     table = table_of(tmp_path, sentence_values(language, tmp_path) | {
         "method_list": ["force", "full"], "variable_list": ["labels"], "residual_location_list": ["resid_mid"],
         "target_layer_list": [0]}).loc["labels"]
     assert table["iia"]["force"] > 0.9 and table["exceeds_full"].to_dict() == {"force": True, "full": False}
-    assert table["log_odds_mean"]["force"] - table["selectivity"]["force"] > 1  # nats by which it moves any two words
 
 
-def test_labels_are_permuted_among_the_words_that_decide_them():
-    rows = [["the", noun, "near", other] for noun in "abcdef" for other in "uvwx"]
-    values = torch.tensor([ord(row[1]) % 2 for row in rows])
-    permuted = permuted_labels(rows, values, torch.Generator().manual_seed(1))
-    table = pd.DataFrame(rows).assign(value=permuted.tolist())
-    assert table.groupby(1)["value"].nunique().eq(1).all()  # one value a noun, as before
-    assert permuted.sum() == values.sum() and not torch.equal(permuted, values)
-    longer = [[*row[:2], *["so"] * (number % 2), *row[2:]] for number, row in enumerate(rows)]  # places from the back
-    last = permuted_labels(longer, torch.tensor([ord(row[-1]) % 2 for row in rows]), torch.Generator().manual_seed(1))
-    assert pd.DataFrame({"word": [row[-1] for row in longer], "value": last.tolist()}).groupby("word")[
-        "value"].nunique().eq(1).all()
-    assert permuted_labels(rows * 2, torch.arange(2 * len(rows)) // len(rows), torch.Generator()) is None
-    both = torch.tensor([(ord(row[1]) + ord(row[3])) % 2 for row in rows])  # it takes both words
-    permuted = permuted_labels(rows, both, torch.Generator().manual_seed(1))
-    assert pd.DataFrame(rows).assign(value=permuted.tolist()).groupby(1)["value"].nunique().max() == 2
-
-
-@pytest.mark.parametrize("which", ["of_sequences", "of_sentences"])
-def test_arbitrary_answers_are_none_of_the_right_ones(which, request, generator):
-    site = request.getfixturevalue(which)
-    tokens = arbitrary_tokens([site.fit, site.select], site.model.model.config.vocab_size, generator)
-    assert len(set(tokens.values())) == len(tokens) and all(key != value for key, value in tokens.items())
-    if site.fit.answer.wrong is not None:
-        assert not set(tokens) & set(tokens.values())
+def test_hard_negatives_stand_beside_a_variable_with_its_counterfactual_answers(tiny, tmp_path, refused):
+    values = tiny.values[COMPARISON] | {"hard_negatives": {"var_0": 0}, "method_list": ["lda"], "rank": "classes"}
+    trials = {setting.variable: trial for setting, trial in trials_of(tmp_path, values)}
+    assert [*trials] == ["var_0", "var_1", "var_0@token", "var_0@groups"]
+    tables = [pd.read_csv(tiny.folder / f"data/{name}.csv", dtype=object) for name in ("train", "test")]
+    add_hard_negatives(tables, "var_0", 0, 0)
+    whole = pd.concat(tables)
+    for side, data in (("", "data"), ("counter_", "counterfactual_data")):
+        tokens = whole[data].str.split().str[0].astype(int)
+        assert tokens.eq(whole[f"{side}var_0@token"]).all()  # of all eleven
+    groups = whole.groupby("var_0@token")["var_0@groups"].unique().str[0]
+    squares = groups.index.to_series() ** 2 % 11
+    assert whole.groupby("var_0@token")["var_0@groups"].nunique().eq(1).all()  # the token decides
+    assert sorted(groups) == sorted(squares) and not groups.eq(squares).all()
+    for name in ("var_0@token", "var_0@groups"):
+        test = trials[name].test
+        assert torch.equal(test.counterfactual.right, trials["var_0"].test.counterfactual.right)
+        tokens = test.split.examples.tokens[:, 0]
+        for rows, held in ((test.base, test.base_values), (test.source, test.source_values)):
+            assert held.tolist() == [groups[token] if "groups" in name else token for token in tokens[rows].tolist()]
+    refused(COMPARISON, values | {"hard_negatives": {"var_0": 2}}, ["the token at 2 does not determine 'var_0'"])
+    refused(COMPARISON, values | {"hard_negatives": {"var_9": 0}}, ["'var_9' is not in variable_list"])
 
 
 def test_random_takes_a_rank_of_its_options(tiny, tmp_path):
@@ -353,11 +350,12 @@ def test_all_methods_on_sequences_against_the_plain_model(tiny, tmp_path):
     answers = dict(zip(table["data"], table["labels"]))
     right = [plain.model(tokens_of(table[side])).logits[:, -1].argmax(-1) == torch.tensor(
         [answers[row] for row in table[side]]) for side in sides]
-    kept = (right[0] & right[1]).nonzero().flatten()
-    assert 20 < len(kept) < right[0].sum() < len(table)  # some sources and some bases are answered wrongly
-    of_kept, each = table.iloc[kept.tolist()], torch.arange(len(kept))
-    wanted = {"var_0": torch.tensor(((of_kept["counter_var_0"] + of_kept["var_1"]) % 11).to_numpy()),
-              "var_1": torch.tensor(of_kept["CF_Label_0"].to_numpy())}
+    answered = right[0] & right[1]
+    assert 20 < answered.sum() < right[0].sum() < len(table)  # some sources and some bases are answered wrongly
+    labels = {"var_0": torch.tensor(((table["counter_var_0"] + table["var_1"]) % 11).to_numpy()),
+              "var_1": torch.tensor(table["CF_Label_0"].to_numpy())}
+    changed = {name: label != torch.tensor(table["labels"].to_numpy()) for name, label in labels.items()}
+    assert not changed["var_0"].all()  # some interchanges leave the answer
 
     def odds(logits: torch.Tensor, new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
         return (logits[each, new] - logits[each, old]).double()
@@ -366,10 +364,12 @@ def test_all_methods_on_sequences_against_the_plain_model(tiny, tmp_path):
         tmp_path, values, **WITH_CIRCUITS)}
     for row in results.itertuples():
         trial, where = trials[row.residual_location, row.variable], row.residual_location
-        test, new, old = trial.test, wanted[row.variable], torch.tensor(of_kept["labels"].to_numpy())
+        kept = (answered & changed[row.variable]).nonzero().flatten()
+        of_kept, each = table.iloc[kept.tolist()], torch.arange(len(kept))
+        test, new, old = trial.test, labels[row.variable][kept], torch.tensor(of_kept["labels"].to_numpy())
         base, source = (plain.at(where, tokens_of(of_kept[side])) for side in sides)
         assert same(test.base_activations, base) and same(test.source_activations, source)
-        [file] = (tmp_path / "saved").glob(f"*_{where}_variable_{row.variable}_method_{row.method}.safetensors")
+        [file] = (tmp_path / "saved").glob(f"*_{where}_variable_{row.variable}_method_{row.method}_rank_rule_*")
         found = load_interchange(file)[0]
         moved = found(test)
         before, after = plain.above(where, base), plain.above(where, moved)
@@ -377,11 +377,12 @@ def test_all_methods_on_sequences_against_the_plain_model(tiny, tmp_path):
         stays = plain.above(where, found(trial.same)).argmax(-1) == before[trial.same.base].argmax(-1)
         shares = hits.mean().item(), stays.double().mean().item()
         assert [row.iia, row.isolate, row.disentangle, row.iia_low, row.iia_high] == pytest.approx(
-            [*shares, sum(shares) / 2, *interval(hits.tolist())])
+            [*shares, sum(shares) / 2, *share_interval(hits.sum().item(), len(hits))])
         norms = (moved - base).norm(dim=1) / (source - base).norm(dim=1)
         assert [row.log_odds_mean, row.log_odds_median, row.relative_norm] == pytest.approx(
             [value.item() for value in (log_odds.mean(), log_odds.quantile(0.5), norms.mean())], rel=1e-3, abs=1e-4)
-        assert (row.n_pairs, row.n_excluded) == (len(kept), len(table) - len(kept)) and pd.isna(row.exceeds_full)
+        counts = len(kept), (answered & ~changed[row.variable]).sum(), (~answered).sum()
+        assert (row.n_pairs, row.n_unchanged, row.n_excluded) == counts and pd.isna(row.exceeds_full)
         assert row.model_acc == pytest.approx(right[0].double().mean().item())
         assert row.ground_truth == ((row.variable, where) == ("var_0", "resid_mid"))
         own = pairs[(pairs[["residual_location", "variable", "method"]] == [where, row.variable, row.method]).all(1)]
@@ -398,15 +399,18 @@ def test_all_methods_on_sequences_against_the_plain_model(tiny, tmp_path):
         if draws:
             assert [row.random_iia_mean, row.random_iia_max, row.empirical_p] == pytest.approx(
                 [sum(draws) / 2, max(draws), (1 + sum(draw >= hits[:40].mean().item() for draw in draws)) / 3])
-        supervision = INTERCHANGES[row.method].supervision
-        assert pd.isna(row.selectivity) == (supervision not in ("variable", "answers"))
-        if row.method in ("lda", "das", "das_k", "circuit_update"):
-            site, control = trial.controls[supervision]
+        assert pd.isna(row.control_iia) == (INTERCHANGES[row.method].supervision != "variable")
+        if row.method in ("lda", "circuit_update"):
             rank = {"rank": int(row.rank)} if row.method in RANKED else {}
-            again = fit(row.method, site, seed=2, **QUICK.get(row.method, {}), **rank)(control)
-            aim = control.counterfactual.right, control.answer.right
-            by_control = odds(plain.above(where, again), *aim) - odds(before, *aim)
-            assert row.selectivity == pytest.approx(row.log_odds_mean - by_control.mean().item(), rel=1e-3, abs=1e-3)
+            control = fit(row.method, trial.control, seed=2, **QUICK.get(row.method, {}), **rank)
+            assert row.control_iia == pytest.approx(
+                (plain.above(where, control(test)).argmax(-1) == new).double().mean().item())
+            assert row.control_isolate == pytest.approx((plain.above(where, control(trial.same)).argmax(
+                -1) == before[trial.same.base].argmax(-1)).double().mean().item())
+        fitted = trial.site.fit.base_activations.double()
+        off = moved.double() - fitted.mean(0)
+        far = torch.linalg.solve(torch.cov(fitted.T), off.T).T.mul(off).sum(1).div(off.shape[1]).sqrt()
+        assert row.mahalanobis == pytest.approx(far.mean().item(), rel=1e-3)
     assert torch.equal(trial.same.base_values, trial.same.source_values)
     assert not (trial.same.base == trial.same.source).any()
 

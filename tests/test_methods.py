@@ -149,25 +149,40 @@ def test_search_takes_the_steps_of_its_formulas_and_of_equal_epochs_the_last(gen
 
 # ------------------------------------------------------------------------------ statistics
 
-def test_an_interval_covers_the_truth_as_often_as_it_says():
-    drawing = np.random.default_rng(0)
-    covered = 0
-    for seed in range(200):
-        low, high = statistics.interval(drawing.random(80) < 0.3, resamples=300, seed=seed)
+@pytest.mark.parametrize("share", [0, 0.01, 0.05, 0.2, 0.5, 0.95, 1])
+@pytest.mark.parametrize("count", [5, 50, 500, 5000])
+def test_the_interval_of_a_share_covers_it_as_often_as_it_says(count, share):
+    """At least so often; more often with few pairs and near 0 and 1, where an exact interval cannot be narrower."""
+    hits, times = np.unique(np.random.default_rng(0).binomial(count, share, 4000), return_counts=True)
+    ends = np.array([statistics.share_interval(some, count) for some in hits])
+    covered = times[(ends[:, 0] <= share) & (share <= ends[:, 1])].sum() / 4000
+    assert covered >= 0.943 and (covered <= 0.97 or count * min(share, 1 - share) < 30)
+
+
+@pytest.mark.parametrize("models", [2, 3, 5, 9])
+def test_the_interval_over_models_covers_the_mean_of_all_of_them(models):
+    drawing, covered = np.random.default_rng(0), 0
+    for _ in range(1000):
+        shares = drawing.binomial(500, drawing.beta(6, 14, models)) / 500
+        low, high = statistics.clustered_interval(shares.reshape(-1, 1), np.full((models, 1), 500))
         covered += low <= 0.3 <= high
-    assert 0.88 <= covered / 200 <= 0.99
-    assert statistics.interval([0.5, 0.5, 0.5]) == (0.5, 0.5)
+    assert 0.93 <= covered / 1000 <= 0.97
+
+
+def test_intervals_of_few():
     assert np.isnan([statistics.interval([1.0]), statistics.prediction_interval([1.0])]).all()
-    assert statistics.prediction_interval([0.1, 0.2, 0.3]) == pytest.approx((-0.2968, 0.6968), abs=1e-4)  # Student's t
+    assert np.isnan(statistics.share_interval(0, 0)).all() and statistics.share_interval(0, 100)[1] > 0.03
+    assert statistics.interval([0.1, 0.2, 0.3]) == pytest.approx((-0.0484, 0.4484), abs=1e-4)  # Student's t
+    assert statistics.prediction_interval([0.1, 0.2, 0.3]) == pytest.approx((-0.2968, 0.6968), abs=1e-4)
+    low, high = statistics.clustered_interval([[0.2, 0.5, 0.8]], [[1000] * 3])  # of one model: over its pairs
+    assert (low, high) == statistics.share_interval(1500, 3000) and high - low < 0.04
 
 
-def test_an_interval_over_models_is_wider_than_over_their_pairs():
-    shares, counts = [[0.2], [0.5], [0.8]], [[1000], [1000], [1000]]
-    low, high = statistics.clustered_interval(shares, counts)
-    pooled_low, pooled_high = statistics.clustered_interval([[0.2, 0.5, 0.8]], [[1000] * 3])
-    assert low < 0.25 and high > 0.75
-    assert pooled_high - pooled_low < 0.06 < high - low
-    assert statistics.clustered_interval(shares, counts) == (low, high)  # the same each time
+def test_a_method_exceeds_another_if_pairs_that_only_it_changes_are_too_many_for_chance():
+    few, many = np.repeat([1, 0], [5, 95]), np.repeat([1, 0], [6, 94])
+    assert statistics.exceeds(many, np.zeros(100)) and not statistics.exceeds(few, np.zeros(100))
+    assert not statistics.exceeds(np.zeros(100), many) and not statistics.exceeds([], [])
+    assert not statistics.exceeds(np.roll(many, 50), many)  # as many lost as gained
 
 
 def test_auroc():

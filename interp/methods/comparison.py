@@ -1,4 +1,4 @@
-"""The pairs that methods are compared on: three splits that share no base, and their control tasks.
+"""The pairs that methods are compared on: three splits that share no base, and their controls.
 
 Sources that are rows of the same data (sentences) are drawn within the split.
 """
@@ -6,9 +6,7 @@ Sources that are rows of the same data (sentences) are drawn within the split.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import combinations
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -17,7 +15,7 @@ from interp.methods.interchange.base import Pairs, SiteUnderStudy, SplitAtSite
 from interp.methods.masks import Circuit
 from interp.methods.optimize import even_batch
 from interp.methods.table import COMPONENT_OF
-from interp.models.examples import Answer, Examples, rows_of
+from interp.models.examples import Answer
 from interp.models.examples import Pairs as ExamplePairs
 from interp.models.family import ATTENTION
 from interp.models.open_model import RESID_PRE, ForwardFrom, OpenModel, Site
@@ -61,13 +59,15 @@ class Split:
 
     clean: the bases' final hidden states without intervention, (n, d_model). accuracy: how often the model answers all
     bases correctly, those of excluded pairs too. n_excluded: pairs whose base or source the model answers wrongly.
-    base_rows, source_rows: the pairs' row numbers among all of the split, (n,).
+    n_unchanged: others, whose counterfactual answer is the base's. base_rows, source_rows: the pairs' row numbers among
+    all of the split, (n,).
     """
 
     pairs: ExamplePairs
     clean: Tensor
     accuracy: float
     n_excluded: int
+    n_unchanged: int
     base_rows: Tensor
     source_rows: Tensor
 
@@ -79,19 +79,28 @@ class Split:
 
 @torch.no_grad()
 def answered(model: OpenModel, pairs: ExamplePairs, only_right: bool) -> Split:
-    """A split, with only_right without the pairs whose base or source the model answers wrongly; raises BadInput."""
+    """The pairs of a split that count; raises BadInput where none is left.
+
+    With only_right the model must answer base and source correctly. A pair whose answer the interchange leaves as it is
+    counts only if that is so of all, as where the answer does not depend on the variable.
+    """
     states = model.final_states(pairs.base)
     right = model.is_right(states, pairs.base.answer)  # (n,)
     accuracy, rows = right.double().mean().item(), torch.arange(len(pairs), device=right.device)
     # a source that is among the bases has the base's row number, any other that of its pair
     inputs = pairs.both().inputs()[len(pairs):]
     sources = torch.where(inputs < len(pairs), inputs, rows) if pairs.base.texts else rows
-    if not only_right:
-        return Split(pairs, states, accuracy, 0, rows, sources)
-    kept = (right & model.is_right(model.final_states(pairs.source), pairs.source.answer)).nonzero().flatten()
-    if not len(kept):
-        raise BadInput("only_right: the model answers none of the pairs correctly; set it to false to keep them all.")
-    return Split(pairs[kept], states[kept], accuracy, len(pairs) - len(kept), kept, sources[kept])
+    if only_right:
+        right &= model.is_right(model.final_states(pairs.source), pairs.source.answer)
+    kept = right if only_right else torch.ones_like(right)
+    changed = pairs.counterfactual.right != pairs.base.answer.right
+    counts = (kept & changed if changed.any() else kept).nonzero().flatten()
+    if not len(counts):
+        raise BadInput("only_right: the model answers none of the pairs correctly whose answer should change; set it "
+                       "to false to keep them all.")
+    excluded = len(pairs) - int(kept.sum())
+    return Split(pairs[counts], states[counts], accuracy, excluded, len(pairs) - excluded - len(counts), counts,
+                 sources[counts])
 
 
 # ------------------------------------------------------------------------------ pairs at a site
@@ -153,68 +162,8 @@ def circuit_finder(fit: Pairs) -> Callable[..., Circuit]:
         max_temp=200, generator=torch.Generator().manual_seed(seed), **training))  # the bases are the first rows
 
 
-def control_tasks(site: SiteUnderStudy, test: Pairs, data_seed: int) -> dict[str, tuple[SiteUnderStudy, Pairs]]:
-    """By supervision, the same site where what methods learn from means nothing, and the test pairs to match.
-
-    Without `variable` if no one or two words decide the values of a split: then there is no such task.
-    """
-    drawing, splits, controls = torch.Generator().manual_seed(data_seed), [site.fit, site.select, test], {}
-    words = [row for pairs in splits for rows in (pairs.base, pairs.source) for row in words_of(pairs, rows)]
-    permuted = permuted_labels(words, torch.cat([values for pairs in splits for values in (
-        pairs.base_values, pairs.source_values)]), drawing)
-    if permuted is not None:
-        parts = permuted.split([len(pairs) for pairs in splits for _ in range(2)])
-        fit, select, tested = (replace(pairs, base_values=base, source_values=source)
-                               for pairs, base, source in zip(splits, parts[::2], parts[1::2]))
-        controls["variable"] = replace(site, fit=fit, select=select, find_circuit=circuit_finder(fit)), tested
-    arbitrary = arbitrary_tokens(splits, site.model.model.config.vocab_size, drawing)
-    fit, select, tested = (replace(pairs, answer=relabelled(pairs.answer, arbitrary), counterfactual=relabelled(
-        pairs.counterfactual, arbitrary)) for pairs in splits)
-    return controls | {"answers": (replace(site, fit=fit, select=select), tested)}
-
-
-def words_of(pairs: Pairs, rows: Tensor) -> list[list[str]]:
-    """The words of some rows of a split, or the numbers of sequences."""
-    examples: Examples = pairs.split.examples
-    words = [text.split() for text in examples.texts] or [list(map(str, row)) for row in rows_of(examples)]
-    return [words[row] for row in rows.tolist()]
-
-
-def permuted_labels(rows: list[list[str]], values: Tensor, generator: torch.Generator) -> Tensor | None:
-    """A control task (arXiv 1909.03368): values assigned at random to the words that decide them, (n,).
-
-    These are the words at one or two places, counted from the front or from the back, that determine the value; None
-    if no two do. Each word gets the value of another one, so that values are as frequent among them as before.
-    """
-    shortest = min(map(len, rows))
-    places = [*range(shortest), *range(-shortest, 0)]
-    table = pd.DataFrame([[row[place] for place in places] for row in rows], columns=places).assign(
-        value=values.tolist())
-    groupings = (table.groupby(list(chosen), sort=False)["value"]
-                 for chosen in (*combinations(places, 1), *combinations(places, 2)))
-    kinds = next((kinds for kinds in groupings if (kinds.nunique() == 1).all()), None)
-    if kinds is None:
-        return None
-    of_kinds = torch.tensor(kinds.first().tolist())
-    permuted = of_kinds[torch.randperm(len(of_kinds), generator=generator)]
-    return permuted[torch.tensor(kinds.ngroup().tolist())].to(values.device)
-
-
-def arbitrary_tokens(splits: list[Pairs], vocabulary: int, generator: torch.Generator) -> dict[int, int]:
-    """For each answer an arbitrary token of the vocabulary, or, if all answers are possible, another answer."""
-    answers = [answer for pairs in splits for answer in (pairs.answer, pairs.counterfactual)]
-    tokens = torch.cat([part for answer in answers for part in (answer.right, answer.wrong) if part is not None])
-    tokens = tokens.unique().cpu()
-    if answers[0].wrong is None:
-        ring = tokens[torch.randperm(len(tokens), generator=generator)]
-        return dict(zip(ring.tolist(), ring.roll(1).tolist()))
-    others = torch.randperm(vocabulary, generator=generator)
-    others = others[~torch.isin(others, tokens)][:len(tokens)]
-    return dict(zip(tokens.tolist(), others.tolist()))
-
-
-def relabelled(answer: Answer, tokens: dict[int, int]) -> Answer:
-    def part(old: Tensor) -> Tensor:
-        return torch.tensor([tokens[token] for token in old.tolist()], dtype=old.dtype, device=old.device)
-
-    return Answer(part(answer.right), None if answer.wrong is None else part(answer.wrong))
+def permuted_site(site: SiteUnderStudy, data_seed: int) -> SiteUnderStudy:
+    """The control: the same site with the variable's values permuted over the fit pairs, where they mean nothing."""
+    order = torch.randperm(len(site.fit), generator=torch.Generator().manual_seed(data_seed)).to(site.fit.base.device)
+    fit = replace(site.fit, base_values=site.fit.base_values[order], source_values=site.fit.source_values[order])
+    return replace(site, fit=fit, find_circuit=circuit_finder(fit))

@@ -18,7 +18,8 @@ CONFIGS = PROJECT_ROOT / "configs"
 ALIASES = {  # several names for one key, most of them the paper's: read under the one that the script's config has
     "train_path": "train_data_path", "test_path": "test_data_path", "epochs": "num_epochs",
     "precision": "precision_list",  # one value for a list of one
-    "probe_index_list": "position_list", "target_position_list": "position_list", "token_range": "position_list"}
+    "rank": "rank_rule_list", "probe_index_list": "position_list",
+    "target_position_list": "position_list", "token_range": "position_list"}
 
 T = TypeVar("T")
 Whole = Annotated[int, Field(strict=True, gt=-2**32, lt=2**32)]  # more overflows C's integers; strict: no truth value
@@ -61,11 +62,16 @@ class ScriptConfig(BaseModel):
         for alias, name in [*ALIASES.items(), *((name, alias) for alias, name in ALIASES.items())]:
             if alias in values and name not in values and name in cls.model_fields and alias not in cls.model_fields:
                 value = values.pop(alias)
-                values[name] = [value] if name == f"{alias}_list" else value
+                single = name.endswith("_list") and not alias.endswith("_list") and not isinstance(value, list)
+                values[name] = [value] if single else value
         return values
 
     def reads(self, key: str) -> bool:
         """Whether a run reads the file that a key names."""
+        return True
+
+    def sweeps(self, setting: Any) -> bool:
+        """Whether a combination of the lists' values is a setting."""
         return True
 
 

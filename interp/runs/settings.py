@@ -12,7 +12,7 @@ from typing import Any
 
 from interp.runs.config import BadInput, ScriptConfig, project_path
 
-TOGETHER = "method"  # compare_methods.py: the methods of a site and variable share circuits and random draws
+TOGETHER = ("method", "rank_rule")  # compare_methods.py: a site and variable's share circuits and random draws
 MOST_SETTINGS = 100_000  # each is a file
 Setting = Any  # a namedtuple with one field for each *_list key of the config
 
@@ -27,14 +27,14 @@ def expand_settings(config: ScriptConfig) -> list[Setting]:
     if (count := math.prod(map(len, lists.values()))) > MOST_SETTINGS:
         raise BadInput(f"{', '.join(f'{name}_list' for name in lists)}: these sweep {count} settings; "
                        f"{MOST_SETTINGS} are the most.")
-    return list(itertools.starmap(namedtuple("Setting", lists), itertools.product(*lists.values())))
+    return [*filter(config.sweeps, itertools.starmap(namedtuple("Setting", lists), itertools.product(*lists.values())))]
 
 
 def share_of(settings: list[Setting], number: int, of: int) -> list[Setting]:
     """Every `of`-th setting from the `number`-th on; those that differ in TOGETHER alone count as one."""
     groups: dict[tuple, list[Setting]] = {}
     for setting in settings:
-        groups.setdefault(tuple((setting._asdict() | {TOGETHER: ""}).items()), []).append(setting)
+        groups.setdefault(tuple((setting._asdict() | dict.fromkeys(TOGETHER)).items()), []).append(setting)
     return [setting for group in [*groups.values()][number - 1::of] for setting in group]
 
 

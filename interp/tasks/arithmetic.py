@@ -136,3 +136,24 @@ def rule_values(table: pd.DataFrame, rule: Rule) -> Tensor:
     """The labels (x op y) mod p of a rule over columns of a data table, (rows,); p is the token that ends a row."""
     x, y, op = rule
     return OPERATIONS[op](labels_of(table, x), labels_of(table, y)) % token_ids(table)[:, -1]
+
+
+def add_hard_negatives(tables: list[pd.DataFrame], variable: str, place: int, data_seed: int) -> None:
+    """Add columns of what a method may take for a variable: VARIABLE@token and VARIABLE@groups, of sources too.
+
+    They are the token at a place that determines the variable, by number, and its tokens in random groups, as many to a
+    value as the variable has; raises BadInput where the token does not determine the variable.
+    """
+    sides = [(table, *names) for table in tables for names in (
+        (variable, "data"), (f"counter_{variable}", "counterfactual_data"))]
+    for table, *columns in sides:
+        require_columns(table, columns)
+    tokens = torch.cat([token_ids(table, data)[:, place] for table, _, data in sides])
+    values = torch.cat([labels_of(table, column) for table, column, _ in sides])
+    kinds, which = tokens.unique(return_inverse=True)
+    of_kind = torch.zeros_like(kinds).scatter(0, which, values)  # (kinds,)
+    if not torch.equal(of_kind[which], values):
+        raise BadInput(f"hard_negatives: the token at {place} does not determine '{variable}'.")
+    grouped = of_kind[torch.randperm(len(kinds), generator=torch.Generator().manual_seed(data_seed))]
+    for (table, column, _), part in zip(sides, which.split([len(table) for table, *_ in sides])):
+        table[f"{column}@token"], table[f"{column}@groups"] = part.numpy(), grouped[part].numpy()

@@ -35,7 +35,7 @@ from interp.models.suffix import Suffix
 from interp.runs.config import BadInput
 from interp.runs.settings import Setting, expand_settings, fill_in
 from interp.tasks import sentences
-from interp.tasks.arithmetic import labels_of, read_data, require_columns, rule_values, token_ids
+from interp.tasks.arithmetic import add_hard_negatives, labels_of, read_data, require_columns, rule_values, token_ids
 from interp.tasks.functions import Rule
 from interp.tasks.keys import LABELS, SEQUENCE_KEYS, QuestionConfig
 
@@ -81,11 +81,13 @@ class Counterfactual:
     """The columns of sequences that say what the interchange of a variable does.
 
     label: the column of the counterfactual answers, or a rule that gives them, as `counterfactual_label_functions` has
-    them. variable: the column of the source's values.
+    them. variable: the column of the source's values. place: of a hard negative, that of the token that determines the
+    variable.
     """
 
     label: str | Rule
     variable: str | None = None
+    place: int | None = None
 
 
 class Study:
@@ -349,17 +351,21 @@ def site_of(setting: Setting) -> Site:
 
 def read_sequences_of(config: QuestionConfig, variable: str, device: torch.device,
                       counterfactual: Counterfactual | None, extra: Collection[str]) -> Data:
-    """A config's sequences."""
+    """A config's sequences; a variable NAME@... is a hard negative of NAME."""
+    name_of = variable.partition("@")[0] if counterfactual and counterfactual.place is not None else variable
     examples, pairs, columns = {}, {}, [variable] if config.variables else []
-    for name, key in zip((TRAIN, TEST), SEQUENCE_KEYS):
-        table = read_data(key, getattr(config, key), ["data", LABELS, *columns])
+    tables = {name: read_data(key, getattr(config, key), ["data", LABELS, *([name_of] if columns else [])])
+              for name, key in zip((TRAIN, TEST), SEQUENCE_KEYS)}
+    if counterfactual and counterfactual.place is not None:
+        add_hard_negatives([*tables.values()], name_of, counterfactual.place, config.data_seed)
+    for (name, table), key in zip(tables.items(), SEQUENCE_KEYS):
         values = {column: labels_of(table, column).to(device) for column in columns}
         examples[name] = sequences(table, "data", values, labels_of(table, LABELS).to(device))
         if counterfactual:
             source, label = read_sources(table, counterfactual, variable, device)
             pairs[name] = Pairs(examples[name], source, Answer(label))
             if name == TRAIN and columns:
-                name_other_interchange(key, table, counterfactual.label, variable)
+                name_other_interchange(key, table, counterfactual.label, name_of)
     for column in columns:
         check_classes(column, examples[TRAIN].variables[column], examples[TEST].variables[column])
     further = {}

@@ -11,7 +11,7 @@ from interp.methods.masks import Circuit, NeuronMasks, l0
 from interp.models.open_model import hooked
 from interp.models.sublayers import Masks
 
-WEIGHTS = (1e-6, 1.5e-6, 2e-6)  # of sparsity, from which circuit_selected chooses
+WEIGHTS = (5e-8, 1e-7, 2e-7, 5e-7, 1e-6, 2e-6, 5e-6)  # of sparsity, from which circuit_selected chooses
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Subspaces learned from the counterfactual answers: DAS, boundless and with a fixed number of directions."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -21,14 +22,40 @@ def das(site: SiteUnderStudy, seed: int, **search) -> Alignment:
 
 
 def das_k(site: SiteUnderStudy, seed: int, rank: str | int, **training) -> Subspace:
-    """DAS with a fixed number of orthonormal directions.
+    """DAS with a fixed number of orthonormal directions."""
+    return best_rank(site, rank, lambda k: learn_directions(site, k, seed, **training))
 
-    One, or as many as the classes need, one fewer than there are; the better on the select pairs.
+
+def das_oblique(site: SiteUnderStudy, seed: int, rank: str | int, **training) -> Subspace:
+    """DAS with directions to read by and others, as many, to write along: any exchange with left @ right = 1.
+
+    lda's and LEACE's are of this form; das_k's are those whose left is right transposed.
     """
-    most = min(len(site.fit.base_values.unique()) - 1, site.model.d_model)
-    ranks = {1, most} if rank == "selected" else {min(rank, most) if isinstance(rank, int) else most}
-    best = max((learn_directions(site, k, seed, **training) for k in sorted(ranks)), key=site.score)
+    return best_rank(site, rank, lambda k: learn_oblique(site, k, seed, **training))
+
+
+def best_rank(site: SiteUnderStudy, rank: str | int, learn: Callable[[int], Subspace]) -> Subspace:
+    """As many directions as asked; if selected, one or as many as the classes need, the better on the select pairs."""
+    most = len(site.fit.base_values.unique()) - 1
+    ranks = {min(k, site.model.d_model) for k in ((1, most) if isinstance(rank, str) else (rank,))}
+    best = max(map(learn, sorted(ranks)), key=site.score)
     return replace(best, chosen={"rank": best.rank})
+
+
+def learn_oblique(site: SiteUnderStudy, k: int, seed: int, **training) -> Subspace:
+    drawing = torch.Generator().manual_seed(seed)
+    start = torch.linalg.qr(torch.randn(site.model.d_model, k, generator=drawing)).Q.to(site.model.device)
+    right, free = (nn.Parameter(start.clone()) for _ in range(2))  # (d, k) each
+
+    def left() -> Tensor:  # (k, d)
+        return torch.linalg.solve(free.T @ right, free.T)
+
+    def intervene(pairs: Pairs, done: float) -> tuple[Tensor, float]:
+        change = pairs.source_activations - pairs.base_activations  # (n, d)
+        return pairs.base_activations + change @ right @ left(), 0.0
+
+    learn_from_answers(site, [right, free], intervene, seed=seed, **training)
+    return subspace(site, right.detach(), left().detach())
 
 
 def learn_directions(site: SiteUnderStudy, k: int, seed: int, **training) -> Subspace:

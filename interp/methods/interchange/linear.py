@@ -123,9 +123,10 @@ class Embedding(Interchange):
         probe.load_state_dict(self.tensors)
         targets = probe(pairs.source_activations).argmax(-1)  # (n,)
         other = probe(base).argmax(-1) != targets
-        moved = base.clone()
+        moved, spread = base.clone(), base.std().item()  # steps in units of how far activations vary
         with torch.enable_grad():
-            moved[other] = counterfactual_embeddings(probe, base[other], targets[other], num_steps=CF_STEPS, lr=CF_LR)
+            moved[other] = counterfactual_embeddings(probe, base[other], targets[other], num_steps=CF_STEPS,
+                                                     lr=CF_LR * spread)
         return moved
 
 

@@ -77,7 +77,8 @@ class Compared(NamedTuple):
     """A compared method: a function of its name in a module of this folder.
 
     supervision: what it learns from. kind: the class of what it gives, in the same module. ranked: whether the config's
-    `rank` is one of its options.
+    rank rule is one of its options. form: how it changes activations: an orthogonal or oblique exchange of directions,
+    an exchange of what neurons add, or it sets the variable without a source's activations.
     """
 
     module: str
@@ -85,6 +86,7 @@ class Compared(NamedTuple):
     options: type[Options] = Options
     kind: str = "Subspace"
     ranked: bool = False
+    form: Literal["orthogonal", "oblique", "neurons", "set"] = "orthogonal"
 
 
 INTERCHANGES: dict[str, Compared] = {
@@ -93,18 +95,19 @@ INTERCHANGES: dict[str, Compared] = {
     "random": Compared("linear", "nothing", RandomOptions, ranked=True),
     "pca": Compared("linear", "activations", ranked=True),
     "difference_in_means": Compared("linear", "variable", ranked=True),
-    "lda": Compared("linear", "variable", ranked=True),
+    "lda": Compared("linear", "variable", ranked=True, form="oblique"),
     "lda_weights": Compared("linear", "variable", ranked=True),
-    "leace": Compared("linear", "variable", LeaceOptions),
+    "leace": Compared("linear", "variable", LeaceOptions, form="oblique"),
     "linear_probe": Compared("linear", "variable", ProbeOptions, ranked=True),
-    "mlp_probe": Compared("linear", "variable", ProbeOptions, "Embedding"),
-    "circuit_update": Compared("circuit", "variable", CircuitOptions, "UpdateInterchange"),
-    "circuit_neurons": Compared("circuit", "variable", CircuitOptions, "NeuronInterchange"),
-    "circuit_complement": Compared("circuit", "variable", CircuitOptions, "UpdateInterchange"),
-    "circuit_selected": Compared("circuit", "variable", SelectedCircuitOptions, "UpdateInterchange"),
-    "neuron_mask": Compared("circuit", "answers", NeuronMaskOptions, "UpdateInterchange"),
+    "mlp_probe": Compared("linear", "variable", ProbeOptions, "Embedding", form="set"),
+    "circuit_update": Compared("circuit", "variable", CircuitOptions, "UpdateInterchange", form="neurons"),
+    "circuit_neurons": Compared("circuit", "variable", CircuitOptions, "NeuronInterchange", form="neurons"),
+    "circuit_complement": Compared("circuit", "variable", CircuitOptions, "UpdateInterchange", form="neurons"),
+    "circuit_selected": Compared("circuit", "variable", SelectedCircuitOptions, "UpdateInterchange", form="neurons"),
+    "neuron_mask": Compared("circuit", "answers", NeuronMaskOptions, "UpdateInterchange", form="neurons"),
     "das": Compared("learned", "answers", DASOptions, "Alignment"),
     "das_k": Compared("learned", "answers", LearnedOptions, ranked=True),
+    "das_oblique": Compared("learned", "answers", LearnedOptions, ranked=True, form="oblique"),
 }
 
 SHAPES = {"Subspace": {"right": "d k", "left": "k d"},  # of saved tensors, by kind
