@@ -78,6 +78,14 @@ class Config(QuestionConfig):
         further = {f"{name}@{kind}": labels[name] for name in of if name in labels for kind in ("token", "groups")}
         return values | {"variable_list": [*variables, *further], "counterfactual_labels": labels | further}
 
+    def masks_sublayer(self, name: str) -> bool:
+        """Whether a method exchanges neurons of the sublayer that writes to the site."""
+        return name.startswith(("circuit", "neuron")) or (
+            name == "saved" and self.method_options[name]["file"].endswith(".json"))
+
+    def reads_besides(self) -> dict[str, str]:
+        return {"method_options": self.method_options["saved"]["file"]} if "saved" in self.method_list else {}
+
     @model_validator(mode="after")
     def consistent(self):
         if self.variable is not None:
@@ -86,9 +94,9 @@ class Config(QuestionConfig):
             for name in sorted({*getattr(self, key)} - {*INTERCHANGES}):
                 raise ValueError(f"the key '{key}': there is no method '{name}'{suggestion(name, INTERCHANGES)}; there "
                                  f"are {', '.join(INTERCHANGES)}")
-        for name, given in self.method_options.items():
+        for name in dict.fromkeys([*self.method_options, *self.method_list]):  # some have an option without a default
             try:
-                INTERCHANGES[name].options(**given)
+                INTERCHANGES[name].options(**self.method_options.get(name, {}))
             except ValidationError as error:
                 [option, *_], known = error.errors()[0]["loc"], ", ".join(INTERCHANGES[name].options.model_fields)
                 raise ValueError(f"the key 'method_options': '{option}' of the method '{name}': "
@@ -106,7 +114,7 @@ class Config(QuestionConfig):
                 raise ValueError(f"the key 'counterfactual_labels' gives '{name}' {label}, which is no rule [x, y, op] "
                                  f"with one of {' '.join(OPERATIONS)}")
         if "resid_pre" in self.residual_location_list:
-            for name in (name for name in self.method_list if INTERCHANGES[name].module == "circuit"):
+            for name in filter(self.masks_sublayer, self.method_list):
                 raise ValueError(f"the key 'residual_location_list': no sublayer of the layer writes to resid_pre, and "
                                  f"'{name}' masks one; leave one of the two out")
         if self.ground_truth is not None:
@@ -139,7 +147,9 @@ from interp.methods.comparison import (
     with_source_answers,
 )
 from interp.methods.interchange.base import Interchange, Pairs, SiteUnderStudy
+from interp.methods.interchange.saved import read_saved
 from interp.methods.masks import ImpossibleAblation
+from interp.models.loading import read_model_config
 from interp.models.open_model import OpenModel
 from interp.runs.settings import Setting, saved_files
 from interp.statistics import exceeds, rank_among, share_interval
@@ -153,8 +163,12 @@ def prepare(config: Config, settings: list[Setting], device: torch.device) -> St
                              config.hard_negatives.get(name.partition("@")[0]) if "@" in name else None)
         for name, label in config.counterfactual_labels.items()}
     study = Study(config, settings, device, counterfactuals=counterfactuals, paired=config.of_sentences,
-                  masks=any(name.startswith(("circuit", "neuron")) for name in config.method_list))
+                  masks=any(map(config.masks_sublayer, config.method_list)))
     study.check_portions("n_fit", "n_select")
+    if "saved" in config.method_list:
+        options = INTERCHANGES["saved"].options(**config.method_options["saved"]).model_dump()
+        for path in {study.path(setting) for setting in settings}:
+            read_saved(**options, d_model=read_model_config("model_path", path).hidden_size)
     if config.only_right and not config.of_sentences:
         study.data_by_key = {key: with_source_answers(data) for key, data in study.data_by_key.items()}
     return study

@@ -137,7 +137,8 @@ def run(script: Script, options: argparse.Namespace, config: Any, settings: list
 
 def digests_of(config: Any, settings: list[Setting]) -> dict[str, str]:
     """SHA-256 of the files of data and models that a run reads, by path."""
-    files, digests = [require_file(key, path) for key, path in inputs_of(config, DATA).items()], dict[str, str]()
+    named = inputs_of(config, DATA) | config.reads_besides()
+    files, digests = [require_file(key, path) for key, path in named.items()], dict[str, str]()
     for key, template in inputs_of(config, MODEL).items():
         for path in {fill_in(key, template, setting) if key == "model_path" else template for setting in settings}:
             files += model_files(key, path)

@@ -67,7 +67,7 @@ def test_keys_are_what_the_scripts_say():
     assert text_of("keys.md") == runpy.run_path(str(DOCS / "make_keys.py"))["page"](), "run python docs/make_keys.py"
     for name, method in INTERCHANGES.items():
         options = text_of("keys.md").partition("## Options of the compared")[2].partition(f"`{name}`")[2].split("\n\n")
-        assert all(f"| `{option}` | `{default}` | {meaning}" in options[1] and meaning
+        assert all(f"| `{option}` | {f'`{default}`' * (default != '')} | {meaning}" in options[1] and meaning
                    for option, default, meaning in describe_keys(method.options))
 
 

@@ -74,6 +74,10 @@ class ScriptConfig(BaseModel):
         """Whether a combination of the lists' values is a setting."""
         return True
 
+    def reads_besides(self) -> dict[str, str]:
+        """Files that a run reads and no key's value is, by the key that they are named in."""
+        return {}
+
 
 class ModelSweep(ScriptConfig):
     """The models that a method looks into: one, or one for each seed and checkpoint in its path."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from interp.runs.config import Count, Positive, Real
+from interp.runs.config import Count, Positive, Real, Text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,6 +73,11 @@ class NeuronMaskOptions(LearnedOptions):
     l0_lambda: Weight = Field(1e-6, description="weight of the number of weights kept")
 
 
+class SavedOptions(Options):
+    file: Text = Field(description="the interchange that somebody else found: .npy .safetensors .pt .bin or .json")
+    tensor: Text | None = Field(None, description="the name of the matrix in the file, where it holds several")
+
+
 class Compared(NamedTuple):
     """A compared method: a function of its name in a module of this folder.
 
@@ -86,7 +91,7 @@ class Compared(NamedTuple):
     options: type[Options] = Options
     kind: str = "Subspace"
     ranked: bool = False
-    form: Literal["orthogonal", "oblique", "neurons", "set"] = "orthogonal"
+    form: Literal["orthogonal", "oblique", "neurons", "set", "as saved"] = "orthogonal"
 
 
 INTERCHANGES: dict[str, Compared] = {
@@ -108,6 +113,7 @@ INTERCHANGES: dict[str, Compared] = {
     "das": Compared("learned", "answers", DASOptions, "Alignment"),
     "das_k": Compared("learned", "answers", LearnedOptions, ranked=True),
     "das_oblique": Compared("learned", "answers", LearnedOptions, ranked=True, form="oblique"),
+    "saved": Compared("saved", "nothing", SavedOptions, form="as saved"),  # of the kind that its file holds
 }
 
 SHAPES = {"Subspace": {"right": "d k", "left": "k d"},  # of saved tensors, by kind
@@ -135,6 +141,9 @@ def interchange_of(tensors: dict[str, "Tensor"], about: dict[str, Any]) -> "Inte
     name = about.pop("interchange")
     method, rank = INTERCHANGES[name], None
     further: dict[str, Any] = {key: about.pop(key) for key in ("rank", "fan_in") if key in about}
+    if name == "saved":
+        kind = "UpdateInterchange" if "fan_in" in further else "Alignment" if "width" in tensors else "Subspace"
+        method = method._replace(kind=kind)
     if method.kind in SHAPES:
         rank = sizes_of(tensors, SHAPES[method.kind]).get("k")
     elif method.kind == "Alignment":
