@@ -50,8 +50,10 @@ def keep(results: Path, run: str) -> None:
         BadInput: it is not complete, or of no experiment.
     """
     experiment, config = experiment_of(run), read_yaml(results / run / "config.yaml")
-    settings = prod(len(values) for key, values in config.items() if key.endswith("_list") and values)
-    if (rows := len(read(results / run / "results.csv"))) != settings:
+    lists = {key.removesuffix("_list"): values for key, values in config.items()
+             if key.endswith("_list") and values and key != "rank_rule_list"}  # which not all methods have
+    settings = prod(map(len, lists.values()))
+    if (rows := len(read(results / run / "results.csv").drop_duplicates([*lists]))) != settings:
         raise BadInput(f"{run}: this run is not complete; it has {rows} of {settings} settings.")
     for name in ["results", *OTHER_TABLES.get(experiment, [])]:
         if (file := results / run / f"{name}.csv").exists():

@@ -22,10 +22,12 @@ from analysis.summarize_model_overlap import overlap
 from analysis.summarize_positions import in_sentence
 from conftest import CIRCUITS, COMPARISON, METHODS, execute, rows_of, write_yaml
 from interp.experiment import main
+from interp.methods.interchange.base import Subspace
 from interp.methods.masks import Circuit
 from interp.models.sublayers import masked
 from interp.runs.config import PROJECT_ROOT, BadInput
 from interp.runs.files import write_table
+from interp.runs.tensors import save_tensors
 from interp.statistics import holm, interval
 
 
@@ -438,16 +440,19 @@ def test_runs_without_a_leaderboard_are_drawn(table, wanted, tmp_path, analyse):
 def test_a_real_run_is_drawn(tiny, tmp_path, analyse):
     execute(COMPARISON, tiny.values[COMPARISON] | {
         "ground_truth": {"var_0": ["resid_mid"], "var_1": []}, "method_list": ["none", "random", "lda"],
-        "only_right": False, "rank": ["selected", "classes"], "hard_negatives": {"var_0": 0}},
+        "only_right": False, "rank": ["selected", "classes"], "hard_negatives": {"var_0": 0}, "num_random_draws": 99},
         tmp_path / "Comparison/tiny")
     said = analyse("summarize_comparison", "--results", tmp_path / "Comparison", "--out", tmp_path / "out")
     board = pd.read_csv(tmp_path / "out/leaderboard.csv").set_index(["method", "rank_rule"])
     assert "| 1 | lda" in said.stdout and board.loc[("lda", "classes"), "rank_carried"] == 5
     assert board["iia_token"].notna().sum() == len(board) == 6 and board["control_iia_carried"].notna().sum() == 2
-    assert drawn(tmp_path / "out/tiny") == {"methods", "isolate"} and drawn(tmp_path / "out") == {"detection"}
+    negatives = {f"var_0@{kind}_resid_mid" for kind in ("token", "groups")}  # of which it is not known
+    assert drawn(tmp_path / "out/tiny") == {"methods", "isolate"} | negatives
+    assert drawn(tmp_path / "out") == {"detection"}
     assert "Over the same 2 cells, 1 of which carry" in (tmp_path / "out/leaderboard.md").read_text()
     sites = pd.read_csv(tmp_path / "out/sites.csv").query("method == 'lda'")
-    assert sites["p_holm"].tolist() == holm(sites["empirical_p"]).tolist()  # of the sites of a run and method
+    for _, rows in sites.groupby("rank_rule"):  # of the sites of a run and method
+        assert rows["p_holm"].tolist() == holm(rows["empirical_p"]).tolist()
 
 
 @pytest.mark.parametrize("changes, words", [
@@ -567,3 +572,40 @@ def test_the_measure_of_causalgym_is_the_best_position_of_each_layer(tmp_path, a
     assert "| m | lda | 6.00 | 5.50 | 5.75 | 2 |" in said and (tmp_path / "figures/causalgym.csv").exists()
     names = read_runs(tmp_path, {"position": "subject"})["cell_name"]
     assert set(names) == {"var_0 after attention at subject"}
+
+
+# ------------------------------------------------------------------------------ models whose variables are known
+
+def test_misses_and_false_alarms_are_counted_where_the_truth_is_known(tmp_path, analyse):
+    names = [f"gpt2_rank2_cut1_{decoy}_linear_seed0" for decoy in ("none", "copy")]
+    truth = [("V", 1, 2, True), ("V", 1, 5, False), ("V", 0, 2, None)]  # where nothing is known, nothing is scored
+    iia = {"none": (0, 0, 0), "full": (0.9, 0, 0.5), "lda": (0.8, 0, 0), "das": (0.3, 0.2, 0.6)}
+    for name in names:
+        folder = tmp_path / "Models" / name
+        folder.mkdir(parents=True)
+        pd.DataFrame(truth, columns=["variable", "layer", "position", "carried"]).to_csv(folder / "truth.csv")
+        save_tensors(folder / "truth.safetensors", {"V": torch.eye(4)[:, :2].contiguous()}, {})
+    rows = [{"model_seed": 0, "checkpoint": name, "target_layer": layer, "position": position, "variable": variable,
+             "residual_location": "resid_post", "method": method, "rank_rule": "classes", "iia": values[place],
+             "iia_low": values[place] - 0.05, "iia_high": 1, "log_odds_mean": 0, "isolate": 1, "relative_norm": 1,
+             "rank": 1, "n_pairs": 100, "model_acc": 1, "empirical_p": None, "random_iia_mean": None,
+             "random_iia_max": None, "ground_truth": None, "exceeds_full": values[place] > iia["full"][place]}
+            for name in names for place, (variable, layer, position, _) in enumerate(truth)
+            for method, values in iia.items()]
+    saved = tmp_path / "saved/interchange_model_seed_0_checkpoint_{}_target_layer_1_position_2_residual_location_" \
+        "resid_post_variable_V_method_lda_rank_rule_classes.safetensors"
+    half = torch.tensor([[3.0, 0, 3, 0]])  # of its direction half lies in the true subspace
+    fitted = Subspace(1, {"right": half.T / 18, "left": half}, name="lda")
+    fitted.save(Path(str(saved).format(names[0])), {})
+    save(tmp_path / "runs", {"model_path": f"{tmp_path}/Models/{{checkpoint}}", "save_models": True,
+                             "model_dir": str(tmp_path / "saved")}, A=pd.DataFrame(rows))
+    said = analyse("summarize_known", "--results", tmp_path / "runs", "--out", tmp_path / "out")
+    assert drawn(tmp_path / "out") == {"rates"} and "| lda |" in said.stdout
+    board = pd.read_csv(tmp_path / "out/scores.csv").set_index("method")
+    columns = ["carried", "not_carried", "misses", "false_alarms", "best_is_true"]
+    assert board.loc["lda", columns].tolist() == [2, 2, 0, 0, 1] and board.loc["lda", "inside"] == pytest.approx(0.5)
+    assert board.loc["das", columns].tolist() == [2, 2, 1, 1, 1] and board.loc["das", "found"] == pytest.approx(1 / 3)
+    groups = pd.read_csv(tmp_path / "out/groups.csv")
+    assert groups["group"].unique().tolist() == ["decoy"] and groups["models"].eq(1).all()
+    (tmp_path / "Models" / names[1] / "truth.csv").unlink()
+    analyse("summarize_known", "--results", tmp_path / "runs", "--out", tmp_path / "never", refusal="truth.csv")
