@@ -66,7 +66,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from interp.experiment import Outcome, Script, main
 from interp.methods import held
-from interp.methods.held import CLEAN, INTERVENTIONS, Held, Values, interchanged, values_after
+from interp.methods.held import Held, Values, interchanged, interventions, values_after
 from interp.models.family import family_of
 from interp.models.loading import build_gpt2, save_model
 from interp.runs.config import RunFailed, project_path
@@ -139,7 +139,7 @@ def train(config: Config, setting: Setting, model: Held, prepared: Prepared) -> 
     Without the hints little is learned for 2,000 steps, as `out` is a Latin square: an answer says nothing of V or of W
     alone. They stand above the cut, and follow each intervention as the answer does.
     """
-    device, terms = prepared.out.device, [CLEAN, *INTERVENTIONS[setting.code].values()]
+    device, terms = prepared.out.device, [*interventions(setting.code, model.decoy).values()]
     decoder = nn.Linear(setting.rank, MOD).to(device)        # of the decoy
     hints = nn.Linear(config.n_embd, 2 * MOD).to(device)     # V and W from the final hidden state
     parameters = [weight for part in (model.model, decoder, hints) for weight in part.parameters()]
@@ -178,9 +178,7 @@ def train(config: Config, setting: Setting, model: Held, prepared: Prepared) -> 
 def evaluate(code: str, model: Held, decoder: nn.Linear, prepared: Prepared) -> dict[str, float]:
     """How often, on held-out pairs, the answer is the one wanted, by intervention, and the decoder is right."""
     tokens, values = draw_pairs(prepared.splits["test"], TEST_PAIRS, torch.Generator().manual_seed(0))
-    terms = {"accuracy": CLEAN} | INTERVENTIONS[code]
-    if model.decoy:
-        terms["decoy_swap"] = "b" * len(model.positions) + "s", "bbb"
+    terms = interventions(code, model.decoy)
     states, clean = interchanged(model, tokens, [word for word, _ in terms.values()])
     found = {name: model.logits(state).argmax(-1) == prepared.out[values_after(values, whose)]
              for state, (name, (_, whose)) in zip(states, terms.items())}

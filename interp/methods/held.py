@@ -16,11 +16,14 @@ from interp.tasks.known import MOD, POSITIONS, VARIABLES
 PLACES = {"linear": {"V": 2, "W": 4}, "centred": {"V": 2, "W": 4},  # by code: the positions, by what is held there
           "either": {"V": 2, "V2": 3, "W": 4}, "shared": {"A": 2, "B": 3, "W": 4}}
 DECOY_POSITION = 5
-# What is taken from where, by name: b is the base, s the source, m the bases' mean. The first word has a letter for
-# what is outside the subspaces and one for each of PLACES; the second says whose A, B and W decide the answer then.
+# What is taken from where, by name: b is the base, s the source, m the bases' mean, r at each position base or source
+# at random. The first word has a letter for what is outside the subspaces and one for each of PLACES; the second says
+# whose A, B and W decide the answer then. strict alone lets a model use a copy of V that agrees with the rest.
 CLEAN, ONE_PLACE, TWO_PLACES = ("b", "bbb"), {
-    "iia_V": ("bsb", "ssb"), "iia_W": ("bbs", "bbs"), "strict": ("sbb", "bbb")}, {
-    "iia_V": ("bssb", "ssb"), "iia_W": ("bbbs", "bbs"), "strict": ("sbbb", "bbb")}
+    "iia_V": ("bsb", "ssb"), "iia_W": ("bbs", "bbs"), "strict": ("sbb", "bbb"),
+    "scattered": ("rbb", "bbb")}, {
+    "iia_V": ("bssb", "ssb"), "iia_W": ("bbbs", "bbs"), "strict": ("sbbb", "bbb"),
+    "scattered": ("rbbb", "bbb")}
 INTERVENTIONS = {"linear": ONE_PLACE, "centred": ONE_PLACE,
                  "either": TWO_PLACES | {"without_V": ("bmbb", "bbb"), "without_V2": ("bbmb", "bbb")},
                  "shared": TWO_PLACES | {"iia_A": ("bsbb", "sbb"), "iia_B": ("bbsb", "bsb")}}
@@ -59,7 +62,9 @@ def interchanged(held: Held, tokens: Tensor, words: list[str]) -> tuple[Tensor, 
         activations = result[0] if isinstance(result, tuple) else result
         clean.append(activations)
         base, source = activations.chunk(2)
-        given = {"b": base, "s": source, "m": base.mean(0, keepdim=True).expand_as(base)}
+        drawn = torch.rand(*base.shape[:2], 1, device=base.device) < 0.5
+        given = {"b": base, "s": source, "m": base.mean(0, keepdim=True).expand_as(base),
+                 "r": torch.where(drawn, source, base)}
         mixtures = torch.cat([mixture(held, given, word) for word in words])
         return (mixtures, *result[1:]) if isinstance(result, tuple) else mixtures
 
@@ -76,6 +81,12 @@ def mixture(held: Held, given: dict[str, Tensor], word: str) -> Tensor:
         basis = held.bases[name]
         mixed[:, position] += (given[letter] - rest)[:, position] @ basis @ basis.T
     return mixed
+
+
+def interventions(code: str, decoy: str) -> dict[str, tuple[str, str]]:
+    """What a model is trained to, by name: that of its code, and, with a decoy, that alone from the source."""
+    alone = {"decoy_swap": ("b" * (1 + len(PLACES[code])) + "s", "bbb")}
+    return {"accuracy": CLEAN} | INTERVENTIONS[code] | (alone if decoy else {})
 
 
 def values_after(values: Values, whose: str) -> tuple[Tensor, Tensor]:
