@@ -61,7 +61,7 @@ def test_tables_are_balanced_and_every_argument_matters(tmp_path):
         x = torch.tensor([[int(word) for word in row.split()] for row in table["data"]])
         assert {*x[:, 2].tolist()} == {5} and {*x[:, 5].tolist()} == {6}
         for name, (i, j) in {"V": (0, 1), "W": (3, 4), "U": (0, 4)}.items():
-            assert (table.assign(key=x[:, i] * 5 + x[:, j]).groupby("key")[name].nunique() == 1).all()
+            assert (table.assign(key=(x[:, i] * 5 + x[:, j]).numpy()).groupby("key")[name].nunique() == 1).all()
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "olmo2"])
