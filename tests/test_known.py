@@ -67,7 +67,7 @@ def test_tables_are_balanced_and_every_argument_matters(tmp_path):
 @pytest.mark.parametrize("family", ["gpt2", "llama", "olmo2"])
 @torch.no_grad()
 def test_interchanges_are_those_of_a_plain_model_run_once_for_each(family, tmp_path):
-    """Against the model run on each side alone, projected by its own sums, and run again with the block's output put."""
+    """Against the model run on each side alone, projected by its own sums, run again with the block's output put."""
     model, prepared = built(tmp_path, family, "either")
     for parameter in model.model.parameters():
         torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1) / 2, std=0.3)
