@@ -14,8 +14,8 @@ from interp.runs.files import write_text
 from interp.tasks.keys import QuestionConfig
 
 FILE = Path(__file__).with_name("keys.md")
-SCRIPTS = ("train_algorithmic_models", "generate_language_data", "circuit_probing", "probing", "amnesic_probing", "DAS",
-           "compare_methods")
+SCRIPTS = ("train_algorithmic_models", "train_known_models", "generate_language_data", "circuit_probing", "probing",
+           "amnesic_probing", "DAS", "compare_methods")
 SHARED = {"Every script": (ScriptConfig, "Keys that all scripts have."),
           "The methods": (QuestionConfig, "Keys of circuit_probing.py, probing.py, amnesic_probing.py, DAS.py and "
                           "compare_methods.py: which data and which models they look at.")}

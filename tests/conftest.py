@@ -23,6 +23,7 @@ import DAS
 import generate_language_data
 import probing
 import train_algorithmic_models
+import train_known_models
 from analysis.tables import run as run_analysis
 from interp.experiment import Script, main
 from interp.models.family import family_of
@@ -31,6 +32,7 @@ from interp.models.open_model import OpenModel
 from language_model import completed_sentences, make_language_model, save_random_model, word_level_tokenizer
 
 TRAINING = train_algorithmic_models.SCRIPT
+KNOWN = train_known_models.SCRIPT
 SENTENCES = generate_language_data.SCRIPT
 CIRCUITS = circuit_probing.SCRIPT
 COMPARISON = compare_methods.SCRIPT

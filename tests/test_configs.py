@@ -10,19 +10,20 @@ import pytest
 import torch
 
 import conftest
-from conftest import CIRCUITS, COMPARISON, DEVICE, METHODS, SENTENCES, TRAINING, execute, write_yaml
+from conftest import CIRCUITS, COMPARISON, DEVICE, KNOWN, METHODS, SENTENCES, TRAINING, execute, write_yaml
 from interp.methods.table import METHODS as METHODS_OF_PAPER
 from interp.models.loading import load_model
 from interp.runs.config import CONFIGS, BadInput, load_config, project_path, read_yaml
 from interp.runs.settings import expand_settings, fill_in
 
 FILES = sorted({*CONFIGS.rglob("*.yaml")} - {CONFIGS / "Language" / "templates.yaml"})  # which is no config
+MAKERS = (TRAINING, KNOWN, SENTENCES)  # of data
 COLUMN_KEYS = ("variable", "counterfactual_variable", "counterfactual_label")
 
 
 def script_of(values: dict):
     if "data_dir" in values:
-        return TRAINING if "num_epochs" in values else SENTENCES
+        return TRAINING if "num_epochs" in values else KNOWN if "decoy_list" in values else SENTENCES
     if "method_list" in values:
         return COMPARISON
     if "l0_lambda" in values:
@@ -37,11 +38,11 @@ def made() -> dict:
     files = {}
     for file in FILES:
         script = script_of(read_yaml(file))
-        if script in (TRAINING, SENTENCES) and "transfer" not in file.parts:
+        if script in MAKERS and "transfer" not in file.parts:
             config = load_config(file, script.schema)
             prepared = script.prepare(config, expand_settings(config), DEVICE)
             files |= ({path: text.splitlines()[0].split(",") for path, text in prepared.files.items()}
-                      if script is TRAINING else {path: list(table) for path, table in prepared.items()})
+                      if script is not SENTENCES else {path: list(table) for path, table in prepared.items()})
     return files
 
 
@@ -50,7 +51,7 @@ def test_config_is_valid_and_its_data_are_made(file, made):
     values = read_yaml(file)
     script = script_of(values)
     config = load_config(file, script.schema)
-    if script in (TRAINING, SENTENCES):
+    if script in MAKERS:
         return
     paths = {key: value for key, value in config.model_dump().items() if key.endswith("_path") and value}
     for key, path in paths.items():
