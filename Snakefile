@@ -2,6 +2,7 @@
 #
 #     make experiment1        from nothing to the figures; if killed, the same command continues
 #     make experiment4        SmolLM2 and Gemma 3; make language: agreement in SmolLM2
+#     make known              methods on models whose variables are known; make known-quick: on three of them
 #     make comparison         all methods by one measure, on the models of Experiments 1 to 3; also comparison-language
 #     snakemake -n paper      what is left to do for Experiments 1 to 3
 #     make experiment1 SEEDS="0 1 2"      the same for three models: figures show every one, results in Results/Seeds
@@ -19,6 +20,7 @@ import shlex
 import subprocess
 import sys
 from math import prod
+from pathlib import Path
 from typing import NamedTuple
 
 from snakemake.exceptions import WorkflowError
@@ -182,6 +184,19 @@ for experiment in TRAINING:
 COMPARE = f"summarize_comparison.py --results {shlex.quote(f'{RESULTS}/Comparison')}"
 DRAWINGS["comparison"] = Drawing(
     COMPARED_RUNS, [f"{RESULTS}/Comparison/figures/leaderboard.csv", *figures("Comparison", ["detection"])], COMPARE)
+
+for name, trainings, runs in (("known", ["gpt2", "seeds", "cut0", "llama", "olmo2"], ["cut1", "cut0"]),
+                              ("known_hard", ["hard"], ["hard"]), ("known_quick", ["quick"], ["quick"])):
+    trained = []
+    for training in there(*(f"Known/train/{one}" for one in trainings)):  # the first writes the data of all
+        trained += add_step(f"train_known_{Path(training).stem}", "train_known_models.py", [training], trained[:1],
+                            f"Known/train_{Path(training).stem}", (20, 1000))
+    folder = "Known" if name == "known" else f"Known/{runs[0]}"
+    compared = [done for one in runs for done in add_step(
+        f"compare_known_{one}", "compare_methods.py", there(f"Known/compare/{one}"), trained, f"Known/compare_{one}",
+        (60, 1500))]
+    DRAWINGS[name] = Drawing(compared, figures(f"{folder}/compare", ["rates"]),
+                             f"summarize_known.py --results {shlex.quote(f'{RESULTS}/{folder}/compare')}")
 
 if there("Language/sentences"):  # Experiment 4; not for several seeds, as its models are not trained here
     WRITTEN = add_step("sentences", "generate_language_data.py", there("Language/sentences"), [], "Language/sentences",

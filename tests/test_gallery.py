@@ -303,7 +303,7 @@ def test_before_leace_the_published_column_is_drawn_and_else_the_held_out_one(tm
         assert axis.collections[0].get_array().reshape(-1, 2)[row].tolist() == [drawn] * 2
 
 
-@pytest.mark.parametrize("seeds, value, ends", [((0, 1, 2), 0.4, (0.2, 0.6)), ((0,), 0.2, (0.01, 1.0))])
+@pytest.mark.parametrize("seeds, value, ends", [((0, 1, 2), 0.4, (0.0, 0.9)), ((0,), 0.2, (0.01, 1.0))])
 def test_the_comparison_over_checkpoints(seeds, value, ends, compare, gallery):
     """Intervals are over models, or those of the run."""
     table = pd.concat([table_of(seeds=(seed,), checkpoint=step, model_acc=accuracy, iia=0.2 + 0.2 * seed)

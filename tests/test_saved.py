@@ -154,10 +154,10 @@ def test_it_is_audited_with_every_control(tiny, tmp_path, capsys):
                "method_options": {"saved": {"file": str(file)}}, "model_dir": str(tmp_path / "run")}
     rows = {row["method"]: row for row in execute(COMPARISON, values, tmp_path / "run")}
     audited, [found] = rows["saved"], lda
-    own = {"method", "selectivity", "seconds"}  # it is fitted to nothing, so there is no control task for it
+    own = {"method", "form", "control_iia", "control_isolate", "seconds"}  # it is not fitted, so has no such control
     assert {key: value for key, value in audited.items() if key not in own} == {
         key: value for key, value in found.items() if key not in own}
-    assert audited["random_iia_max"] and audited["isolate"] and audited["relative_norm"] and not audited["selectivity"]
+    assert audited["random_iia_max"] and audited["mahalanobis"] and not audited["control_iia"]
     [kept] = (tmp_path / "run").glob("*saved*")
     assert same(load_interchange(kept)[0].tensors["right"], load_interchange(file)[0].tensors["right"], 0)
 

@@ -23,7 +23,7 @@ TINY = {"mod": 23, "n_embd": 16, "n_head": 2, "n_inner": 32, "num_epochs": 60, "
         "cf_num_epochs": 3}
 
 
-TARGETS = ["paper", "comparison", "experiment4", "comparison_language"]
+TARGETS = ["paper", "comparison", "experiment4", "comparison_language", "known", "known_hard", "known_quick"]
 
 
 def planned(*arguments: str) -> list[str]:
@@ -42,7 +42,8 @@ def test_every_config_that_needs_no_download_is_run_once():
     single = {shown(file) for file in (CONFIGS / "Grokking").glob("*/*/**/*.yaml")}
     assert len(run) == len(set(run)) and gpt2 and single
     of_no_experiment = {f"configs/Language/{name}.yaml" for name in ("tasks", "templates")} | {
-        "configs/SV_Agreement/sv_agreement-smollm2-subject.yaml"} | {file for file in shipped if "Positions" in file}
+        "configs/SV_Agreement/sv_agreement-smollm2-subject.yaml", "configs/Comparison/audit.yaml"}
+    of_no_experiment |= {file for file in shipped if "Positions" in file}
     assert set(run) == {file for file in shipped if "Quickstart" not in file} - gpt2 - single - of_no_experiment
 
 
