@@ -24,7 +24,7 @@ from interp.runs.config import BadInput, shown
 from interp.runs.files import write_text
 
 ROWS_AT_MOST = 500  # of one table; the file has the rest
-HEADLINES = "(acc|label|iia|isolate|disentangle|selectivity)$|_acc_"  # in the names of columns that tell the outcome
+HEADLINES = "(acc|label|iia|isolate|disentangle)$|_acc_"  # in the names of columns that tell the outcome
 
 
 @dataclass

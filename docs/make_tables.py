@@ -39,11 +39,9 @@ def mean(rows: pd.DataFrame, column: str = "iia", digits: int = 2) -> str:
     return f"{round(values.mean(), digits) + 0.0:.{digits}f}" if len(values) else ""  # + 0.0: no -0.00
 
 
-def with_selectivity(rows: pd.DataFrame) -> str:
-    """iia, selectivity in brackets, *b* where it exceeds full."""
-    selectivity = mean(rows, "selectivity", 1)
-    exceeds = (rows["exceeds_full"].astype(str) == "True").any()
-    return mean(rows) + (f" ({selectivity})" if selectivity else "") + (" *b*" if exceeds else "")
+def with_mark(rows: pd.DataFrame) -> str:
+    """iia, *b* where it exceeds full."""
+    return mean(rows) + (" *b*" if (rows["exceeds_full"].astype(str) == "True").any() else "")
 
 
 def by_method(columns: dict[str, tuple[pd.DataFrame, Callable[[pd.DataFrame], str]]], title: str = "method") -> Rows:
@@ -69,8 +67,7 @@ def same_models(runs: Path) -> Rows:
     for rows, end in ((comparison(runs, "Disambiguation", where), ""), (again, ", again")):
         columns |= {f"iia{end}": (rows, mean),
                     f"range of iia{end}": (rows, lambda own: f"{own['iia'].min():.2f} to {own['iia'].max():.2f}"),
-                    f"isolate{end}": (rows, lambda own: mean(own, "isolate")),
-                    f"selectivity{end}": (rows, lambda own: mean(own, "selectivity", 1))}
+                    f"isolate{end}": (rows, lambda own: mean(own, "isolate"))}
     return by_method(columns)
 
 
@@ -99,10 +96,10 @@ def layers(runs: Path, model: str, variable: str, shown: Iterable[int]) -> Rows:
 
 
 def trained(runs: Path, model: str, shown: Iterable[int]) -> Rows:
-    """The methods that are trained at every site, and the others there: with selectivity, and what exceeds full."""
+    """The methods that are trained at every site, and the others there: what exceeds full."""
     table = comparison(runs, f"SV_Agreement-{model}-trained", "variable == 'labels'")
     return by_method({f"{layer}, {after}": (table.query(f"target_layer == {layer} and residual_location == '{site}'"),
-                                            with_selectivity)
+                                            with_mark)
                       for layer in shown for after, site in (("attention", "resid_mid"), ("MLP", "resid_post"))})
 
 
