@@ -168,6 +168,14 @@ def moves(runs: Path) -> Rows:
     return rows
 
 
+def causalgym(runs: Path) -> Rows:
+    """CausalGym's measure by method and model, the mean over its tasks; kept as summarize_comparison.py writes it."""
+    board = pd.read_csv(TABLES / "causalgym.csv")
+    grid = board.pivot(index="method", columns="model", values="mean").loc[in_order(board["method"])]
+    return [["log odds (nats)", *grid], *([name, *(f"{value:.2f}" for value in row)] for name, row in zip(
+        grid.index, grid.to_numpy()))]
+
+
 SMOLLM2 = (0, 6, 12, 18, 24, 25, 26, 27, 28, 29)  # layers
 GEMMA = (0, 4, 8, 10, 12, 13, 14, 15, 16, 17)
 MADE: dict[str, tuple] = {  # by a table's name, the function that makes it and its arguments
@@ -183,7 +191,7 @@ MADE: dict[str, tuple] = {  # by a table's name, the function that makes it and 
         "iid_masculine": "masculine", "iid_feminine": "feminine"}, 7),
     "syntactic number": (circuits, "Syntactic_Number/smollm2", "syntactic_number", {"iid": ""}, 6),
     "SmolLM2, all methods": (sites, "smollm2", (0, 3, 6, 9, 12, 15, 18, 21, 24, 25, 26, 27, 28, 29)),
-    "positions": (moves,),
+    "positions": (moves,), "CausalGym": (causalgym,),
     "Gemma, all methods": (sites, "gemma3", range(18))}
 
 
