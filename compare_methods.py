@@ -152,7 +152,8 @@ from interp.methods.masks import ImpossibleAblation
 from interp.models.loading import read_model_config
 from interp.models.open_model import OpenModel
 from interp.runs.settings import Setting, saved_files
-from interp.statistics import exceeds, rank_among, share_interval
+from interp.statistics import clustered_interval, exceeds, rank_among, share_interval
+from interp.tasks.sentences import WORD
 from interp.tasks.study import Counterfactual, Study, at_sites
 
 
@@ -285,6 +286,9 @@ def measure(trial: Trial, found: Interchange) -> tuple[dict[str, Any], dict[str,
     relative_norm = ((activations - test.base_activations).norm(dim=1) / whole)[whole > 0]
     iia, isolate = mean(hits), mean(stays)
     low, high = share_interval(int(hits.sum()), len(hits))
+    if WORD in (held := trial.split.pairs.base.variables) and len(hits):  # over the words that were held out
+        of_words = [hits[held[WORD] == word].tolist() for word in held[WORD].unique()]
+        low, high = clustered_interval([[sum(some) / len(some)] for some in of_words], [[len(s)] for s in of_words])
     return {"iia": iia, "iia_low": low, "iia_high": high, "log_odds_mean": mean(moved),
             "log_odds_median": moved.double().quantile(0.5).item() if len(moved) else None, "isolate": isolate,
             "disentangle": None if iia is None or isolate is None else (iia + isolate) / 2,

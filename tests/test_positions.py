@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+import compare_methods
 from conftest import CIRCUITS, COMPARISON, DEVICE, METHODS, execute, language_values, opened_model, write_yaml
 from interp.experiment import main
 from interp.methods.masks import load_circuit
@@ -16,9 +17,12 @@ from interp.models.examples import rows_of as rows_of_tokens
 from interp.models.open_model import hooked, tensor_of
 from interp.models.positions import EVERYWHERE
 from interp.models.sublayers import find_sublayer, masked
+from interp.runs.config import load_config
 from interp.runs.settings import expand_settings
+from interp.statistics import clustered_interval
 from interp.tasks.grammar import make_table
 from interp.tasks.marks import read_marks, tokens_in
+from interp.tasks.sentences import WORD
 from interp.tasks.study import at_sites
 
 LOCATIONS = ["resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"]
@@ -232,3 +236,26 @@ def test_check_shows_which_token_each_position_is(marked, tmp_path, capsys):
     for number in shown:
         words = lines[number].split("'")[1].split()
         assert lines[number + 1] == f"  subject: token 1, {words[1]}" and lines[number + 3].endswith(words[-1])
+
+
+def test_words_are_held_out_of_the_fit_and_intervals_are_over_them(marked, tmp_path, refused):
+    values = values_of(marked, "compare_methods", tmp_path, train_size=400, test_size=300, hold_out="subject",
+                       position_list=["last"], save_pairs=True, method_list=["full"], only_right=False,
+                       residual_location_list=["resid_post"], target_layer_list=[1], n_fit=60, n_select=20)
+    config = load_config(write_yaml(tmp_path / "held.yaml", values | {"results_dir": "r"}), COMPARISON.schema)
+    study = compare_methods.prepare(config, expand_settings(config), DEVICE)
+    [data] = study.data_by_key.values()
+    texts = {"train": data.train.texts, "test": data.tests["test"].texts}
+    nouns = {name: {text.split()[1].removesuffix("s") for text in some} for name, some in texts.items()}
+    assert not nouns["train"] & nouns["test"] and min(map(len, nouns.values())) > 3
+    assert 100 < len(texts["train"]) < 300 and 80 < len(texts["test"]) < 220  # about half of each
+    held = data.tests["test"].variables[WORD].tolist()
+    assert len({*zip(held, (text.split()[1].removesuffix("s") for text in texts["test"]))}) == len(nouns["test"])
+
+    [row] = execute(COMPARISON, values, tmp_path / "run")
+    pairs = pd.read_csv(tmp_path / "run/pairs.csv")
+    words = pairs["base_row"].map(dict(enumerate(held)))
+    parts = [hits.astype(float).tolist() for _, hits in pairs.groupby(words)["hit"]]
+    assert [float(row["iia_low"]), float(row["iia_high"])] == pytest.approx(clustered_interval(
+        [[sum(part) / len(part)] for part in parts], [[len(part)] for part in parts]))
+    refused(COMPARISON, values | {"hold_out": "verb"}, ["hold_out:", "has no mark 'verb'"])

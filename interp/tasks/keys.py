@@ -19,7 +19,7 @@ LABELS = "labels"
 DEFAULT_VARIABLE = {SYNTACTIC_NUMBER: "object labels"}  # else `labels`
 SEQUENCE_KEYS = ("train_data_path", "test_data_path")
 SENTENCE_KEYS = ("data_path", "gen_path", "sentence_prefix", "capitalize", "answer_prefix", "answer_variable",
-                 "position_token")
+                 "position_token", "hold_out")
 
 
 class QuestionConfig(ModelSweep):
@@ -56,6 +56,10 @@ class QuestionConfig(ModelSweep):
         "sequences also from 0 on"))
     position_token: Literal["last", "first"] = Field("last", description=(
         "the token of a marked span that is its position"))
+
+    hold_out: Text | None = Field(None, description=(
+        "sentences: a mark; one half of its words, those with the same first four letters counted as one, is left to "
+        "the test sentences, the other to the training sentences"))
 
     sequence_keys: ClassVar[tuple[str, ...]] = SEQUENCE_KEYS  # without effect for sentences
     needs_variable: ClassVar[bool] = True

@@ -150,6 +150,35 @@ def written_in(folder: str) -> Tokenizer | None:
     return tokenizer
 
 
+WORD = "@word"  # the column of the words that hold_out tells apart, by number
+
+
+def hold_out(mark: str, train: pd.DataFrame, test: pd.DataFrame, data_seed: int) -> list[pd.DataFrame]:
+    """Train and test without common words at a mark, of sentences and of their sources, numbered in the column WORD.
+
+    A word is its first four letters, so that a noun and its regular plural are one. Raises BadInput: a row lacks the
+    mark, or fewer than two words are left to either.
+    """
+    def words(table: pd.DataFrame, column: str) -> list[str]:
+        spans = [found.get(mark) for found in table[f"{column}_spans"]]
+        if None in spans:
+            raise BadInput(f"hold_out: '{table[column].iloc[spans.index(None)]}' has no mark '{mark}'.")
+        return [text[start:stop].lower()[:4] for text, (start, stop) in zip(table[column], spans)]
+
+    columns = ["sentence", *(["source"] if "source" in train else [])]
+    kinds = sorted({word for table in (train, test) for column in columns for word in words(table, column)})
+    order = torch.randperm(len(kinds), generator=torch.Generator().manual_seed(data_seed)).tolist()
+    parts = []
+    for table, of_part in ((train, order[len(kinds) // 2:]), (test, order[:len(kinds) // 2])):
+        numbers = pd.DataFrame({column: [*map(kinds.index, words(table, column))] for column in columns}, table.index)
+        part = table.assign(**{WORD: numbers["sentence"]})[numbers.isin(of_part).all(axis=1)]
+        part.attrs = table.attrs
+        if part[WORD].nunique() < 2:
+            raise BadInput(f"hold_out: of the {len(kinds)} words of '{mark}' fewer than two are left to train or test.")
+        parts.append(part)
+    return parts
+
+
 @dataclass(frozen=True)
 class Reader:
     """How a model is shown sentences.

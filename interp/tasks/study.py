@@ -432,6 +432,10 @@ class Sentences:
         drawn = sentences.draw("train_size", config.data_path, table, config.train_size + config.test_size, drawing)
         self.tables = {TRAIN: drawn[drawn["drawn"] < config.train_size],
                        TEST: drawn[drawn["drawn"] >= config.train_size]}
+        if config.hold_out:
+            wanted.append(sentences.WORD)
+            parts = sentences.hold_out(config.hold_out, self.tables[TRAIN], self.tables[TEST], config.data_seed)
+            self.tables = dict(zip((TRAIN, TEST), parts))
         if config.gen_path:
             gen = sentences.read_sentences("gen_path", config.gen_path, config.task, wanted, True, spaces)
             for variable in (name for name in variables if name not in gen):
