@@ -40,11 +40,16 @@ LEAST = 0.5  # of what exchanging everything gives: below it a variable counts a
 RATES = {"misses": "missed where it is", "false_alarms": "found where it is not"}
 
 
+def config_of(results: Path, experiment: str) -> dict[str, Any]:
+    """The config of a run in a folder of results, which may itself be the run."""
+    return tables.read_config(results) or tables.read_config(results / experiment)
+
+
 def with_truth(table: pd.DataFrame, results: Path) -> pd.DataFrame:
     """The rows of runs with what is true of their models; raises BadInput: a model has no truth.csv."""
     parts = []
     for (experiment, name), rows in table.groupby(["experiment", "checkpoint"]):
-        folder = project_path(tables.read_config(results / experiment)["model_path"].format(checkpoint=name))
+        folder = project_path(config_of(results, str(experiment))["model_path"].format(checkpoint=name))
         truth = tables.read_csv(folder / "truth.csv").rename(columns={"layer": "target_layer"})
         parts.append(rows.astype({"position": int}).merge(truth, on=["variable", "target_layer", "position"]).assign(
             folder=str(folder), **re.fullmatch(NAME, str(name)).groupdict()))  # type: ignore[union-attr]
@@ -63,7 +68,7 @@ def scored(table: pd.DataFrame) -> pd.DataFrame:
 
 def inside(row: Any, results: Path) -> float | None:
     """The share of a saved subspace's write directions, (k, d), in the true one; None if nothing of it was saved."""
-    config = tables.read_config(results / row.experiment)
+    config = config_of(results, row.experiment)
     pattern = (f"*_model_seed_{row.model_seed}_*checkpoint_{row.checkpoint}_*layer_{row.target_layer}_position_"
                f"{row.position}_*_variable_{row.variable}_method_{row.method}_rank_rule_{row.rank_rule}.safetensors")
     files = [*project_path(config["model_dir"]).glob(pattern)] if config.get("save_models") else []

@@ -602,6 +602,8 @@ def test_misses_and_false_alarms_are_counted_where_the_truth_is_known(tmp_path, 
     said = analyse("summarize_known", "--results", tmp_path / "runs", "--out", tmp_path / "out")
     assert drawn(tmp_path / "out") == {"rates"} and "| lda |" in said.stdout
     board = pd.read_csv(tmp_path / "out/scores.csv").set_index("method")
+    analyse("summarize_known", "--results", tmp_path / "runs/A", "--out", tmp_path / "alone")  # the run itself
+    assert (tmp_path / "alone/scores.csv").read_text() == (tmp_path / "out/scores.csv").read_text()
     columns = ["carried", "not_carried", "misses", "false_alarms", "best_is_true"]
     assert board.loc["lda", columns].tolist() == [2, 2, 0, 0, 1] and board.loc["lda", "inside"] == pytest.approx(0.5)
     assert board.loc["das", columns].tolist() == [2, 2, 1, 1, 1] and board.loc["das", "found"] == pytest.approx(1 / 3)
