@@ -20,7 +20,6 @@ import shlex
 import subprocess
 import sys
 from math import prod
-from pathlib import Path
 from typing import NamedTuple
 
 from snakemake.exceptions import WorkflowError
@@ -188,9 +187,9 @@ DRAWINGS["comparison"] = Drawing(
 for name, trainings, runs in (("known", ["gpt2", "seeds", "cut0", "llama", "olmo2"], ["cut1", "cut0"]),
                               ("known_hard", ["hard"], ["hard"]), ("known_quick", ["quick"], ["quick"])):
     trained = []
-    for training in there(*(f"Known/train/{one}" for one in trainings)):  # the first writes the data of all
-        trained += add_step(f"train_known_{Path(training).stem}", "train_known_models.py", [training], trained[:1],
-                            f"Known/train_{Path(training).stem}", (20, 1000))
+    for one in trainings:  # the first writes the data of all
+        trained += add_step(f"train_known_{one}", "train_known_models.py", there(f"Known/train/{one}"), trained[:1],
+                            f"Known/train_{one}", (20, 1000))
     folder = "Known" if name == "known" else f"Known/{runs[0]}"
     compared = [done for one in runs for done in add_step(
         f"compare_known_{one}", "compare_methods.py", there(f"Known/compare/{one}"), trained, f"Known/compare_{one}",

@@ -78,6 +78,11 @@ class Config(QuestionConfig):
         further = {f"{name}@{kind}": labels[name] for name in of if name in labels for kind in ("token", "groups")}
         return values | {"variable_list": [*variables, *further], "counterfactual_labels": labels | further}
 
+    def place_of(self, variable: str) -> int | None:
+        """The position of the token that decides a hard negative; None of other variables."""
+        name, kind, _ = variable.partition("@")
+        return self.hard_negatives.get(name) if kind else None
+
     def masks_sublayer(self, name: str) -> bool:
         """Whether a method exchanges neurons of the sublayer that writes to the site."""
         return name.startswith(("circuit", "neuron")) or (
@@ -119,7 +124,7 @@ class Config(QuestionConfig):
                                  f"'{name}' masks one; leave one of the two out")
         if self.ground_truth is not None:
             for name in self.variable_list:
-                if name not in self.ground_truth and "@" not in name:
+                if name not in self.ground_truth and self.place_of(name) is None:
                     raise ValueError(f"the key 'ground_truth' lacks '{name}'; give it [] where no site carries it")
         return self
 
@@ -161,7 +166,7 @@ def prepare(config: Config, settings: list[Setting], device: torch.device) -> St
     """Read the data and each model's configuration; refuse what does not fit together."""
     counterfactuals = {
         name: Counterfactual((label[0], label[1], label[2]) if isinstance(label, list) else label, f"counter_{name}",
-                             config.hard_negatives.get(name.partition("@")[0]) if "@" in name else None)
+                             config.place_of(name))
         for name, label in config.counterfactual_labels.items()}
     study = Study(config, settings, device, counterfactuals=counterfactuals, paired=config.of_sentences,
                   masks=any(map(config.masks_sublayer, config.method_list)))
@@ -186,7 +191,7 @@ def run(config: Config, settings: list[Setting], study: Study) -> Iterator[tuple
         variable = of_variable[0].variable
         splits = {name: answered(model, pairs, config.only_right) for name, pairs in split_pairs(
             data, variable, config.n_fit, config.n_select, config.data_seed).items()}
-        # the answer depends on this variable alone, so that exchanging everything is the most that can be done
+        # where the answer depends on this variable alone, exchanging everything is the most that can be done
         alone = config.full_is_most or config.of_sentences and data.changes
         for at in at_sites(model, of_variable, {name: split.pairs for name, split in splits.items()}, forward=splits,
                            entering=study.masks):
@@ -202,8 +207,9 @@ class Trial:
     """A site and a variable: where methods are fitted, and the test pairs that they are measured on.
 
     same: test bases whose sources share the variable. clean: the test bases' final hidden states without intervention,
-    (n, d_model). alone: whether the answer depends on the variable alone. control: the site with permuted values.
-    distance: to the fit bases, of activations. left_out: the column that counts test pairs without the position.
+    (n, d_model). alone: whether exchanging everything is the most that can be done. control: the site with permuted
+    values. distance: to the fit bases, of activations. left_out: the column that counts test pairs without the
+    position.
     of_rank: the accuracies of random directions, which are the same for all methods of a rank.
     """
 
@@ -255,7 +261,8 @@ def compare(config: Config, setting: Setting, trial: Trial, path: str) -> Outcom
     """Fit one method at one site for one variable; measure what its interchange does. path: the model's."""
     found = fitted(config, setting, trial.site, {})
     metrics, pairs = measure(trial, found)
-    known = None if config.ground_truth is None or "@" in setting.variable else (
+    of_negative = config.place_of(setting.variable) is not None  # of which it is not known
+    known = None if config.ground_truth is None or of_negative else (
         setting.residual_location in config.ground_truth[setting.variable])
     metrics |= {"ground_truth": known, "form": INTERCHANGES[setting.method].form, "rank": found.rank,
                 **random_control(config, setting, trial, found, pairs["hit"]),
@@ -347,7 +354,7 @@ def permuted_control(config: Config, setting: Setting, trial: Trial, found: Inte
 
 
 def exceeds_full(trial: Trial, method: str, hits: Tensor) -> bool | None:
-    """Control (d): more counterfactual answers than exchanging everything gives, if the answer depends on it alone."""
+    """Control (d): more counterfactual answers than exchanging everything gives, where that is the most possible."""
     if not trial.alone or len(hits) < 2:
         return None
     return method != "full" and exceeds(hits.tolist(), trial.full_hits.tolist())

@@ -171,19 +171,17 @@ def main() -> None:
     enough = groups.transform("count") / (1 + table["draws"]) <= LEVEL
     p_holm = groups.transform(lambda p: holm(p.to_numpy(float))).where(enough)
     write_text(out / "sites.csv", table.assign(p_holm=p_holm).dropna(axis=1, how="all").to_csv(index=False))
-    all_rules, first = table, table.groupby("experiment")["rank_rule"].transform("first")
-    table = table[table["rank_rule"] == first]
+    first = table["rank_rule"] == table.groupby("experiment")["rank_rule"].transform("first")
     followed = table["checkpoint"].notna() if "checkpoint" in table else pd.Series(False, table.index)  # over training
-    for name, rows in table[followed].groupby("experiment"):
+    for name, rows in table[first & followed].groupby("experiment"):
         comparison_figures.draw_checkpoints(rows, out / name / "checkpoints")
-    known = table[table["ground_truth"].notna() & ~followed]
-    for name, rows in known.groupby("experiment"):
+    known = table["ground_truth"].notna() & ~followed
+    for name, rows in table[first & known].groupby("experiment"):
         comparison_figures.draw_methods(rows, out / name / "methods")
         if rows["ground_truth"].any():
             comparison_figures.draw_isolate(rows, out / name / "isolate")
-    known = all_rules[all_rules["ground_truth"].notna() & ~all_rules["experiment"].isin(table[followed]["experiment"])]
-    negatives = all_rules[all_rules["variable"].str.contains("@")]
-    rules = [shared_cells(part) for part in by_rule(known)] if len(known) else []
+    negatives = table[table["variable"].str.contains("@")]
+    rules = [shared_cells(part) for part in by_rule(table[known])] if known.any() else []
     if any(part["ground_truth"].any() for part in rules):
         board = pd.concat([leaderboard(part, negatives) for part in rules], ignore_index=True)
         size = "{cells} cells, {carried} of which carry their variable, of {models} models; {pairs} pairs in all.\n"
@@ -195,12 +193,12 @@ def main() -> None:
     else:
         print("no leaderboard: no cell that all methods were run on is known to carry its variable (key ground_truth).",
               file=sys.stderr)
-    if len(tasks := causalgym(table[~followed]).reset_index()):
+    if len(tasks := causalgym(table[first & ~followed]).reset_index()):
         text = f"{tables.as_markdown(tasks)}\nLog odds (nats): the highest over positions, in the mean over layers.\n"
         write_text(out / "causalgym.csv", tasks.to_csv(index=False))
         write_text(out / "causalgym.md", text)
         print(text)
-    unknown = table[table["ground_truth"].isna() & ~followed]
+    unknown = table[first & table["ground_truth"].isna() & ~followed]
     for (name, *cell, position), rows in unknown.groupby(["experiment", "variable", "residual_location", "position"]):
         file = "_".join([*cell, position] if position != LAST else cell).replace(" ", "_")
         comparison_figures.draw_layers(rows, out / name / file)

@@ -16,22 +16,24 @@ rates            misses and false alarms by method
 """
 
 import re
+from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import torch
 
 from analysis import figures, tables
-from analysis.comparison_figures import draw_interval, in_order, look
+from analysis.comparison_figures import draw_interval, in_order, look, mean_with_interval
 from analysis.figures import handle
 from analysis.summarize_comparison import read_runs
 from interp.methods.interchange.base import Subspace
 from interp.methods.interchange.registry import INTERCHANGES, load_interchange
 from interp.runs.config import BadInput, project_path, shown
 from interp.runs.files import write_text
+from interp.runs.settings import saved_files
 from interp.runs.tensors import load_tensors
-from interp.statistics import clustered_interval
 
 NAME = r"(?P<family>\w+?)_rank(?P<true_rank>\d+)_cut(?P<cut>\d)_(?P<decoy>\w+?)_(?P<code>\w+)_seed(?P<seed>\d+)"
 GROUPS = ["family", "true_rank", "cut", "decoy", "code"]
@@ -52,7 +54,7 @@ def with_truth(table: pd.DataFrame, results: Path) -> pd.DataFrame:
         folder = project_path(config_of(results, str(experiment))["model_path"].format(checkpoint=name))
         truth = tables.read_csv(folder / "truth.csv").rename(columns={"layer": "target_layer"})
         parts.append(rows.astype({"position": int}).merge(truth, on=["variable", "target_layer", "position"]).assign(
-            folder=str(folder), **re.fullmatch(NAME, str(name)).groupdict()))  # type: ignore[union-attr]
+            folder=str(folder), model=name, **re.fullmatch(NAME, str(name)).groupdict()))  # type: ignore[union-attr]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -69,23 +71,17 @@ def scored(table: pd.DataFrame) -> pd.DataFrame:
 def inside(row: Any, results: Path) -> float | None:
     """The share of a saved subspace's write directions, (k, d), in the true one; None if nothing of it was saved."""
     config = config_of(results, row.experiment)
-    pattern = (f"*_model_seed_{row.model_seed}_*checkpoint_{row.checkpoint}_*layer_{row.target_layer}_position_"
-               f"{row.position}_*_variable_{row.variable}_method_{row.method}_rank_rule_{row.rank_rule}.safetensors")
-    files = [*project_path(config["model_dir"]).glob(pattern)] if config.get("save_models") else []
-    if len(files) != 1 or not isinstance(found := load_interchange(files[0])[0], Subspace) or not found.rank:
+    names = [*tables.swept(config)]
+    setting = namedtuple("Setting", names)(*(getattr(row, name) for name in names))
+    files = saved_files("interchange", SimpleNamespace(**{"save_models": False, "model_dir": None, **config}), setting)
+    if not files or not files[0].exists():
+        return None
+    found = load_interchange(files[0])[0]
+    if not isinstance(found, Subspace) or not found.rank:
         return None
     true = load_tensors("truth", Path(row.folder) / "truth.safetensors", lambda tensors, about: tensors)[0]
     directions = torch.linalg.qr(found.tensors["left"].T).Q  # (d, k)
     return ((true[row.variable].T @ directions).square().sum() / found.rank).item()
-
-
-def rate(rows: pd.DataFrame, column: str) -> tuple[float, float, float]:
-    """A share of cells and its interval over models."""
-    models = [cells[column].astype(float) for _, cells in rows.groupby("checkpoint")]
-    if not models:
-        return float("nan"), float("nan"), float("nan")
-    low, high = clustered_interval([[cells.mean()] for cells in models], [[len(cells)] for cells in models])
-    return sum(cells.mean() for cells in models) / len(models), low, high
 
 
 def scores(table: pd.DataFrame) -> pd.DataFrame:
@@ -103,7 +99,8 @@ def scores(table: pd.DataFrame) -> pd.DataFrame:
             for column, (part, value) in {
                     "misses": (there, there["found"] < LEAST), "false_alarms": (absent, absent["false_alarm"]),
                     "best_is_true": (best, best["carried"].eq(True))}.items():
-                row[column], row[f"{column}_low"], row[f"{column}_high"] = rate(part.assign(value=value), "value")
+                row[column], row[f"{column}_low"], row[f"{column}_high"] = mean_with_interval(
+                    part.assign(value=value.astype(float), n_pairs=1), "value")  # a cell is counted, not its pairs
             rows.append(row | {"highest_alarm": absent["above_full"].max(), "inside": there["inside"].mean()})
     return pd.DataFrame(rows)
 

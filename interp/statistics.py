@@ -14,12 +14,12 @@ TAILS = [0.025, 0.975]
 Numbers = Sequence[float] | np.ndarray  # in a row
 
 
-def interval(values: Numbers) -> tuple[float, float]:
-    """The 95 % interval of a mean over models, by Student's t; nan of fewer than two."""
+def interval(values: Numbers, of_next: bool = False) -> tuple[float, float]:
+    """The 95 % interval of a mean over models, by Student's t; nan of fewer than two. of_next: of one further value."""
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
         return np.nan, np.nan
-    reach = stats.t.ppf(TAILS[1], len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    reach = stats.t.ppf(TAILS[1], len(values) - 1) * values.std(ddof=1) * np.sqrt(of_next + 1 / len(values))
     return float(values.mean() - reach), float(values.mean() + reach)
 
 
@@ -45,11 +45,7 @@ def prediction_interval(values: Numbers) -> tuple[float, float]:
 
     For one published value beside several of our models: the interval of our mean leaves out what models differ by.
     """
-    values = np.asarray(values, dtype=float)
-    if len(values) < 2:
-        return np.nan, np.nan
-    reach = stats.t.ppf(TAILS[1], len(values) - 1) * values.std(ddof=1) * np.sqrt(1 + 1 / len(values))
-    return float(values.mean() - reach), float(values.mean() + reach)
+    return interval(values, of_next=True)
 
 
 def clustered_interval(shares: Sequence[Numbers], counts: Sequence[Numbers]) -> tuple[float, float]:

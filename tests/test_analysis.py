@@ -597,8 +597,11 @@ def test_misses_and_false_alarms_are_counted_where_the_truth_is_known(tmp_path, 
     half = torch.tensor([[3.0, 0, 3, 0]])  # of its direction half lies in the true subspace
     fitted = Subspace(1, {"right": half.T / 18, "left": half}, name="lda")
     fitted.save(Path(str(saved).format(names[0])), {})
-    save(tmp_path / "runs", {"model_path": f"{tmp_path}/Models/{{checkpoint}}", "save_models": True,
-                             "model_dir": str(tmp_path / "saved")}, A=pd.DataFrame(rows))
+    swept = {"model_seed": [0], "checkpoint": names, "target_layer": [0, 1], "position": [2, 5], "residual_location": [
+        "resid_post"], "variable": ["V"], "method": [*iia], "rank_rule": ["classes"]}  # in the order of its file's name
+    save(tmp_path / "runs", {f"{name}_list": values for name, values in swept.items()} | {
+        "model_path": f"{tmp_path}/Models/{{checkpoint}}", "save_models": True, "model_dir": str(tmp_path / "saved")},
+        A=pd.DataFrame(rows))
     said = analyse("summarize_known", "--results", tmp_path / "runs", "--out", tmp_path / "out")
     assert drawn(tmp_path / "out") == {"rates"} and "| lda |" in said.stdout
     board = pd.read_csv(tmp_path / "out/scores.csv").set_index("method")

@@ -58,12 +58,12 @@ def paired_csv(split: Split, out: Tensor, count: int, generator: torch.Generator
     source = others.argsort(dim=1)[:, :count].flatten()                    # (n * count,)
     base = torch.arange(len(split.tokens)).repeat_interleave(count)        # (n * count,)
     text = [" ".join(map(str, row)) for row in split.tokens.tolist()]
-    own = {name: split.values[name][base] for name in VARIABLES}
-    counter = {name: split.values[name][source] for name in VARIABLES}
-    labels = {"V": out[counter["V"], own["W"]], "W": out[own["V"], counter["W"]], "U": out[counter["U"], own["W"]]}
+    of_base, of_source = ({name: split.values[name][rows] for name in VARIABLES} for rows in (base, source))
+    labels = {"V": out[of_source["V"], of_base["W"]], "W": out[of_base["V"], of_source["W"]],
+              "U": out[of_source["U"], of_base["W"]]}
     return csv_text(pd.DataFrame({
-        "data": [text[row] for row in base.tolist()], "labels": out[own["V"], own["W"]].numpy(),
-        **{name: value.numpy() for name, value in own.items()},
+        "data": [text[row] for row in base.tolist()], "labels": out[of_base["V"], of_base["W"]].numpy(),
+        **{name: value.numpy() for name, value in of_base.items()},
         "counterfactual_data": [text[row] for row in source.tolist()],
-        **{f"counter_{name}": value.numpy() for name, value in counter.items()},
+        **{f"counter_{name}": value.numpy() for name, value in of_source.items()},
         **{f"label_{name}": value.numpy() for name, value in labels.items()}}))

@@ -166,11 +166,12 @@ def hold_out(mark: str, train: pd.DataFrame, test: pd.DataFrame, data_seed: int)
         return [text[start:stop].lower()[:4] for text, (start, stop) in zip(table[column], spans)]
 
     columns = ["sentence", *(["source"] if "source" in train else [])]
-    kinds = sorted({word for table in (train, test) for column in columns for word in words(table, column)})
+    found = [pd.DataFrame({column: words(table, column) for column in columns}, table.index) for table in (train, test)]
+    kinds = sorted(set(pd.concat(found).stack()))
     order = torch.randperm(len(kinds), generator=torch.Generator().manual_seed(data_seed)).tolist()
     parts = []
-    for table, of_part in ((train, order[len(kinds) // 2:]), (test, order[:len(kinds) // 2])):
-        numbers = pd.DataFrame({column: [*map(kinds.index, words(table, column))] for column in columns}, table.index)
+    for table, held, of_part in zip((train, test), found, (order[len(kinds) // 2:], order[:len(kinds) // 2])):
+        numbers = held.map(kinds.index)
         part = table.assign(**{WORD: numbers["sentence"]})[numbers.isin(of_part).all(axis=1)]
         part.attrs = table.attrs
         if part[WORD].nunique() < 2:

@@ -352,12 +352,13 @@ def site_of(setting: Setting) -> Site:
 def read_sequences_of(config: QuestionConfig, variable: str, device: torch.device,
                       counterfactual: Counterfactual | None, extra: Collection[str]) -> Data:
     """A config's sequences; a variable NAME@... is a hard negative of NAME."""
-    name_of = variable.partition("@")[0] if counterfactual and counterfactual.place is not None else variable
+    place = counterfactual.place if counterfactual else None
+    name_of = variable if place is None else variable.partition("@")[0]
     examples, pairs, columns = {}, {}, [variable] if config.variables else []
     tables = {name: read_data(key, getattr(config, key), ["data", LABELS, *([name_of] if columns else [])])
               for name, key in zip((TRAIN, TEST), SEQUENCE_KEYS)}
-    if counterfactual and counterfactual.place is not None:
-        add_hard_negatives([*tables.values()], name_of, counterfactual.place, config.data_seed)
+    if place is not None:
+        add_hard_negatives([*tables.values()], name_of, place, config.data_seed)
     for (name, table), key in zip(tables.items(), SEQUENCE_KEYS):
         values = {column: labels_of(table, column).to(device) for column in columns}
         examples[name] = sequences(table, "data", values, labels_of(table, LABELS).to(device))
